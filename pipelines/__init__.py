@@ -1,0 +1,1 @@
+"""Headrace: a search-and-recommendation system that keeps itself fresh."""

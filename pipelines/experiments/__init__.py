@@ -1,0 +1,1 @@
+"""Plots and reports that a run leaves in MLflow."""

@@ -1,0 +1,1 @@
+"""The transformations behind every feature view, as DuckDB SQL."""

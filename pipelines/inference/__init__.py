@@ -1,0 +1,1 @@
+"""The towers as they are served: numpy and ONNX Runtime, never torch."""

@@ -1,0 +1,1 @@
+"""The network: encoder, item tower, user tower (torch)."""

@@ -1,0 +1,100 @@
+"""Where Headrace keeps its files: one folder, `HEADRACE_HOME`, with a fixed layout."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+HOME_VARIABLE = "HEADRACE_HOME"
+
+
+@dataclass(frozen=True)
+class Places:
+    """The layout below the home folder. Nothing is created by looking at it."""
+
+    home: Path
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Places":
+        """Read `HEADRACE_HOME`; without it, `.headrace` below the current folder."""
+        return cls(Path(environment.get(HOME_VARIABLE) or ".headrace").resolve())
+
+    @property
+    def pseudonym_key(self) -> Path:
+        """The key behind the user pseudonyms, file mode 600."""
+        return self.home / "secrets" / "pseudonym.key"
+
+    @property
+    def ingested(self) -> Path:
+        """Windows as the source gave them, in contract form, not validated yet."""
+        return self.home / "ingested"
+
+    @property
+    def tables(self) -> Path:
+        """Validated tables: what everything downstream reads."""
+        return self.home / "tables"
+
+    @property
+    def quarantine(self) -> Path:
+        """Rejected rows with their reasons."""
+        return self.home / "quarantine"
+
+    @property
+    def great_expectations(self) -> Path:
+        """The Great Expectations project: suites, results and Data Docs."""
+        return self.home / "great_expectations"
+
+    @property
+    def event_log(self) -> Path:
+        """Events that the service acknowledged, append-only."""
+        return self.home / "event_log"
+
+    @property
+    def features(self) -> Path:
+        """Parquet files behind the Feast offline store."""
+        return self.home / "features"
+
+    @property
+    def feast(self) -> Path:
+        """Feast registry and online store (SQLite)."""
+        return self.home / "feast"
+
+    @property
+    def training(self) -> Path:
+        """One folder a training run: rows, checkpoints, trained weights."""
+        return self.home / "training"
+
+    @property
+    def bundles(self) -> Path:
+        """One folder a bundle, named by its id."""
+        return self.home / "bundles"
+
+    @property
+    def mlflow(self) -> Path:
+        """Tracking database and artifacts."""
+        return self.home / "mlflow"
+
+    @property
+    def bentoml(self) -> Path:
+        """BentoML's model and Bento stores."""
+        return self.home / "bentoml"
+
+    @property
+    def airflow(self) -> Path:
+        """Airflow's home: its database, logs and settings."""
+        return self.home / "airflow"
+
+    @property
+    def records(self) -> Path:
+        """What each step of each run returned, as JSON."""
+        return self.home / "records"
+
+    @property
+    def current_bundle(self) -> Path:
+        """The pointer to the bundle that the service answers from (JSON)."""
+        return self.home / "serving" / "current.json"
+
+    @property
+    def embedding_cache(self) -> Path:
+        """Text embeddings by hash of encoder and text."""
+        return self.home / "cache" / "embeddings"

@@ -1,0 +1,1 @@
+"""From candidates to an ordered list: filtering, scoring, ordering."""

@@ -1,0 +1,191 @@
+"""What crosses a boundary: the tables of the data contract and the records that steps return.
+
+Tables are Parquet with UTC timestamps in microseconds. Records are frozen and small: ids, paths and numbers,
+so that they fit into an Airflow XCom and a JSON file.
+"""
+
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+EVENT_TYPES = ("impression", "click", "view", "cart", "purchase", "rating", "search")
+MAX_HISTORY = 50
+"""Events that a user history holds, newest last."""
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+TEXT_MAP = pa.map_(pa.string(), pa.string())
+
+ITEMS = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("description", pa.string()),
+        pa.field("category", pa.string()),
+        pa.field("brand", pa.string()),
+        pa.field("price", pa.float64()),
+        pa.field("currency", pa.string()),
+        pa.field("image", pa.string()),
+        pa.field("attributes", TEXT_MAP),
+        pa.field("available", pa.bool_(), nullable=False),
+        pa.field("updated_at", TIMESTAMP, nullable=False),
+    ]
+)
+EVENTS = pa.schema(
+    [
+        pa.field("event_id", pa.string(), nullable=False),
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("session_id", pa.string()),
+        pa.field("event_type", pa.string(), nullable=False),
+        pa.field("item_id", pa.string()),
+        pa.field("query", pa.string()),
+        pa.field("position", pa.int32()),
+        pa.field("propensity", pa.float32()),
+        pa.field("value", pa.float64()),
+        pa.field("event_timestamp", TIMESTAMP, nullable=False),
+        pa.field("created_timestamp", TIMESTAMP, nullable=False),
+    ]
+)
+USERS = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("attributes", TEXT_MAP),
+        pa.field("consent", pa.bool_(), nullable=False),
+    ]
+)
+JUDGEMENTS = pa.schema(
+    [
+        pa.field("query", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("grade", pa.float32(), nullable=False),
+    ]
+)
+TABLES = {"items": ITEMS, "events": EVENTS, "users": USERS, "judgements": JUDGEMENTS}
+
+
+class Record(BaseModel):
+    """A frozen value that a step returns."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Metric(Record):
+    """A number with its 95 % interval (null where there is none)."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class IngestedWindow(Record):
+    """What `ingest_tables` read: everything that arrived in `(since, until]`."""
+
+    window: str = Field(description="Id of the window, sortable by time; also its folder's name.")
+    since: datetime | None
+    until: datetime
+    source: str
+    folder: Path
+    rows: dict[str, int] = Field(description="Rows read per table; a table that did not change is absent.")
+
+
+class ValidationReport(Record):
+    """What `validate_tables` accepted and what it set aside."""
+
+    window: str
+    accepted: dict[str, int]
+    quarantined: dict[str, int]
+    reasons: dict[str, int] = Field(description="Quarantined rows by '<table>: <reason>'.")
+    data_docs: Path | None = Field(description="Index page of the Data Docs.")
+
+
+class FeatureBuild(Record):
+    """The Parquet files behind the feature views."""
+
+    until: datetime
+    rows: dict[str, int] = Field(description="Rows per feature view.")
+    fingerprint: str = Field(description="SHA-256 over the accepted windows and the feature settings.")
+
+
+class Materialization(Record):
+    """What is in the online store now."""
+
+    until: datetime
+    rows: dict[str, int] = Field(description="Entities per feature view.")
+
+
+class TrainingSet(Record):
+    """Point-in-time rows, split by time; `run` names every later step of the same run."""
+
+    run: str
+    folder: Path
+    fingerprint: str
+    champion: str | None = Field(description="Bundle that training starts from; none on the first run.")
+    rows: dict[str, int] = Field(description="Rows per split: train, validation, test.")
+    validation_start: datetime
+    test_start: datetime
+    test_end: datetime
+
+
+class TrainedModel(Record):
+    """The fine-tuned network on disk."""
+
+    run: str
+    folder: Path
+    started_from: str = Field(description="Id of the champion bundle, or the pre-trained encoder's name.")
+    steps: int
+    metrics: dict[str, float]
+    seconds: float
+
+
+class CompressedBundle(Record):
+    """The challenger: the folder that would be served."""
+
+    run: str
+    bundle: str = Field(description="Bundle id.")
+    folder: Path
+    version: str = Field(description="Version in the model registry.")
+    size_mib: float
+    cosine_to_float: float = Field(description="Mean cosine between int8 and float text embeddings.")
+    metrics: dict[str, float]
+
+
+class EvaluationReport(Record):
+    """Every case on the same frozen window, full ranking."""
+
+    run: str
+    bundle: str
+    test_start: datetime
+    test_end: datetime
+    users: int
+    metrics: dict[str, dict[str, Metric]] = Field(
+        description="case -> metric -> value; cases: headrace, champion, popularity, item_knn, …"
+    )
+    latency_ms: dict[str, float]
+    report: Path | None = Field(description="HTML page with the pictures.")
+
+
+class PromotionDecision(Record):
+    """The gate's answer. A 'no' is a result, not an error."""
+
+    run: str
+    bundle: str
+    promoted: bool
+    reasons: tuple[str, ...]
+    champion: str | None = Field(description="Bundle that holds the champion alias afterwards.")
+
+
+class BuiltBento(Record):
+    """A Bento that contains the bundle."""
+
+    bundle: str
+    tag: str
+    folder: Path
+
+
+class Deployment(Record):
+    """The bundle that the service answers from."""
+
+    bundle: str
+    previous: str | None
+    checked: dict[str, str] = Field(description="What was asked of the new bundle before the swap, and the result.")

@@ -1,0 +1,1 @@
+"""How the model is fitted: pairs, losses, schedule, checkpoints (torch)."""

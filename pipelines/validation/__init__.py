@@ -1,0 +1,1 @@
+"""What a table must look like before it is trusted."""
