@@ -1,0 +1,543 @@
+"""The bundle: the folder that is deployed, and what answers from it. NumPy and ONNX Runtime only.
+
+manifest.json             what is in the folder, with the SHA-256 of each file; written last
+encoder.onnx              (input_ids, attention_mask) → sentence_embedding
+tokenizer.json
+user_tower.onnx           (item_vectors, event_types, gap_buckets, mask, activity) → user_embedding, attention
+item_vectors.npy          float16 (n_items, dim), each row L2 norm 1
+items.parquet             what answers show and filters need, in the order of the vectors
+item_to_item_ids.npy      int32 (n_items, m), row numbers of the neighbours, best first, padded with −1
+item_to_item_scores.npy   float32 (n_items, m)
+popularity.npy            float32 (n_items,)
+lexical/                  BM25 index
+preprocessing.json        `Preprocessing`
+metrics.json              what was measured when the bundle was made
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from pipelines.errors import BundleError, DataError
+from pipelines.inference.preprocessing import (
+    Frozen,
+    Fusion,
+    Preprocessing,
+    RecommendFusion,
+    SearchFusion,
+    UserFeatures,
+    behaviour_batch,
+)
+from pipelines.inference.sessions import Device, open_session
+from pipelines.inference.text_encoder import TextEncoder
+from pipelines.inference.user_tower import UserTower
+from pipelines.retrieval.lexical import LexicalIndex
+from pipelines.stores.files import file_sha256, replacing_folder
+
+__all__ = [
+    "Bundle",
+    "BundleParts",
+    "Fusion",
+    "Manifest",
+    "Preprocessing",
+    "RecommendFusion",
+    "SearchFusion",
+    "load_bundle",
+    "read_manifest",
+    "verify_files",
+    "write_bundle",
+]
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+ITEM_COLUMNS = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("category", pa.string()),
+        pa.field("brand", pa.string()),
+        pa.field("price", pa.float64()),
+        pa.field("currency", pa.string()),
+        pa.field("available", pa.bool_(), nullable=False),
+    ]
+)
+_NORM_TOLERANCE = 2e-2
+_USER_BATCH = 256
+T = TypeVar("T")
+
+
+class FileEntry(Frozen):
+    """One file of a bundle."""
+
+    sha256: str
+    bytes: int
+
+
+class Manifest(Frozen):
+    """What a bundle says about itself."""
+
+    format: int
+    bundle_id: str
+    created_at: datetime
+    parent: str | None
+    """Bundle that training started from."""
+    dim: int
+    n_items: int
+    encoder: str
+    files: dict[str, FileEntry]
+
+    @property
+    def size_mib(self) -> float:
+        """Size of all files, MiB."""
+        return sum(entry.bytes for entry in self.files.values()) / 2**20
+
+
+@dataclass(frozen=True)
+class BundleParts:
+    """What a bundle is made of."""
+
+    encoder: Path
+    """ONNX file of the encoder."""
+    encoder_name: str
+    """Name of the pre-trained encoder it came from."""
+    tokenizer: Path
+    """`tokenizer.json` of the encoder."""
+    user_tower: Path
+    """ONNX file of the user tower."""
+    item_vectors: np.ndarray
+    """float `(n_items, dim)`, each row L2 norm 1."""
+    items: pa.Table
+    """The columns of `ITEM_COLUMNS` (others are ignored), in the order of the vectors."""
+    item_to_item_ids: np.ndarray
+    """int32 `(n_items, m)`, padded with −1."""
+    item_to_item_scores: np.ndarray
+    """float32 `(n_items, m)`, 0 where padded."""
+    popularity: np.ndarray
+    """float32 `(n_items,)`, at least 0."""
+    preprocessing: Preprocessing
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    texts: Sequence[str] | None = None
+    """Texts that lexical search looks into, in the order of the vectors; None: title, category and brand."""
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    parts: BundleParts,
+    created_at: datetime,
+    parent: str | None = None,
+    fit_fusion: "Callable[[Bundle], tuple[Fusion, Mapping[str, float]]] | None" = None,
+) -> Manifest:
+    """Write the bundle to `folder`, whose name is the bundle id; whole or not at all.
+
+    Args:
+        fit_fusion: Called with the finished bundle before its manifest is written; returns the fusion weights to
+            store and metrics to add, see `pipelines.ranking.fusion.fit_fusion_weights`.
+
+    Raises:
+        DataError: the parts do not fit together.
+        BundleError: a model does not load or gives vectors that are not of unit length.
+    """
+    items = _item_table(parts)
+    with replacing_folder(folder) as target:
+        shutil.copyfile(parts.encoder, target / "encoder.onnx")
+        shutil.copyfile(parts.tokenizer, target / "tokenizer.json")
+        shutil.copyfile(parts.user_tower, target / "user_tower.onnx")
+        _save(target / "item_vectors.npy", parts.item_vectors.astype(np.float16))
+        pq.write_table(items, target / "items.parquet")
+        _save(target / "item_to_item_ids.npy", parts.item_to_item_ids.astype(np.int32))
+        _save(target / "item_to_item_scores.npy", parts.item_to_item_scores.astype(np.float32))
+        _save(target / "popularity.npy", parts.popularity.astype(np.float32))
+        LexicalIndex.build(parts.texts if parts.texts is not None else default_texts(items)).save(target / "lexical")
+        preprocessing, metrics = parts.preprocessing, dict(parts.metrics)
+
+        def manifest() -> Manifest:
+            return Manifest(
+                format=FORMAT,
+                bundle_id=folder.name,
+                created_at=created_at,
+                parent=parent,
+                dim=parts.item_vectors.shape[1],
+                n_items=parts.item_vectors.shape[0],
+                encoder=parts.encoder_name,
+                files=_file_entries(target),
+            )
+
+        _write_json(target / "preprocessing.json", preprocessing.model_dump(mode="json"))
+        _write_json(target / "metrics.json", metrics)
+        bundle = _open(target, manifest(), "auto")
+        if fit_fusion is not None:
+            fusion, fitted = fit_fusion(bundle)
+            preprocessing = preprocessing.model_copy(update={"fusion": fusion})
+            metrics.update(fitted)
+            _write_json(target / "preprocessing.json", preprocessing.model_dump(mode="json"))
+            _write_json(target / "metrics.json", metrics)
+        written = manifest()
+        _write_json(target / MANIFEST, written.model_dump(mode="json"))
+    return written
+
+
+def default_texts(items: pa.Table) -> list[str]:
+    """Return the text of each item for lexical search: title, category and brand."""
+    columns = (items[name].to_pylist() for name in ("title", "category", "brand"))
+    return [" ".join(part for part in parts if part) for parts in zip(*columns, strict=True)]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read what a bundle says about itself.
+
+    Raises:
+        BundleError: there is no readable manifest, or it has another format.
+    """
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise BundleError(f"There is no bundle at {folder}: run the training pipeline, or name another bundle.")
+    if not path.is_file():
+        raise BundleError(f"The bundle {folder} has no {MANIFEST}: it was not written to the end. Use another bundle.")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        found = values.get("format") if isinstance(values, dict) else None
+        if found != FORMAT:
+            raise BundleError(
+                f"The bundle {folder} has format {found}, this version reads format {FORMAT}: train a new bundle, "
+                "or use the version of Headrace that wrote it."
+            )
+        return Manifest.model_validate(values)
+    except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
+        raise BundleError(
+            f"{path} is not a manifest ({str(error).splitlines()[0]}): use another bundle, or make this one again."
+        ) from None
+
+
+def verify_files(folder: Path, manifest: Manifest) -> None:
+    """Compare every file with its size and SHA-256.
+
+    Raises:
+        BundleError: a file is missing or was changed.
+    """
+    for name, entry in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise BundleError(f"{name} is missing from the bundle {folder}: use another bundle, or make it again.")
+        size = path.stat().st_size
+        if size != entry.bytes or file_sha256(path) != entry.sha256:
+            raise BundleError(
+                f"{name} of the bundle {folder} was changed after it was written ({size:,} bytes, {entry.bytes:,} "
+                "expected, or another SHA-256): use another bundle, or make it again."
+            )
+
+
+def load_bundle(folder: Path, *, verify: bool = True, device: Device = "auto") -> "Bundle":
+    """Open a bundle for answering.
+
+    Args:
+        verify: Compare every file with its SHA-256 first.
+
+    Raises:
+        BundleError: the bundle is missing, incomplete, corrupt, or of another format.
+    """
+    manifest = read_manifest(folder)
+    if verify:
+        verify_files(folder, manifest)
+    return _open(folder, manifest, device)
+
+
+class Bundle:
+    """An open bundle. Immutable, and safe to use from several threads."""
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        manifest: Manifest,
+        preprocessing: Preprocessing,
+        items: pa.Table,
+        item_vectors: np.ndarray,
+        item_to_item_ids: np.ndarray,
+        item_to_item_scores: np.ndarray,
+        popularity: np.ndarray,
+        lexical: LexicalIndex,
+        encoder: TextEncoder,
+        user_tower_session: Any,
+        metrics: Mapping[str, float],
+    ) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.preprocessing = preprocessing
+        self.items = items
+        self.item_vectors = item_vectors
+        """float32 `(n_items, dim)`, each row L2 norm 1."""
+        self.item_to_item_ids = item_to_item_ids
+        """int32 `(n_items, m)`, padded with −1."""
+        self.item_to_item_scores = item_to_item_scores
+        """float32 `(n_items, m)`."""
+        self.popularity = popularity
+        """float32 `(n_items,)`, at least 0."""
+        self.lexical = lexical
+        self.metrics = metrics
+        self.item_ids: list[str] = items["item_id"].to_pylist()
+        self.titles: list[str] = items["title"].to_pylist()
+        self.available: np.ndarray = items["available"].to_numpy().astype(bool)
+        self.prices: np.ndarray = items["price"].to_numpy().astype(np.float64)
+        """float64 `(n_items,)`, NaN where there is none."""
+        self._rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
+        self._encoder = encoder
+        self._user_tower = UserTower(user_tower_session, item_vectors)
+
+    @property
+    def bundle_id(self) -> str:
+        """The id in the manifest, whatever the folder is called."""
+        return self.manifest.bundle_id
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+        return len(self.item_ids)
+
+    @property
+    def dim(self) -> int:
+        """Width of a vector."""
+        return int(self.item_vectors.shape[1])
+
+    @cached_property
+    def categories(self) -> tuple[dict[str, int], np.ndarray]:
+        """Category numbers by case-folded name, and the number of each item, int32 `(n_items,)`, −1 for none."""
+        return _codes(self.items["category"])
+
+    @cached_property
+    def brands(self) -> tuple[dict[str, int], np.ndarray]:
+        """Brand numbers by case-folded name, and the number of each item, int32 `(n_items,)`, −1 for none."""
+        return _codes(self.items["brand"])
+
+    @cached_property
+    def popularity_score(self) -> np.ndarray:
+        """Popularity on a log scale, float32 `(n_items,)` in [0, 1], 1 for the most popular item."""
+        logs = np.log1p(self.popularity)
+        top = logs.max(initial=0.0)
+        return (logs / top if top > 0 else logs).astype(np.float32)
+
+    @cached_property
+    def display(self) -> list[dict[str, Any]]:
+        """What an answer shows of each item."""
+        return self.items.select(["item_id", "title", "category", "brand", "price", "currency"]).to_pylist()
+
+    def row_of(self, item_id: str) -> int | None:
+        """Return the row number of an item, None if it is unknown."""
+        return self._rows.get(item_id)
+
+    def rows_of(self, item_ids: Sequence[str]) -> np.ndarray:
+        """Return int64 `(n,)` row numbers, −1 for unknown items."""
+        return np.fromiter((self._rows.get(item_id, -1) for item_id in item_ids), np.int64, len(item_ids))
+
+    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed queries, float32 `(n, dim)`, each row L2 norm 1."""
+        if not texts:
+            return np.empty((0, self.dim), np.float32)
+        return self._encoder.encode(texts)
+
+    def user_embedding(self, features: UserFeatures, now_s: float) -> tuple[np.ndarray, np.ndarray] | None:
+        """Embed one user at `now_s` (epoch seconds).
+
+        Returns:
+            float32 `(dim,)`, L2 norm 1, and the attention paid to each event of the history, float32
+            `(len(features.item_ids),)`, 0 for events that were dropped; None if no item of the history is known.
+        """
+        rows = self.rows_of(features.item_ids)
+        known = np.flatnonzero(rows >= 0)[-self.preprocessing.max_history :]
+        if len(known) == 0:
+            return None
+        batch = behaviour_batch([(rows, features.event_types, features.event_times)], [now_s], self.preprocessing)
+        embedding, weights = self._user_tower.embed(batch, self._activity([features]))
+        attention = np.zeros(len(rows), np.float32)
+        attention[known] = weights[0, : len(known)]
+        return embedding[0], attention
+
+    def user_embeddings(
+        self, features: Sequence[UserFeatures], now_s: Sequence[float] | np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Embed many users, each at its own moment.
+
+        Returns:
+            float32 `(n, dim)`, each row L2 norm 1 or, for a user without a known item, 0; and bool `(n,)`, true
+            where something was known.
+        """
+        embeddings = np.zeros((len(features), self.dim), np.float32)
+        rows = [self.rows_of(user.item_ids) for user in features]
+        has_history = np.fromiter(((r >= 0).any() for r in rows), bool, len(rows))
+        indices = np.flatnonzero(has_history)
+        for start in range(0, len(indices), _USER_BATCH):
+            part = indices[start : start + _USER_BATCH]
+            batch = behaviour_batch(
+                [(rows[i], features[i].event_types, features[i].event_times) for i in part],
+                [float(now_s[i]) for i in part],
+                self.preprocessing,
+            )
+            embeddings[part] = self._user_tower.embed(batch, self._activity([features[i] for i in part]))[0]
+        return embeddings, has_history
+
+    def _activity(self, features: Sequence[UserFeatures]) -> np.ndarray:
+        if not self.preprocessing.activity_features:
+            return np.zeros((len(features), 0), np.float32)
+        from pipelines.features.activity import activity_vector
+
+        return np.stack([activity_vector(user.activity) for user in features])
+
+
+def _open(folder: Path, manifest: Manifest, device: Device) -> Bundle:
+    preprocessing = _read(
+        folder, "preprocessing.json", lambda path: Preprocessing.model_validate_json(path.read_text())
+    )
+    _check_activity_features(manifest.bundle_id, preprocessing.activity_features)
+    vectors = _read(folder, "item_vectors.npy", _load_array).astype(np.float32)
+    bundle = Bundle(
+        folder=folder,
+        manifest=manifest,
+        preprocessing=preprocessing,
+        items=_read(folder, "items.parquet", lambda path: pq.read_table(path, schema=ITEM_COLUMNS)),
+        item_vectors=vectors,
+        item_to_item_ids=_read(folder, "item_to_item_ids.npy", _load_array),
+        item_to_item_scores=_read(folder, "item_to_item_scores.npy", _load_array),
+        popularity=_read(folder, "popularity.npy", _load_array),
+        lexical=_read(folder, "lexical", LexicalIndex.load),
+        encoder=TextEncoder(
+            open_session(folder / "encoder.onnx", device), folder / "tokenizer.json", preprocessing.max_tokens
+        ),
+        user_tower_session=open_session(folder / "user_tower.onnx", device),
+        metrics=_read(folder, "metrics.json", lambda path: json.loads(path.read_text(encoding="utf-8"))),
+    )
+    _check_shapes(bundle)
+    _check_models(bundle)
+    return bundle
+
+
+def _check_activity_features(bundle_id: str, trained_on: tuple[str, ...]) -> None:
+    if not trained_on:
+        return
+    from pipelines.features.activity import ACTIVITY_FEATURES
+
+    if trained_on != tuple(ACTIVITY_FEATURES):
+        raise BundleError(
+            f"The bundle {bundle_id} was trained on the activity features {', '.join(trained_on)}, this version "
+            f"computes {', '.join(ACTIVITY_FEATURES)}: train a new bundle, or use the version that wrote it."
+        )
+
+
+def _read(folder: Path, name: str, read: Callable[[Path], T]) -> T:
+    try:
+        return read(folder / name)
+    except (OSError, ValueError, KeyError, EOFError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BundleError(
+            f"{name} of the bundle {folder} cannot be read ({reason}): use another bundle, or make it again."
+        ) from error
+
+
+def _load_array(path: Path) -> np.ndarray:
+    array: np.ndarray = np.load(path, allow_pickle=False)
+    return array
+
+
+def _check_shapes(bundle: Bundle) -> None:
+    manifest, n = bundle.manifest, bundle.n_items
+    problems = []
+    if bundle.item_vectors.shape != (manifest.n_items, manifest.dim):
+        problems.append(f"item_vectors.npy has shape {bundle.item_vectors.shape}")
+    for name, length in (
+        ("items.parquet", n),
+        ("item_to_item_ids.npy", len(bundle.item_to_item_ids)),
+        ("item_to_item_scores.npy", len(bundle.item_to_item_scores)),
+        ("popularity.npy", len(bundle.popularity)),
+        ("lexical", bundle.lexical.n_items),
+    ):
+        if length != manifest.n_items:
+            problems.append(f"{name} has {length:,} rows")
+    if bundle.item_to_item_ids.shape != bundle.item_to_item_scores.shape:
+        problems.append("item_to_item_ids.npy and item_to_item_scores.npy have different shapes")
+    if bundle.item_to_item_ids.size and not (
+        bundle.item_to_item_ids.min() >= -1 and bundle.item_to_item_ids.max() < manifest.n_items
+    ):
+        problems.append("item_to_item_ids.npy points to items that do not exist")
+    arrays = (bundle.item_vectors, bundle.item_to_item_scores, bundle.popularity)
+    if not all(np.isfinite(array).all() for array in arrays):
+        problems.append("a number is not finite")
+    if problems:
+        raise BundleError(
+            f"The bundle {manifest.bundle_id} does not fit together ({manifest.n_items:,} items of {manifest.dim} "
+            f"dimensions are declared): {'; '.join(problems)}. Make it again, or use another bundle."
+        )
+
+
+def _check_models(bundle: Bundle) -> None:
+    """Ask both models once; also the warm-up."""
+    from types import SimpleNamespace
+
+    history = SimpleNamespace(
+        item_ids=bundle.item_ids[:2], event_types=["purchase"] * 2, event_times=[0, 0], activity={}
+    )
+    try:
+        query = bundle.encode_queries(["a first query"])
+        user = bundle.user_embeddings([history], [0.0])[0]
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions share no public base class
+        raise BundleError(
+            f"A model of the bundle {bundle.bundle_id} does not answer ({str(error).splitlines()[0]}): use another bundle."
+        ) from error
+    for name, vectors in (("encoder.onnx", query), ("user_tower.onnx", user)):
+        norm = float(np.linalg.norm(vectors[0]))
+        if vectors.shape != (1, bundle.dim) or not abs(norm - 1) <= _NORM_TOLERANCE:
+            raise BundleError(
+                f"{name} of the bundle {bundle.bundle_id} gives a vector of shape {vectors.shape[1:]} and length "
+                f"{norm:.3f}; ({bundle.dim},) and length 1 are needed. Use another bundle."
+            )
+
+
+def _item_table(parts: BundleParts) -> pa.Table:
+    n, dim = parts.item_vectors.shape
+    norms = np.linalg.norm(parts.item_vectors.astype(np.float32), axis=1)
+    lengths = {
+        "items": parts.items.num_rows,
+        "item_to_item_ids": len(parts.item_to_item_ids),
+        "item_to_item_scores": len(parts.item_to_item_scores),
+        "popularity": len(parts.popularity),
+        "texts": n if parts.texts is None else len(parts.texts),
+    }
+    if n == 0 or set(lengths.values()) != {n}:
+        raise DataError(f"A bundle needs the same items everywhere: item_vectors has {n} rows, others {lengths}.")
+    if not (np.abs(norms - 1) <= _NORM_TOLERANCE).all():
+        bad = np.flatnonzero(~(np.abs(norms - 1) <= _NORM_TOLERANCE))
+        raise DataError(
+            f"{len(bad)} of {n} item vectors (dim {dim}) are not of length 1, first at rows "
+            f"{', '.join(map(str, bad[:3]))}: normalise them before writing the bundle."
+        )
+    return parts.items.select(ITEM_COLUMNS.names).cast(ITEM_COLUMNS)
+
+
+def _file_entries(folder: Path) -> dict[str, FileEntry]:
+    return {
+        path.relative_to(folder).as_posix(): FileEntry(sha256=file_sha256(path), bytes=path.stat().st_size)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[dict[str, int], np.ndarray]:
+    numbers: dict[str, int] = {}
+    codes = [-1 if name is None else numbers.setdefault(name.casefold(), len(numbers)) for name in column.to_pylist()]
+    return numbers, np.asarray(codes, np.int32)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    np.save(path, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True), encoding="utf-8")

@@ -1,0 +1,38 @@
+"""The user tower: behaviour to unit vector with ONNX Runtime."""
+
+from typing import Any
+
+import numpy as np
+
+from pipelines.inference.preprocessing import BehaviourBatch
+
+
+class UserTower:
+    """An exported user tower over the item vectors of its bundle."""
+
+    def __init__(self, session: Any, item_vectors: np.ndarray) -> None:
+        self._session = session
+        self._item_vectors = item_vectors
+
+    def embed(self, batch: BehaviourBatch, activity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return user embeddings and what they attended to.
+
+        Args:
+            batch: `b` users with at least one event each.
+            activity: float32 `(b, a)`.
+
+        Returns:
+            float32 `(b, dim)`, each row L2 norm 1, and float32 `(b, t)`, each row sums to 1 over its events.
+        """
+        vectors = self._item_vectors[np.maximum(batch.item_rows, 0)] * batch.mask[:, :, None]
+        embedding, attention = self._session.run(
+            ["user_embedding", "attention"],
+            {
+                "item_vectors": vectors,
+                "event_types": batch.event_types,
+                "gap_buckets": batch.gap_buckets,
+                "mask": batch.mask,
+                "activity": activity,
+            },
+        )
+        return embedding, attention
