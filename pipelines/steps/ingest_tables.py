@@ -1,0 +1,169 @@
+"""Step: read everything that arrived since the last accepted window, in contract form, with pseudonyms."""
+
+import shutil
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import duckdb
+import pyarrow as pa
+
+from pipelines.errors import DataError
+from pipelines.progress import Progress
+from pipelines.pseudonyms import Pseudonymizer
+from pipelines.schemas import EVENTS, TABLES, IngestedWindow
+from pipelines.sources.base import ORIGIN_COLUMNS, Source, SourceTables, contract_query, timestamp
+from pipelines.stores.files import replacing_folder, write_text
+from pipelines.stores.sql import identifier, write_parquet
+from pipelines.stores.table_store import IngestedManifest, TableStore, window_id
+
+EVENT_LOG = "event_log"
+_OVERLAP = timedelta(hours=1)
+"""How far back the event log is read again, for events that were being written while it was read last time."""
+_ID_BATCH = 50_000
+
+
+class AcceptedEvents(Protocol):
+    """The events that the service acknowledged."""
+
+    def read(self, since: datetime | None, until: datetime) -> pa.Table:
+        """Return the events that arrived in `(since, until]`, in the contract's form."""
+        ...
+
+
+def ingest_tables(
+    source: Source,
+    *,
+    tables: TableStore,
+    event_log: AcceptedEvents,
+    pseudonymizer: Pseudonymizer,
+    until: datetime,
+    progress: Progress,
+) -> IngestedWindow:
+    """Write what arrived after the last accepted window, up to `until`, to a folder of its own.
+
+    Nothing becomes visible to others before `validate_tables` accepts the window. Safe to run twice: the same
+    window is written anew, and a window that was accepted already is returned as it is.
+
+    Raises:
+        ConfigError: the source is not set up right.
+        DataError: the source cannot be read, or the first window is empty.
+    """
+    since = tables.accepted_until()
+    if since is not None and until <= since:
+        return _accepted_before(tables, source.name, until=since)
+    window = window_id(until)
+    _remove_accepted(tables)
+    with replacing_folder(tables.ingested / window) as folder, tables.writing_connection() as connection:
+        # Raw user ids pass through this connection: without a folder to spill to, they never reach the disk.
+        connection.execute("SET temp_directory = ''")
+        read = source.read(connection, since=since, until=until, state=tables.source_state(source.name))
+        connection.execute("CREATE TEMP TABLE pseudonyms (raw VARCHAR PRIMARY KEY, pseudonym VARCHAR)")
+        rows: dict[str, int] = {}
+        for done, (table, query) in enumerate(read.queries.items(), start=1):
+            progress.update("reading tables", done, len(read.queries), table)
+            if table in ("events", "users"):
+                _add_pseudonyms(connection, query, pseudonymizer)
+            query = _in_window(table, query, read, since=since, until=until)
+            if table == "events":
+                logged = event_log.read(since - _OVERLAP if since else None, until)
+                connection.register("logged_events", logged.select(EVENTS.names))
+                query = f"{query} UNION ALL {_logged_events()}"
+            count = write_parquet(connection, query, folder / f"{table}.parquet")
+            if count:
+                rows[table] = count
+            else:
+                (folder / f"{table}.parquet").unlink()
+        _refuse_empty_start(source.name, rows, since=since, until=until)
+        result = IngestedWindow(
+            window=window,
+            since=since,
+            until=until,
+            source=source.name,
+            folder=tables.ingested / window,
+            rows=rows,
+        )
+        manifest = IngestedManifest(window=result, source_state=dict(read.state), left_out=dict(read.left_out))
+        write_text(folder / "window.json", manifest.model_dump_json(indent=2))
+    return result
+
+
+def _accepted_before(tables: TableStore, source: str, *, until: datetime) -> IngestedWindow:
+    """Return the newest accepted window again: everything up to the moment asked for is in the tables."""
+    window = window_id(until)
+    done = tables.accepted_window(window)
+    return IngestedWindow(
+        window=window,
+        since=done.since if done else until,
+        until=until,
+        source=source,
+        folder=tables.ingested / window,
+        rows={table: rows + done.quarantined.get(table, 0) for table, rows in done.accepted.items()} if done else {},
+    )
+
+
+def _remove_accepted(tables: TableStore) -> None:
+    """Remove the ingested folders that are part of the tables by now."""
+    until = tables.accepted_until()
+    for folder in tables.ingested.glob("*"):
+        if until is not None and folder.name <= window_id(until):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _add_pseudonyms(connection: duckdb.DuckDBPyConnection, query: str, pseudonymizer: Pseudonymizer) -> None:
+    """Add the pseudonyms of the query's users to the table `pseudonyms`, each distinct id once."""
+    known = "SELECT raw FROM pseudonyms"
+    new = connection.sql(
+        f"SELECT DISTINCT user_id FROM ({query}) WHERE user_id IS NOT NULL AND user_id <> '' AND user_id NOT IN ({known})"
+    ).to_arrow_table()
+    for start in range(0, new.num_rows, _ID_BATCH):
+        raw = new["user_id"].slice(start, _ID_BATCH).to_pylist()
+        batch = pa.table({"raw": raw, "pseudonym": [pseudonymizer.pseudonym(user) for user in raw]})
+        connection.register("pseudonym_batch", batch)
+        connection.execute("INSERT INTO pseudonyms FROM pseudonym_batch")
+        connection.unregister("pseudonym_batch")
+
+
+def _in_window(table: str, query: str, read: SourceTables, *, since: datetime | None, until: datetime) -> str:
+    """Return the query with pseudonyms and ids, without what is known already where the source cannot tell."""
+    names = [*TABLES[table].names, *ORIGIN_COLUMNS]
+    replaced = {}
+    if table in ("events", "users"):
+        query = f"SELECT given.* REPLACE (pseudonym AS user_id) FROM ({query}) AS given LEFT JOIN pseudonyms ON raw = given.user_id"
+    if table == "events":
+        hashed = ["user_id", "session_id", "event_type", "item_id", "query", "position", "value", "event_timestamp"]
+        parts = ", ".join(f"coalesce(CAST({name} AS VARCHAR), '')" for name in hashed)
+        query = f"SELECT * REPLACE (coalesce(event_id, md5(concat_ws('|', {parts}))) AS event_id) FROM ({query})"
+    if not read.arrival_known.get(table, True) and since is not None:
+        if table == "events":
+            query = f"SELECT * FROM ({query}) AS new ANTI JOIN events AS old USING (event_id)"
+            # Seen for the first time although it happened before the last window: it arrived in this one.
+            replaced["created_timestamp"] = (
+                f"CASE WHEN event_timestamp <= {timestamp(since)} THEN {timestamp(until)} ELSE created_timestamp END"
+            )
+        else:
+            same = [name for name in TABLES[table].names if name != "updated_at"]
+            condition = " AND ".join(
+                f"new.{identifier(name)} IS NOT DISTINCT FROM old.{identifier(name)}" for name in same
+            )
+            query = f"SELECT new.* FROM ({query}) AS new ANTI JOIN {table} AS old ON {condition}"
+    columns = ", ".join(f"{replaced[name]} AS {name}" if name in replaced else identifier(name) for name in names)
+    return f"SELECT {columns} FROM ({query})"
+
+
+def _logged_events() -> str:
+    """Return the query of the event log's rows that are not in the tables yet; their users are pseudonyms already."""
+    expressions = {name: identifier(name) for name in EVENTS.names}
+    expressions |= {"row_number": "row_number() OVER ()", "source": f"'{EVENT_LOG}'"}
+    query = contract_query("events", expressions, "logged_events")
+    return f"SELECT new.* FROM ({query}) AS new ANTI JOIN events AS old USING (event_id)"
+
+
+def _refuse_empty_start(source: str, rows: dict[str, int], *, since: datetime | None, until: datetime) -> None:
+    if since is not None:
+        return
+    for table in ("items", "events"):
+        if not rows.get(table):
+            raise DataError(
+                f"The source `{source}` has no {table} up to {until:%Y-%m-%d %H:%M} UTC, and the first window needs "
+                "some: check the source's files and their timestamps, then run `headrace ingest_tables` again."
+            )

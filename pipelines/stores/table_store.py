@@ -1,0 +1,344 @@
+"""The tables of the data contract on disk: windows that were accepted, and the rows that were not.
+
+tables/manifest.json            what is valid; written last, so that a killed step leaves the old state
+tables/items/<window>.parquet   the whole catalogue as of that window; the manifest names the newest
+tables/users/…, judgements/…    the same
+tables/events/<window>.parquet  the events of one window, oldest first
+quarantine/<window>/<table>.parquet
+ingested/<window>/<table>.parquet, window.json
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from pydantic import Field, ValidationError
+
+from pipelines.errors import DataError, StoreError
+from pipelines.schemas import TABLES, IngestedWindow, Record
+from pipelines.stores.files import file_sha256, replacing_file, write_text
+from pipelines.stores.sql import (
+    DEFAULT_MEMORY_MIB,
+    empty_select,
+    identifier,
+    open_duckdb,
+    quoted,
+    quoted_list,
+    write_parquet,
+)
+
+KEYS = {"items": ("item_id",), "users": ("user_id",), "judgements": ("query", "item_id")}
+"""Tables in which a newer row takes the place of an older one, and what tells them apart."""
+REJECTIONS = pa.schema([("row_id", pa.int64()), ("rule", pa.string()), ("reason", pa.string())])
+"""Rows of an ingested table that are set aside: `row_id` is the row's place in the ingested file, from 0."""
+
+
+class TableFile(Record):
+    """One Parquet file of a table."""
+
+    path: str = Field(description="Relative to the tables folder.")
+    rows: int
+    sha256: str
+
+
+class AcceptedWindow(Record):
+    """What one window added."""
+
+    window: str
+    since: datetime | None
+    until: datetime
+    source: str
+    accepted: dict[str, int] = Field(description="New rows per table.")
+    quarantined: dict[str, int]
+    reasons: dict[str, int] = Field(description="Quarantined rows by '<table>: <reason>'.")
+    events: TableFile | None
+
+
+class TableManifest(Record):
+    """The state of all tables."""
+
+    format: int = 1
+    accepted_until: datetime | None = None
+    windows: tuple[AcceptedWindow, ...] = ()
+    current: dict[str, TableFile] = Field(default={}, description="Newest file of items, users, judgements.")
+    source_state: dict[str, dict[str, Any]] = Field(default={}, description="What each source wants to find again.")
+
+
+class IngestedManifest(Record):
+    """What `ingest_tables` left beside the tables of a window."""
+
+    window: IngestedWindow
+    source_state: dict[str, Any]
+    left_out: dict[str, int] = Field(description="Rows of the data that are not rows of the contract, by reason.")
+
+
+def window_id(until: datetime) -> str:
+    """Return the id of the window that ends at `until`: sortable by time, a valid file name."""
+    return until.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+
+
+class TableStore:
+    """Reads and writes the tables. One writer at a time; readers see the last accepted state."""
+
+    def __init__(self, folder: Path, *, quarantine: Path, ingested: Path) -> None:
+        self.folder = folder
+        self.quarantine = quarantine
+        self.ingested = ingested
+
+    # What is accepted
+
+    def manifest(self) -> TableManifest:
+        """Return the accepted state; an empty one where nothing was accepted yet.
+
+        Raises:
+            StoreError: the manifest was changed by hand or by another version.
+        """
+        path = self.folder / "manifest.json"
+        try:
+            return TableManifest.model_validate_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return TableManifest()
+        except ValidationError as error:
+            raise StoreError(
+                f"{path} cannot be read ({error.errors()[0]['msg']}): put the file back from a backup, or move "
+                f"{self.folder} away and run `headrace ingest_tables` to build the tables again."
+            ) from None
+
+    def accepted_until(self) -> datetime | None:
+        """Return the end of the newest accepted window; None before the first."""
+        return self.manifest().accepted_until
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 (64 hex digits) over the files of all accepted tables.
+
+        Raises:
+            DataError: nothing was accepted yet.
+        """
+        manifest = self._accepted()
+        files = [window.events for window in manifest.windows if window.events]
+        lines = [f"events {file.sha256}" for file in files]
+        lines += [f"{table} {file.sha256}" for table, file in sorted(manifest.current.items())]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    @property
+    def items_path(self) -> Path:
+        """The catalogue, one row an item, sorted by `item_id`."""
+        return self._current_path("items")
+
+    @property
+    def users_path(self) -> Path | None:
+        """The users, where the source has them."""
+        file = self._accepted().current.get("users")
+        return self.folder / file.path if file else None
+
+    @property
+    def event_files(self) -> tuple[Path, ...]:
+        """The events, one file a window in the order of time, each sorted by `event_timestamp`, `event_id`."""
+        return tuple(self.folder / window.events.path for window in self._accepted().windows if window.events)
+
+    def connect(self, *, memory_limit_mib: int = DEFAULT_MEMORY_MIB) -> duckdb.DuckDBPyConnection:
+        """Open DuckDB with the views `items`, `events`, `users` and `judgements` in contract form.
+
+        Close it, or use it as a context manager. What does not fit in memory is spilled below the tables folder.
+
+        Raises:
+            DataError: nothing was accepted yet.
+        """
+        self._accepted()
+        return self._connect(memory_limit_mib)
+
+    def source_state(self, source: str) -> Mapping[str, Any]:
+        """Return what the source left with the last accepted window."""
+        return self.manifest().source_state.get(source, {})
+
+    # Windows on their way in
+
+    @contextmanager
+    def writing_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Give a connection with the views of `connect`, empty ones where nothing was accepted yet."""
+        connection = self._connect(DEFAULT_MEMORY_MIB)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def ingested_manifest(self, window: IngestedWindow) -> IngestedManifest:
+        """Return what was read for the window.
+
+        Raises:
+            DataError: its folder is gone.
+        """
+        path = window.folder / "window.json"
+        if not path.is_file():
+            raise DataError(
+                f"The ingested window {window.window} is not at {window.folder} any more: "
+                "run `headrace ingest_tables` again."
+            )
+        return IngestedManifest.model_validate_json(path.read_text(encoding="utf-8"))
+
+    def accepted_window(self, window: str) -> AcceptedWindow | None:
+        """Return what the window added; None where it was not accepted (or was empty)."""
+        return next((accepted for accepted in self.manifest().windows if accepted.window == window), None)
+
+    def accept(self, window: IngestedWindow, *, rejections: Mapping[str, pa.Table]) -> AcceptedWindow:
+        """Add the window's rows to the tables, all but the rejected ones, which go to quarantine.
+
+        Events whose `event_id` was accepted before are left out. The manifest is written last: a killed call leaves
+        the old state, and the same call again ends in the same state as an undisturbed one.
+
+        Args:
+            rejections: Table name -> rows to set aside, in the form of `REJECTIONS`; a row may appear once a rule.
+
+        Raises:
+            DataError: the window's folder is gone.
+        """
+        if done := self.accepted_window(window.window):
+            return done
+        manifest = self.manifest()
+        ingested = self.ingested_manifest(window)
+        self._remove_strangers(manifest)
+        accepted: dict[str, int] = {}
+        quarantined: dict[str, int] = {}
+        reasons: dict[str, int] = {}
+        current = dict(manifest.current)
+        events = None
+        with self.writing_connection() as connection:
+            for table in window.rows:
+                file = window.folder / f"{table}.parquet"
+                connection.register("rejected", rejections.get(table, REJECTIONS.empty_table()))
+                if count := self._set_aside(connection, file, self.quarantine / window.window / f"{table}.parquet"):
+                    quarantined[table] = count
+                    for reason, rows in connection.execute(
+                        "SELECT reason, count(*) FROM rejected GROUP BY reason ORDER BY reason"
+                    ).fetchall():
+                        reasons[f"{table}: {reason}"] = rows
+                kept = (
+                    f"(SELECT * FROM read_parquet({quoted(file)}, file_row_number = true) "
+                    "WHERE file_row_number NOT IN (SELECT row_id FROM rejected))"
+                )
+                if table == "events":
+                    events = self._write_events(connection, kept, window.window)
+                    accepted[table] = events.rows if events else 0
+                else:
+                    accepted[table] = _count(connection, kept)
+                    if accepted[table]:
+                        current[table] = self._merge(connection, kept, table, window.window)
+                connection.unregister("rejected")
+        result = AcceptedWindow(
+            window=window.window,
+            since=window.since,
+            until=window.until,
+            source=window.source,
+            accepted=accepted,
+            quarantined=quarantined,
+            reasons=reasons,
+            events=events,
+        )
+        state = {**manifest.source_state, window.source: ingested.source_state}
+        newest = max(filter(None, (manifest.accepted_until, window.until)))
+        written = TableManifest(
+            accepted_until=newest,
+            windows=(*manifest.windows, result) if window.rows else manifest.windows,
+            current=current,
+            source_state=state,
+        )
+        write_text(self.folder / "manifest.json", written.model_dump_json(indent=2))
+        self._remove_strangers(written)
+        return result
+
+    # Inside
+
+    def _accepted(self) -> TableManifest:
+        manifest = self.manifest()
+        if "items" not in manifest.current:
+            raise DataError(
+                f"There are no tables in {self.folder} yet: "
+                "run `headrace ingest_tables`, then `headrace validate_tables`."
+            )
+        return manifest
+
+    def _current_path(self, table: str) -> Path:
+        return self.folder / self._accepted().current[table].path
+
+    def _connect(self, memory_limit_mib: int) -> duckdb.DuckDBPyConnection:
+        manifest = self.manifest()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        connection = open_duckdb(memory_limit_mib=memory_limit_mib, spill=self.folder / ".spill")
+        for table, schema in TABLES.items():
+            if table == "events":
+                files = [self.folder / window.events.path for window in manifest.windows if window.events]
+            else:
+                files = [self.folder / manifest.current[table].path] if table in manifest.current else []
+            query = f"SELECT * FROM read_parquet({quoted_list(files)})" if files else empty_select(schema)
+            connection.execute(f"CREATE VIEW {table} AS {query}")
+        return connection
+
+    def _set_aside(self, connection: duckdb.DuckDBPyConnection, file: Path, target: Path) -> int:
+        """Write the rejected rows with their reasons, one a row and rule; return how many rows they are."""
+        count = connection.execute("SELECT count(DISTINCT row_id) FROM rejected").fetchone()
+        if not count or not count[0]:
+            return 0
+        with replacing_file(target) as temporary:
+            write_parquet(
+                connection,
+                f"SELECT ingested.* EXCLUDE (file_row_number), rule, reason "
+                f"FROM read_parquet({quoted(file)}, file_row_number = true) AS ingested "
+                "JOIN rejected ON row_id = file_row_number ORDER BY row_id, rule",
+                temporary,
+            )
+        return int(count[0])
+
+    def _write_events(self, connection: duckdb.DuckDBPyConnection, kept: str, window: str) -> TableFile | None:
+        target = self.folder / "events" / f"{window}.parquet"
+        with replacing_file(target) as temporary:
+            rows = write_parquet(
+                connection,
+                f"SELECT {_columns('events')} FROM {kept} AS new ANTI JOIN events AS old USING (event_id) "
+                "ORDER BY event_timestamp, event_id",
+                temporary,
+            )
+        if not rows:
+            target.unlink()
+            return None
+        return self._table_file(target, rows)
+
+    def _merge(self, connection: duckdb.DuckDBPyConnection, kept: str, table: str, window: str) -> TableFile:
+        """Write the whole table anew: of two rows with one key the newer stays, by `updated_at`, else by window."""
+        target = self.folder / table / f"{window}.parquet"
+        columns, keys = _columns(table), ", ".join(KEYS[table])
+        newest = "updated_at DESC, " if table == "items" else ""
+        with replacing_file(target) as temporary:
+            rows = write_parquet(
+                connection,
+                f"SELECT {columns} FROM (SELECT {columns}, 0 AS age FROM {kept} "
+                f"UNION ALL SELECT {columns}, 1 AS age FROM {table}) "
+                f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {newest}age) = 1 ORDER BY {keys}",
+                temporary,
+            )
+        return self._table_file(target, rows)
+
+    def _table_file(self, path: Path, rows: int) -> TableFile:
+        return TableFile(path=str(path.relative_to(self.folder)), rows=rows, sha256=file_sha256(path))
+
+    def _remove_strangers(self, manifest: TableManifest) -> None:
+        """Remove table files that the manifest does not know: older catalogues, and what a killed call left."""
+        known = {file.path for file in manifest.current.values()}
+        known |= {window.events.path for window in manifest.windows if window.events}
+        for table in TABLES:
+            for file in (self.folder / table).glob("*"):
+                if str(file.relative_to(self.folder)) not in known:
+                    file.unlink(missing_ok=True)
+
+
+def _columns(table: str) -> str:
+    return ", ".join(identifier(name) for name in TABLES[table].names)
+
+
+def _count(connection: duckdb.DuckDBPyConnection, relation: str) -> int:
+    row = connection.execute(f"SELECT count(*) FROM {relation}").fetchone()
+    return int(row[0]) if row else 0
