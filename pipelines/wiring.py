@@ -1,0 +1,468 @@
+"""Joins steps to stores: what a DAG task and a command both call.
+
+`run_step("validate_tables", run="…")` looks up the records that the step needs, opens the stores it writes to,
+runs it, and saves what it returned under `records/<run>/<step>.json`. Stores are opened on first use, so that a
+step pays only for what it touches.
+"""
+
+import hashlib
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, ValidationError
+
+from pipelines.config import HeadraceConfig, load_config
+from pipelines.errors import ConfigError, HeadraceError
+from pipelines.places import Places
+from pipelines.progress import PROGRESS_VARIABLE, Progress, progress_from_environment
+from pipelines.schemas import (
+    CompressedBundle,
+    EvaluationReport,
+    FeatureBuild,
+    IngestedWindow,
+    PromotionDecision,
+    Record,
+    TrainedModel,
+    TrainingSet,
+)
+from pipelines.stores.step_records import StepRecords
+
+if TYPE_CHECKING:
+    from pipelines.pseudonyms import Pseudonymizer
+    from pipelines.sources.base import Source
+    from pipelines.stores.event_log import EventLog
+    from pipelines.stores.experiment_tracker import ExperimentTracker
+    from pipelines.stores.feature_store import FeatureStoreClient
+    from pipelines.stores.model_registry import ModelRegistry
+    from pipelines.stores.table_store import TableStore
+
+PROJECT = Path(__file__).resolve().parents[1]
+"""The checkout: `dags/`, `bentos/` and `feature_repo/` lie here."""
+
+QUIET = {
+    "BENTOML_DO_NOT_TRACK": "True",
+    "FEAST_USAGE": "False",
+    "GX_ANALYTICS_ENABLED": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Environment in which no library reports home and none prints advice."""
+
+
+class Choices(Record):
+    """What a person asked of one training run; kept with the run, so that every step of it sees the same."""
+
+    window_days: int | None = Field(default=None, description="Days of training rows.")
+    encoder_steps: int | None = Field(default=None, description="Steps that tune the encoder.")
+    tower_steps: int | None = Field(default=None, description="Steps at most that tune the towers.")
+    force: str = Field(default="", description="Any text: makes another run of the same inputs, and passes the gate.")
+
+
+class TrainingInputs(Record):
+    """What a training run depends on, besides the champion it starts from."""
+
+    tables: str = Field(description="Fingerprint of the accepted tables.")
+    settings: str = Field(description="Fingerprint of the settings that shape the model.")
+    choices: Choices
+
+
+class NothingNew(Exception):  # noqa: N818 - a result, not an error
+    """The champion was already trained on exactly these tables with these settings."""
+
+
+class Wiring:
+    """The stores of one home folder, each opened when it is first needed."""
+
+    def __init__(self, places: Places, config: HeadraceConfig, progress: Progress) -> None:
+        self.places = places
+        self.config = config
+        self.progress = progress
+        self.records = StepRecords(places.records)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Wiring":
+        """Read places, settings and the watcher of progress from the environment."""
+        return cls(
+            Places.from_environment(environment), load_config(environment), progress_from_environment(environment)
+        )
+
+    @cached_property
+    def tables(self) -> "TableStore":
+        """The validated tables."""
+        from pipelines.stores.table_store import TableStore
+
+        return TableStore(folder=self.places.tables, quarantine=self.places.quarantine, ingested=self.places.ingested)
+
+    @cached_property
+    def event_log(self) -> "EventLog":
+        """The events that the service acknowledged."""
+        from pipelines.stores.event_log import EventLog
+
+        return EventLog(self.places.event_log)
+
+    @cached_property
+    def pseudonymizer(self) -> "Pseudonymizer":
+        """The keyed hash; its key is made only while no table was written with another one."""
+        from pipelines.pseudonyms import Pseudonymizer, load_pseudonym_key
+
+        return Pseudonymizer(load_pseudonym_key(self.places.pseudonym_key, create=not self.places.tables.exists()))
+
+    @cached_property
+    def source(self) -> "Source":
+        """Where tables come from."""
+        from pipelines.sources import open_source
+
+        return open_source(self.config.source)
+
+    @cached_property
+    def feature_store(self) -> "FeatureStoreClient":
+        """Feast: definitions, offline and online store."""
+        from pipelines.stores.feature_store import FeatureStoreClient
+
+        return FeatureStoreClient(places=self.places)
+
+    @cached_property
+    def tracker(self) -> "ExperimentTracker":
+        """MLflow runs."""
+        from pipelines.stores.experiment_tracker import ExperimentTracker
+
+        return ExperimentTracker.from_environment(self.places.mlflow)
+
+    @cached_property
+    def registry(self) -> "ModelRegistry":
+        """MLflow model versions and aliases."""
+        from pipelines.stores.model_registry import ModelRegistry
+
+        return ModelRegistry.from_environment(self.places.mlflow)
+
+    def run_named(self, run: str | None, after: str) -> str:
+        """Return `run`, or the run in which the step `after` finished last.
+
+        Raises:
+            ConfigError: no run was named and there is none.
+        """
+        found = run or self.records.latest(after)
+        if found is None:
+            raise ConfigError(
+                f"There is no run to go on with: {after} has never finished in {self.places.home}. "
+                f"Run `headrace {after}` first, or `headrace loop` for everything."
+            )
+        return found
+
+    def config_for(self, choices: Choices) -> HeadraceConfig:
+        """Return the settings with what a person chose for this run put in.
+
+        Raises:
+            ConfigError: a choice is out of range.
+        """
+        changes = {
+            ("training_set", "window_days"): choices.window_days,
+            ("training", "encoder_steps"): choices.encoder_steps,
+            ("training", "tower_steps"): choices.tower_steps,
+        }
+        values = self.config.model_dump()
+        for (section, name), value in changes.items():
+            if value is not None:
+                values[section][name] = value
+        try:
+            return HeadraceConfig.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(f"`{where}`: {first['msg']} (found {first['input']!r}).") from None
+
+    def choices_of(self, run: str) -> Choices:
+        """Return what was chosen when the run began."""
+        inputs = self.records.find(run, "training_inputs", TrainingInputs)
+        return inputs.choices if inputs else Choices()
+
+    def run_of_bundle(self, bundle: str) -> str | None:
+        """Return the training run that made a bundle, or None where its records are gone."""
+        for path in self.places.records.glob("*/compress_model.json"):
+            record = self.records.find(path.parent.name, "compress_model", CompressedBundle)
+            if record and record.bundle == bundle:
+                return record.run
+        return None
+
+    def champion_bundle(self) -> str:
+        """Return the bundle that holds the champion alias.
+
+        Raises:
+            ConfigError: there is none yet.
+        """
+        champion = self.registry.champion()
+        if champion is None:
+            raise ConfigError(
+                "There is no champion yet: run `headrace loop`, which trains, evaluates and promotes one."
+            )
+        return champion.bundle
+
+
+def settings_fingerprint(config: HeadraceConfig) -> str:
+    """Return a SHA-256 over every setting that shapes the model: features, training and compression."""
+    parts = [config.features, config.training, config.compression]
+    return hashlib.sha256("\n".join(part.model_dump_json() for part in parts).encode()).hexdigest()
+
+
+def _ingest_tables(wiring: Wiring, *, until: datetime | None = None) -> tuple[str, Record]:
+    from pipelines.steps.ingest_tables import ingest_tables
+
+    window = ingest_tables(
+        wiring.source,
+        tables=wiring.tables,
+        event_log=wiring.event_log,
+        pseudonymizer=wiring.pseudonymizer,
+        until=until or datetime.now(UTC),
+        progress=wiring.progress,
+    )
+    return window.window, window
+
+
+def _validate_tables(wiring: Wiring, *, run: str | None = None) -> tuple[str, Record]:
+    from pipelines.steps.validate_tables import validate_tables
+
+    run = wiring.run_named(run, "ingest_tables")
+    report = validate_tables(
+        wiring.records.load(run, "ingest_tables", IngestedWindow),
+        tables=wiring.tables,
+        great_expectations_dir=wiring.places.great_expectations,
+        config=wiring.config.validation,
+        progress=wiring.progress,
+    )
+    return run, report
+
+
+def _build_features(wiring: Wiring, *, run: str | None = None) -> tuple[str, Record]:
+    from pipelines.steps.build_features import build_features
+
+    run = wiring.run_named(run, "validate_tables")
+    build = build_features(
+        tables=wiring.tables,
+        features_dir=wiring.places.features,
+        config=wiring.config.features,
+        until=wiring.records.load(run, "ingest_tables", IngestedWindow).until,
+        progress=wiring.progress,
+    )
+    return run, build
+
+
+def _materialize_features(wiring: Wiring, *, run: str | None = None) -> tuple[str, Record]:
+    from pipelines.steps.materialize_features import materialize_features
+
+    run = wiring.run_named(run, "build_features")
+    build = wiring.records.load(run, "build_features", FeatureBuild)
+    return run, materialize_features(build, feature_store=wiring.feature_store, progress=wiring.progress)
+
+
+def _build_training_set(
+    wiring: Wiring,
+    *,
+    window_days: int | None = None,
+    encoder_steps: int | None = None,
+    tower_steps: int | None = None,
+    force: str = "",
+) -> tuple[str, Record]:
+    from pipelines.steps.build_training_set import build_training_set
+
+    choices = Choices(window_days=window_days, encoder_steps=encoder_steps, tower_steps=tower_steps, force=force)
+    config = wiring.config_for(choices)
+    settings = settings_fingerprint(config)
+    inputs = TrainingInputs(
+        tables=wiring.tables.fingerprint(),
+        settings=hashlib.sha256((settings + config.training_set.model_dump_json()).encode()).hexdigest(),
+        choices=choices,
+    )
+    champion = wiring.registry.champion()
+    if champion is not None and not force:
+        made_by = wiring.run_of_bundle(champion.bundle)
+        before = wiring.records.find(made_by, "training_inputs", TrainingInputs) if made_by else None
+        if before and (before.tables, before.settings) == (inputs.tables, inputs.settings):
+            raise NothingNew(
+                f"Nothing new: champion {champion.bundle} was trained on these tables with these settings "
+                "(`--force` trains again)."
+            )
+    training_set = build_training_set(
+        tables=wiring.tables,
+        feature_store=wiring.feature_store,
+        training_dir=wiring.places.training,
+        config=config.training_set,
+        model_fingerprint=settings,
+        champion=champion.bundle if champion else None,
+        force=force,
+        progress=wiring.progress,
+    )
+    wiring.records.save(training_set.run, "training_inputs", inputs)
+    return training_set.run, training_set
+
+
+def _finetune_model(wiring: Wiring, *, run: str | None = None) -> tuple[str, Record]:
+    from pipelines.steps.finetune_model import finetune_model
+
+    run = wiring.run_named(run, "build_training_set")
+    trained = finetune_model(
+        wiring.records.load(run, "build_training_set", TrainingSet),
+        tables=wiring.tables,
+        bundles_dir=wiring.places.bundles,
+        tracker=wiring.tracker,
+        config=wiring.config_for(wiring.choices_of(run)).training,
+        cache_dir=wiring.places.embedding_cache,
+        progress=wiring.progress,
+    )
+    return run, trained
+
+
+def _compress_model(wiring: Wiring, *, run: str | None = None) -> tuple[str, Record]:
+    from pipelines.steps.compress_model import compress_model
+
+    run = wiring.run_named(run, "finetune_model")
+    compressed = compress_model(
+        wiring.records.load(run, "build_training_set", TrainingSet),
+        wiring.records.load(run, "finetune_model", TrainedModel),
+        tables=wiring.tables,
+        bundles_dir=wiring.places.bundles,
+        registry=wiring.registry,
+        tracker=wiring.tracker,
+        config=wiring.config.compression,
+        progress=wiring.progress,
+        now=datetime.now(UTC),
+    )
+    return run, compressed
+
+
+def _evaluate_model(wiring: Wiring, *, run: str | None = None) -> tuple[str, Record]:
+    from pipelines.steps.evaluate_model import evaluate_model
+
+    run = wiring.run_named(run, "compress_model")
+    report = evaluate_model(
+        wiring.records.load(run, "build_training_set", TrainingSet),
+        wiring.records.load(run, "compress_model", CompressedBundle),
+        tables=wiring.tables,
+        bundles_dir=wiring.places.bundles,
+        registry=wiring.registry,
+        tracker=wiring.tracker,
+        config=wiring.config.evaluation,
+        serving=wiring.config.serving,
+        cache_dir=wiring.places.embedding_cache,
+        progress=wiring.progress,
+    )
+    return run, report
+
+
+def _promote_challenger(wiring: Wiring, *, run: str | None = None, force: bool | None = None) -> tuple[str, Record]:
+    from pipelines.steps.promote_challenger import promote_challenger
+
+    run = wiring.run_named(run, "evaluate_model")
+    decision = promote_challenger(
+        wiring.records.load(run, "evaluate_model", EvaluationReport),
+        wiring.records.load(run, "compress_model", CompressedBundle),
+        registry=wiring.registry,
+        tracker=wiring.tracker,
+        policy=wiring.config.promotion,
+        force=bool(wiring.choices_of(run).force) if force is None else force,
+    )
+    return run, decision
+
+
+def _build_bento(wiring: Wiring, *, bundle: str | None = None) -> tuple[str, Record]:
+    from pipelines.steps.build_bento import build_bento
+
+    bundle = bundle or wiring.champion_bundle()
+    bento = build_bento(
+        bundle, bundles_dir=wiring.places.bundles, bentoml_home=wiring.places.bentoml, project_dir=PROJECT
+    )
+    return bundle, bento
+
+
+def _deploy_bundle(wiring: Wiring, *, bundle: str | None = None) -> tuple[str, Record]:
+    from pipelines.steps.deploy_bundle import deploy_bundle
+
+    bundle = bundle or wiring.champion_bundle()
+    deployment = deploy_bundle(bundle, bundles_dir=wiring.places.bundles, current_bundle=wiring.places.current_bundle)
+    return bundle, deployment
+
+
+def _rollback_champion(wiring: Wiring, *, to: str | None = None) -> tuple[str, Record]:
+    from pipelines.steps.rollback_champion import rollback_champion
+
+    decision: PromotionDecision = rollback_champion(registry=wiring.registry, to=to or None)
+    return decision.bundle, decision
+
+
+STEPS: dict[str, Callable[..., tuple[str, Record]]] = {
+    "ingest_tables": _ingest_tables,
+    "validate_tables": _validate_tables,
+    "build_features": _build_features,
+    "materialize_features": _materialize_features,
+    "build_training_set": _build_training_set,
+    "finetune_model": _finetune_model,
+    "compress_model": _compress_model,
+    "evaluate_model": _evaluate_model,
+    "promote_challenger": _promote_challenger,
+    "build_bento": _build_bento,
+    "deploy_bundle": _deploy_bundle,
+    "rollback_champion": _rollback_champion,
+}
+"""Every step, in the order of the loop; each returns its run and its record."""
+
+
+def run_step(name: str, *, wiring: Wiring | None = None, **parameters: Any) -> dict[str, Any]:
+    """Run one step and save what it returned.
+
+    Args:
+        wiring: The stores to use; without it, those of the environment.
+        parameters: `run` (or `bundle`, `to`) names what to go on with; the step's own choices besides.
+
+    Returns:
+        The record as plain JSON values, with the run's id under `run`.
+
+    Raises:
+        NothingNew: there is nothing to train on that the champion does not know.
+        HeadraceError: the step failed; the message says what to do.
+    """
+    for variable, value in QUIET.items():
+        os.environ.setdefault(variable, value)
+    wiring = wiring or Wiring.from_environment()
+    started = time.monotonic()
+    _announce(name, "started")
+    try:
+        run, record = STEPS[name](wiring, **parameters)
+    except NothingNew as reason:
+        _announce(name, "skipped", seconds=time.monotonic() - started, reason=str(reason))
+        raise
+    except HeadraceError as error:
+        _announce(name, "failed", seconds=time.monotonic() - started, error=str(error), kind=type(error).__name__)
+        raise
+    except Exception as error:
+        _announce(name, "failed", seconds=time.monotonic() - started, error=repr(error), kind="bug")
+        raise
+    wiring.records.save(run, name, record)
+    values = record.model_dump(mode="json")
+    _announce(name, "finished", seconds=time.monotonic() - started, record=values, peak_mib=_peak_mib())
+    return {**values, "run": run}
+
+
+def _announce(step: str, state: str, **more: Any) -> None:
+    """Append one line about the step to the file that `headrace loop` watches, where there is one."""
+    path = os.environ.get(PROGRESS_VARIABLE)
+    if not path:
+        return
+    line = json.dumps({"step": step, "state": state, **more})
+    with suppress(OSError), Path(path).open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def _peak_mib() -> int:
+    """Return the largest memory that this process has held so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (1024 * 1024 if sys.platform == "darwin" else 1024)
