@@ -1,0 +1,96 @@
+"""How Feast is imported and set up: the same for the steps and for the service."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pipelines.errors import ConfigError
+
+ONLINE_STORE_VARIABLE = "HEADRACE_ONLINE_STORE"
+PROJECT = "headrace"
+
+
+def import_feast() -> ModuleType:
+    """Import Feast, without torch and without the instrumentation of its run-time type checks.
+
+    Feast imports torch where it is installed (for image search, which we do not use): that would put 190 MB
+    into the service. And it decorates 19 classes with `typeguard.typechecked`, which takes 5 of its 7 seconds.
+    Both are switched off only while Feast is imported.
+    """
+    if "feast" in sys.modules:
+        return sys.modules["feast"]
+    import typeguard
+
+    os.environ.setdefault("FEAST_USAGE", "False")
+    blocked = "torch" not in sys.modules
+    original = typeguard.typechecked
+
+    def unchecked(target: Any = None, **_: Any) -> Any:
+        return target if target is not None else unchecked
+
+    try:
+        if blocked:
+            sys.modules["torch"] = None  # type: ignore[assignment]
+        typeguard.typechecked = unchecked
+        import feast
+        import feast.infra.offline_stores.duckdb
+        import feast.infra.online_stores.sqlite
+    finally:
+        typeguard.typechecked = original
+        if blocked:
+            del sys.modules["torch"]
+    return feast
+
+
+def online_store_settings(feast_dir: Path, address: str | None) -> dict[str, Any]:
+    """Return Feast's `online_store` settings for an address such as `redis://:secret@host:6379/0`.
+
+    Args:
+        address: None or empty for SQLite below `feast_dir`; `redis://` or `rediss://` (TLS) for Redis.
+
+    Raises:
+        ConfigError: the address is of another kind.
+    """
+    if not address:
+        return {"type": "sqlite", "path": str(feast_dir.resolve() / "online.db")}
+    parts = urlsplit(address)
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+        raise ConfigError(
+            f"{ONLINE_STORE_VARIABLE} is an address with the scheme {parts.scheme!r}: write redis://host:6379/0 "
+            "(or rediss:// for TLS), or leave it unset for SQLite."
+        )
+    settings = [f"{parts.hostname}:{parts.port or 6379}", f"db={parts.path.strip('/') or 0}"]
+    if parts.username:
+        settings.append(f"username={unquote(parts.username)}")
+    if parts.password:
+        settings.append(f"password={unquote(parts.password)}")
+    if parts.scheme == "rediss":
+        settings.append("ssl=true")
+    return {"type": "redis", "connection_string": ",".join(settings)}
+
+
+def online_store_from_environment(environment: Mapping[str, str] = os.environ) -> str | None:
+    """Read `HEADRACE_ONLINE_STORE`; None means SQLite."""
+    return environment.get(ONLINE_STORE_VARIABLE) or None
+
+
+def open_feature_store(feast_dir: Path, online_store: str | None) -> Any:
+    """Return a `feast.FeatureStore` on the registry and online store below `feast_dir`."""
+    feast = import_feast()
+    feast_dir.mkdir(parents=True, exist_ok=True)
+    return feast.FeatureStore(
+        config=feast.RepoConfig(
+            project=PROJECT,
+            provider="local",
+            # Definitions change only when they are applied: the cached registry never expires by itself.
+            registry={"path": str(feast_dir.resolve() / "registry.db"), "cache_ttl_seconds": 0},
+            offline_store={"type": "duckdb"},
+            online_store=online_store_settings(feast_dir, online_store),
+            entity_key_serialization_version=3,
+            repo_path=feast_dir.resolve(),
+        )
+    )
