@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from pipelines.errors import BundleError, DataError
+from pipelines.features.activity import ACTIVITY_FEATURES, activity_vector
 from pipelines.inference.preprocessing import (
     Frozen,
     Fusion,
@@ -41,6 +42,7 @@ from pipelines.inference.preprocessing import (
 from pipelines.inference.sessions import Device, open_session
 from pipelines.inference.text_encoder import TextEncoder
 from pipelines.inference.user_tower import UserTower
+from pipelines.retrieval.dense import DenseIndex, build_dense_index
 from pipelines.retrieval.lexical import LexicalIndex
 from pipelines.stores.files import file_sha256, replacing_folder
 
@@ -154,6 +156,7 @@ def write_bundle(
         shutil.copyfile(parts.tokenizer, target / "tokenizer.json")
         shutil.copyfile(parts.user_tower, target / "user_tower.onnx")
         _save(target / "item_vectors.npy", parts.item_vectors.astype(np.float16))
+        (target / "dense_index.onnx").write_bytes(build_dense_index(parts.item_vectors.astype(np.float32)))
         pq.write_table(items, target / "items.parquet")
         _save(target / "item_to_item_ids.npy", parts.item_to_item_ids.astype(np.int32))
         _save(target / "item_to_item_scores.npy", parts.item_to_item_scores.astype(np.float32))
@@ -266,6 +269,7 @@ class Bundle:
         item_to_item_ids: np.ndarray,
         item_to_item_scores: np.ndarray,
         popularity: np.ndarray,
+        dense_index: DenseIndex,
         lexical: LexicalIndex,
         encoder: TextEncoder,
         user_tower_session: Any,
@@ -283,6 +287,7 @@ class Bundle:
         """float32 `(n_items, m)`."""
         self.popularity = popularity
         """float32 `(n_items,)`, at least 0."""
+        self.dense_index = dense_index
         self.lexical = lexical
         self.metrics = metrics
         self.item_ids: list[str] = items["item_id"].to_pylist()
@@ -388,8 +393,6 @@ class Bundle:
     def _activity(self, features: Sequence[UserFeatures]) -> np.ndarray:
         if not self.preprocessing.activity_features:
             return np.zeros((len(features), 0), np.float32)
-        from pipelines.features.activity import activity_vector
-
         return np.stack([activity_vector(user.activity) for user in features])
 
 
@@ -408,6 +411,7 @@ def _open(folder: Path, manifest: Manifest, device: Device) -> Bundle:
         item_to_item_ids=_read(folder, "item_to_item_ids.npy", _load_array),
         item_to_item_scores=_read(folder, "item_to_item_scores.npy", _load_array),
         popularity=_read(folder, "popularity.npy", _load_array),
+        dense_index=DenseIndex(open_session(folder / "dense_index.onnx", device)),
         lexical=_read(folder, "lexical", LexicalIndex.load),
         encoder=TextEncoder(
             open_session(folder / "encoder.onnx", device), folder / "tokenizer.json", preprocessing.max_tokens
@@ -421,11 +425,7 @@ def _open(folder: Path, manifest: Manifest, device: Device) -> Bundle:
 
 
 def _check_activity_features(bundle_id: str, trained_on: tuple[str, ...]) -> None:
-    if not trained_on:
-        return
-    from pipelines.features.activity import ACTIVITY_FEATURES
-
-    if trained_on != tuple(ACTIVITY_FEATURES):
+    if trained_on and trained_on != ACTIVITY_FEATURES:
         raise BundleError(
             f"The bundle {bundle_id} was trained on the activity features {', '.join(trained_on)}, this version "
             f"computes {', '.join(ACTIVITY_FEATURES)}: train a new bundle, or use the version that wrote it."
@@ -457,6 +457,7 @@ def _check_shapes(bundle: Bundle) -> None:
         ("item_to_item_ids.npy", len(bundle.item_to_item_ids)),
         ("item_to_item_scores.npy", len(bundle.item_to_item_scores)),
         ("popularity.npy", len(bundle.popularity)),
+        ("dense_index.onnx", bundle.dense_index.n_items),
         ("lexical", bundle.lexical.n_items),
     ):
         if length != manifest.n_items:
@@ -487,9 +488,11 @@ def _check_models(bundle: Bundle) -> None:
     try:
         query = bundle.encode_queries(["a first query"])
         user = bundle.user_embeddings([history], [0.0])[0]
-    except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions share no public base class
+        bundle.dense_index.scores(user[0])
+    except Exception as error:
         raise BundleError(
-            f"A model of the bundle {bundle.bundle_id} does not answer ({str(error).splitlines()[0]}): use another bundle."
+            f"A model of the bundle {bundle.bundle_id} does not answer ({str(error).splitlines()[0]}): "
+            "use another bundle."
         ) from error
     for name, vectors in (("encoder.onnx", query), ("user_tower.onnx", user)):
         norm = float(np.linalg.norm(vectors[0]))

@@ -19,7 +19,7 @@ class TextEncoder:
 
         try:
             self._tokenizer = Tokenizer.from_str(tokenizer_file.read_text(encoding="utf-8"))
-        except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception
+        except Exception as error:
             raise BundleError(
                 f"{tokenizer_file.name} is not a tokenizer ({str(error).splitlines()[0]}): use another bundle."
             ) from error

@@ -12,8 +12,11 @@ import numpy as np
 
 _TOKEN = re.compile(r"(?u)\b\w\w+\b|\b\d\b")
 _STOP_WORDS = frozenset(
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this "
-    "to was will with".split()
+    re.findall(
+        r"\w+",
+        "a an and are as at be but by for if in into is it no not of on or such that the their then there these they "
+        "this to was will with",
+    )
 )
 """Lucene's English stop words."""
 

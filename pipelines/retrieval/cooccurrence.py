@@ -1,0 +1,167 @@
+"""Item-to-item retrieval: what was bought together lately.
+
+Source: item-based top-N recommendation with cosine similarity (https://doi.org/10.1145/963770.963776), baskets
+weighted by age.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.errors import DataError
+
+_BLOCK = 4_096
+POSITIVE_TYPES = ("view", "click", "cart", "purchase", "rating")
+
+
+def history_weights(event_times: Sequence[int] | np.ndarray, decay: float) -> np.ndarray:
+    """Weigh events by age in baskets: float32 `(n,)`, `decay` to the power of the number of newer distinct times."""
+    _, newer = np.unique(-np.asarray(event_times, np.int64), return_inverse=True)
+    weights: np.ndarray = (decay**newer).astype(np.float32)
+    return weights
+
+
+def item_to_item_scores(
+    neighbour_ids: np.ndarray, neighbour_scores: np.ndarray, rows: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Add up the neighbours of a history and scale to [0, 1].
+
+    Args:
+        neighbour_ids: int32 `(n_items, m)`, padded with −1.
+        neighbour_scores: float32 `(n_items, m)`, 0 where padded.
+        rows: int64 `(n,)`, items of the history, without unknown ones.
+        weights: float32 `(n,)`, weight of each event.
+
+    Returns:
+        float32 `(n_items,)`, 1 for the best item, 0 for items that are nobody's neighbour.
+    """
+    scores = np.zeros(len(neighbour_ids), np.float32)
+    ids = neighbour_ids[rows].ravel()
+    np.add.at(scores, ids, (neighbour_scores[rows] * weights[:, None]).ravel())  # −1 pads carry score 0
+    top = scores.max(initial=0.0)
+    return scores / top if top > 0 else scores
+
+
+def build_item_to_item(
+    events: pa.Table | Any,
+    item_ids: Sequence[str],
+    *,
+    neighbours: int = 50,
+    half_life_days: float = 90.0,
+    user_weight: float = 0.0,
+    max_basket: int = 200,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find for each item those that share baskets with it.
+
+        sim(i, j) = Σ_b w_b x_bi x_bj / sqrt(Σ_b w_b x_bi · Σ_b w_b x_bj),  w_b = 0.5^(age_b / half_life)
+
+    A basket is a session, or a user's day where events have no session. Baskets of more than `max_basket` items
+    tell little about any pair and are left out.
+
+    Args:
+        events: Arrow table (or a DuckDB relation) with `user_id`, `session_id`, `item_id`, `event_type`,
+            `event_timestamp`. Only events that were known when the table is built.
+        item_ids: The items in row order; events of others are ignored.
+        neighbours: Neighbours kept per item.
+        half_life_days: Age at which a basket counts half.
+        user_weight: Weight of items that share a user instead of a basket, relative to those that share a basket.
+
+    Returns:
+        Row numbers int32 `(n_items, neighbours)`, best first, padded with −1, and similarities float32 of the same
+        shape in (0, 1], 0 where padded. Ties are in row order.
+
+    Raises:
+        DataError: a column is missing.
+    """
+    baskets, items, weights, users = _basket_matrix_entries(events, item_ids, half_life_days)
+    ids = np.full((len(item_ids), neighbours), -1, np.int32)
+    scores = np.zeros((len(item_ids), neighbours), np.float32)
+    if len(items) == 0:
+        return ids, scores
+    similar = [(1.0, _normalised(baskets, items, weights, len(item_ids), max_basket))]
+    if user_weight > 0:
+        similar.append((user_weight, _normalised(users, items, weights, len(item_ids), None)))
+    total = sum(weight for weight, _ in similar)
+    for start in range(0, len(item_ids), _BLOCK):
+        stop = min(start + _BLOCK, len(item_ids))
+        block = sum(
+            (matrix[:, start:stop].T.tocsr() @ matrix) * np.float32(weight / total) for weight, matrix in similar
+        )
+        _keep_best(block.tocsr(), start, ids[start:stop], scores[start:stop])
+    return ids, scores
+
+
+def _basket_matrix_entries(
+    events: Any, item_ids: Sequence[str], half_life_days: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return basket, item row, weight and user of each distinct (basket, item)."""
+    import duckdb
+
+    connection = duckdb.connect(config={"threads": 2})
+    connection.execute("SET enable_progress_bar = false; SET TimeZone = 'UTC'")
+    table = events if isinstance(events, pa.Table) else events.to_arrow_table()
+    needed = ("user_id", "session_id", "item_id", "event_type", "event_timestamp")
+    if missing := [name for name in needed if name not in table.column_names]:
+        raise DataError(f"The events have no column {', '.join(missing)} (found {', '.join(table.column_names)}).")
+    connection.register("events", table.select(list(needed)))
+    connection.register(
+        "catalogue", pa.table({"item_id": pa.array(item_ids, pa.string()), "row": np.arange(len(item_ids))})
+    )
+    kinds = ", ".join(f"'{kind}'" for kind in POSITIVE_TYPES)
+    columns = connection.execute(
+        f"""
+        WITH known AS (
+            SELECT user_id, coalesce(session_id, CAST(CAST(event_timestamp AS DATE) AS VARCHAR)) AS session,
+                   row AS item, epoch(event_timestamp) AS moment
+            FROM events JOIN catalogue USING (item_id)
+            WHERE event_type IN ({kinds})
+        )
+        SELECT dense_rank() OVER (ORDER BY user_id, session) - 1 AS basket, item,
+               pow(0.5, ((SELECT max(moment) FROM known) - max(moment)) / 86400 / {float(half_life_days)}) AS weight,
+               dense_rank() OVER (ORDER BY user_id) - 1 AS user
+        FROM known GROUP BY user_id, session, item ORDER BY basket, item
+        """
+    ).fetchnumpy()
+    connection.close()
+    return (
+        np.asarray(columns["basket"], np.int64),
+        np.asarray(columns["item"], np.int64),
+        np.asarray(columns["weight"], np.float32),
+        np.asarray(columns["user"], np.int64),
+    )
+
+
+def _normalised(groups: np.ndarray, items: np.ndarray, weights: np.ndarray, n_items: int, max_size: int | None) -> Any:
+    """Return the group × item matrix whose columns have L2 norm 1; entries are the roots of the weights."""
+    from scipy import sparse
+
+    matrix = sparse.csr_matrix(
+        (weights, (groups, items)), shape=(int(groups.max()) + 1, n_items), dtype=np.float32
+    )  # an item that a user met in several baskets: the weights add up
+    if max_size is not None:
+        sizes = np.diff(matrix.indptr)
+        matrix = matrix[sizes <= max_size]
+    matrix.data = np.sqrt(matrix.data)
+    norms = np.sqrt(np.asarray(matrix.power(2).sum(axis=0))).ravel()
+    scale = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0).astype(np.float32)
+    return matrix.multiply(scale[None, :]).tocsc()
+
+
+def _keep_best(block: Any, first_row: int, ids: np.ndarray, scores: np.ndarray) -> None:
+    """Write the best entries of each row of a sparse similarity block, without the item itself."""
+    block.sort_indices()
+    neighbours = ids.shape[1]
+    for row in range(block.shape[0]):
+        begin, end = block.indptr[row], block.indptr[row + 1]
+        columns, values = block.indices[begin:end], block.data[begin:end]
+        others = (columns != first_row + row) & (values > 0)
+        columns, values = columns[others], values[others]
+        if len(values) > neighbours:
+            threshold = np.partition(values, -neighbours)[-neighbours]
+            at_least = values >= threshold
+            columns, values = columns[at_least], values[at_least]
+        order = np.argsort(-values, kind="stable")[:neighbours]
+        ids[row, : len(order)] = columns[order]
+        scores[row, : len(order)] = np.minimum(values[order], 1.0)
