@@ -7,9 +7,9 @@ def run_task(step: str, **parameters: Any) -> dict[str, Any]:
     """Run a step inside an Airflow task and return its record.
 
     Raises:
-        AirflowFailException: the data, a setting or a bundle is wrong. Airflow does not retry it.
+        AirflowFailException: the data, a setting or a bundle is wrong, or it is a bug. Airflow does not retry it.
         AirflowSkipException: there is nothing to do, or the gate said no.
-        StoreError: a store did not answer. Airflow retries it.
+        StoreError, OSError: a store or the machine did not answer. Airflow retries it.
     """
     from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
@@ -20,10 +20,12 @@ def run_task(step: str, **parameters: Any) -> dict[str, Any]:
         record = run_step(step, **parameters)
     except NothingNew as reason:
         raise AirflowSkipException(str(reason)) from None
-    except StoreError:
+    except (StoreError, OSError):
         raise
     except HeadraceError as error:
         raise AirflowFailException(f"{step}: {error}") from error
+    except Exception as error:  # a bug: a retry only delays its traceback
+        raise AirflowFailException(f"{step}: {error!r}") from error
     if record.get("promoted") is False:
         raise AirflowSkipException("The champion stays: " + "; ".join(record["reasons"]))
     return record

@@ -139,7 +139,8 @@ def loop(**choices: Any) -> None:
 def demo(port: int, exit_after: bool, user: str | None, query: str | None) -> None:
     """Run the loop if there is no champion yet, serve, and try three requests.
 
-    The first time takes minutes; later it serves within a minute without training again.
+    The first time takes minutes; later it serves within a minute without training again. Without HEADRACE_CONFIG it
+    takes the settings `demo`, which fit two cores.
 
     \b
     Example: headrace demo --port 3100
@@ -149,6 +150,7 @@ def demo(port: int, exit_after: bool, user: str | None, query: str | None) -> No
     from pipelines.demo import run_demo
     from pipelines.places import Places
 
+    os.environ.setdefault("HEADRACE_CONFIG", "demo")
     console = Console(highlight=False)
     run_demo(Places.from_environment(), port=port, exit_after=exit_after, user=user, query=query, console=console)
 

@@ -121,9 +121,18 @@ class Wiring:
     @cached_property
     def source(self) -> "Source":
         """Where tables come from."""
-        from pipelines.sources import open_source
+        from pipelines.sources.completejourney import CompleteJourneySource
+        from pipelines.sources.tables import TablesSource
 
-        return open_source(self.config.source)
+        settings = self.config.source
+        if settings.kind == "completejourney":
+            return CompleteJourneySource(replay_until=settings.replay_until)
+        if settings.mapping is None:
+            raise ConfigError(
+                "`source.kind` is `tables` but `source.mapping` names no file: set it to the YAML file that maps your "
+                "columns (docs/your-own-data.md shows one)."
+            )
+        return TablesSource(settings.mapping)
 
     @cached_property
     def feature_store(self) -> "FeatureStoreClient":
