@@ -33,7 +33,7 @@ class SourceConfig(Settings):
     mapping: Path | None = None
     """For `tables`: the YAML file that maps your columns to the contract."""
     replay_until: date | Literal["today"] | None = "today"
-    """For `completejourney`: moves 2017 by whole weeks so that it ends within the week before this day; null keeps 2017."""
+    """For `completejourney`: 2017 moves by whole weeks to end within the week before this day; null keeps it."""
 
 
 class ValidationConfig(Settings):
@@ -41,6 +41,8 @@ class ValidationConfig(Settings):
 
     max_quarantined_share: float = Field(default=0.05, ge=0, le=1)
     """Share of a table's rows that may be set aside before the run stops, in [0, 1]."""
+    min_quarantined_rows: int = Field(default=20, ge=1)
+    """Fewer rows than this never stop a run, whatever their share: a small window has large shares."""
     max_price: float = Field(default=100_000, gt=0)
     """Largest believable price, in the item's currency."""
     max_value: float = Field(default=1_000_000, gt=0)
@@ -86,6 +88,8 @@ class TrainingConfig(Settings):
     """Peak learning rate of the encoder."""
     frozen_layers: int = Field(default=4, ge=0)
     """Lower encoder layers that stay as they were, embeddings included."""
+    query_pairs: int = Field(default=8_000, ge=1)
+    """(query, item) pairs that the towers see; their queries are embedded once."""
     tower_steps: int = Field(default=1_500, ge=1)
     """Steps at most that tune the towers on next-item and query pairs."""
     tower_batch: int = Field(default=128, ge=2)
@@ -96,9 +100,11 @@ class TrainingConfig(Settings):
     """Share of the steps in which the learning rate rises."""
     negatives: int = Field(default=2_048, ge=1)
     """Sampled negatives shared by a batch."""
+    positives_per_row: int = Field(default=4, ge=1)
+    """Items of a basket that one step learns from."""
     temperature: float = Field(default=0.05, gt=0)
     """Divides cosine similarities in the contrastive loss."""
-    behaviour_dim: int = Field(default=64, ge=1)
+    behavior_dim: int = Field(default=64, ge=1)
     """Width of the behaviour embedding of an item before it is projected."""
     gate_half_count: float = Field(default=10, gt=0)
     """Events after which the behaviour embedding counts half."""

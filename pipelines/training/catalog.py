@@ -1,0 +1,103 @@
+"""The catalogue as training sees it: texts, structured fields as numbers, and how often an item was touched."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import duckdb
+import numpy as np
+
+from pipelines.errors import DataError
+from pipelines.features.history import HISTORY_EVENT_TYPES
+
+UNKNOWN = ""
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """`n` items in the order of their ids; row numbers are used everywhere in training and in the bundle."""
+
+    item_ids: list[str]
+    texts: list[str]
+    """What the encoder reads of each item."""
+    titles: list[str]
+    category_names: list[str]
+    """Names by number; number 0 is unknown."""
+    categories: np.ndarray
+    """int64 `(n,)`."""
+    brand_names: list[str]
+    brands: np.ndarray
+    """int64 `(n,)`."""
+    log_prices: np.ndarray
+    """float32 `(n,)`, standardised to mean 0 and deviation 1, 0 where there is no price."""
+    event_counts: np.ndarray
+    """float32 `(n,)`, events before the validation window."""
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def row_numbers(self) -> dict[str, int]:
+        """Return the row number of each item id."""
+        return {item_id: row for row, item_id in enumerate(self.item_ids)}
+
+
+def item_text(title: str, description: str | None) -> str:
+    """Return what the encoder reads of an item."""
+    return f"{title}. {description}" if description else title
+
+
+def load_catalog(connection: duckdb.DuckDBPyConnection, until: datetime) -> Catalog:
+    """Read the items, and count the events of each one before `until`.
+
+    Args:
+        connection: Has the views `items` and `events` of the data contract.
+
+    Raises:
+        DataError: there are no items.
+    """
+    types = ", ".join(f"'{name}'" for name in HISTORY_EVENT_TYPES)
+    table = connection.execute(
+        f"""
+        SELECT i.item_id, i.title, i.description, i.category, i.brand, i.price, coalesce(e.n, 0)::FLOAT AS n
+        FROM items i LEFT JOIN (
+            SELECT item_id, count(*) AS n FROM events
+            WHERE event_type IN ({types}) AND event_timestamp < $until AND created_timestamp <= $until GROUP BY item_id
+        ) e USING (item_id)
+        ORDER BY i.item_id
+        """,
+        {"until": until},
+    ).to_arrow_table()
+    if table.num_rows == 0:
+        raise DataError("The items table is empty: run `headrace ingest_tables` and `headrace validate_tables` first.")
+    titles = table["title"].to_pylist()
+    texts = [item_text(*pair) for pair in zip(titles, table["description"].to_pylist(), strict=True)]
+    category_names, categories = _numbered(table["category"].to_pylist())
+    brand_names, brands = _numbered(table["brand"].to_pylist())
+    return Catalog(
+        item_ids=table["item_id"].to_pylist(),
+        texts=texts,
+        titles=titles,
+        category_names=category_names,
+        categories=categories,
+        brand_names=brand_names,
+        brands=brands,
+        log_prices=standardized_log(table["price"].to_numpy().astype(np.float64)),
+        event_counts=table["n"].to_numpy().astype(np.float32),
+    )
+
+
+def standardized_log(prices: np.ndarray) -> np.ndarray:
+    """Return log prices with mean 0 and deviation 1, float32 `(n,)`; 0 where the price is missing or not positive."""
+    known = np.isfinite(prices) & (prices > 0)
+    out = np.zeros(len(prices), np.float32)
+    if known.sum() < 2:
+        return out
+    logs = np.log(prices[known])
+    out[known] = (logs - logs.mean()) / max(float(logs.std()), 1e-6)
+    return out
+
+
+def _numbered(values: Sequence[str | None]) -> tuple[list[str], np.ndarray]:
+    names = [UNKNOWN, *sorted({value for value in values if value})]
+    numbers = {name: number for number, name in enumerate(names)}
+    return names, np.array([numbers[value or UNKNOWN] for value in values], np.int64)
