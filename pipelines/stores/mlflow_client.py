@@ -23,9 +23,20 @@ STEP_TAG = "headrace.step"
 _PARENT_TAG = "mlflow.parentRunId"
 
 
+def _settle() -> None:
+    """Set what has to be set before MLflow is imported: no telemetry, no progress bars, no needless warnings."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # no warning where git is not installed
+    # MLflow 3.17 on SQLAlchemy 2.1 says so once, when its tables are mapped; nothing we can change.
+    warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+
+
 @contextmanager
 def mlflow_errors(doing: str) -> Iterator[None]:
     """Turn what MLflow raises into a `StoreError` that says what was being done."""
+    _settle()
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -68,12 +79,7 @@ class MlflowBackend:
         Raises:
             StoreError: the database or the server does not answer.
         """
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # no warning where git is not installed
-        # MLflow 3.17 on SQLAlchemy 2.1 says so once, when its tables are mapped; nothing we can change.
-        warnings.filterwarnings("ignore", message="The ``noload`` loader strategy is deprecated")
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+        _settle()
         from mlflow import MlflowClient
 
         if self.uri is None:

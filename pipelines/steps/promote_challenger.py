@@ -1,0 +1,50 @@
+"""Step: give the challenger the champion alias if it passes the gate."""
+
+from pipelines.config import PromotionConfig
+from pipelines.promotion.gate import decide_promotion
+from pipelines.schemas import CompressedBundle, EvaluationReport, PromotionDecision
+from pipelines.stores.experiment_tracker import ExperimentTracker
+from pipelines.stores.model_registry import ModelRegistry
+
+
+def promote_challenger(
+    report: EvaluationReport,
+    compressed: CompressedBundle,
+    *,
+    registry: ModelRegistry,
+    tracker: ExperimentTracker,
+    policy: PromotionConfig,
+    force: bool = False,
+) -> PromotionDecision:
+    """Move the champion alias to the challenger, or record why it stays.
+
+    Safe to run twice: alias and tags end up the same. A challenger that is the champion already stays it.
+
+    Args:
+        force: Promote in spite of the gate; its objections are kept with the decision.
+    """
+    answer = decide_promotion(report, compressed.size_mib, policy)
+    promoted = answer.passed or force
+    reasons = answer.reasons if answer.passed or not force else ("forced by hand in spite of:", *answer.reasons)
+    with tracker.step(report.run, "promote_challenger") as log:
+        registry.tag(compressed.version, "promotion", "promoted" if promoted else "refused")
+        registry.tag(compressed.version, "promotion_reasons", "; ".join(reasons))
+        if promoted:
+            registry.set_champion(compressed.version)
+        champion = registry.champion()
+        decision = PromotionDecision(
+            run=report.run,
+            bundle=compressed.bundle,
+            promoted=promoted,
+            reasons=reasons,
+            champion=champion.bundle if champion else None,
+        )
+        log.params(policy.model_dump())
+        tags = {
+            "promotion": "promoted" if promoted else "refused",
+            "promotion.reasons": "; ".join(reasons),
+            "promotion.champion": decision.champion or "none",
+        }
+        log.tags(tags)
+        tracker.parent(report.run).tags(tags)
+    return decision

@@ -1,0 +1,38 @@
+"""Step: give the champion alias back to the champion before."""
+
+from pipelines.errors import DataError
+from pipelines.schemas import PromotionDecision
+from pipelines.stores.model_registry import ModelRegistry
+
+
+def rollback_champion(*, registry: ModelRegistry, to: str | None = None) -> PromotionDecision:
+    """Move the champion alias back; `deploy_bundle` then makes the service answer from it.
+
+    With `to`, running it twice gives the same state. Without, each call goes one champion further back.
+
+    Args:
+        to: Bundle id of an earlier champion; None means the one before the present one.
+
+    Raises:
+        DataError: there is no earlier champion, or `to` was never the champion.
+    """
+    champion = registry.champion()
+    if to is None:
+        target = registry.previous_champion()
+        if target is None:
+            known = f"bundle {champion.bundle} is the first champion" if champion else "there is no champion yet"
+            raise DataError(f"There is nothing to roll back to: {known}. Train and promote a challenger instead.")
+    else:
+        target = registry.find(to)
+        if target is None:
+            known = ", ".join(version.bundle for version in registry.versions()) or "none"
+            raise DataError(f"Bundle {to} is not registered (registered are: {known}): name one of those.")
+    registry.restore_champion(target.version)
+    before = champion.bundle if champion else "none"
+    return PromotionDecision(
+        run=target.run,
+        bundle=target.bundle,
+        promoted=True,
+        reasons=(f"rolled back by hand from {before}",),
+        champion=target.bundle,
+    )
