@@ -15,7 +15,7 @@ from pipelines.schemas import TABLES
 from pipelines.stores.sql import identifier, quoted, sql_type
 
 ORIGIN_COLUMNS = {"row_number": "BIGINT", "source": "VARCHAR", "unreadable": "VARCHAR"}
-"""Columns beside the contract's: where the row stood (from 1), who gave it, and which of its values could not be read."""
+"""Columns beside the contract's: where the row stood (from 1), who gave it, which of its values could not be read."""
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ class CompleteJourneySource:
         return files
 
     def _shift_weeks(self, connection: duckdb.DuckDBPyConnection, transactions: Path, until: datetime) -> int:
-        """Return by how many whole weeks (so that weekdays stay) the data moves to end just before the day asked for."""
+        """Return by how many whole weeks (weekdays stay) the data moves to end just before the day asked for."""
         if self._replay_until is None:
             return 0
         day = until.astimezone(UTC).date() if self._replay_until == "today" else self._replay_until

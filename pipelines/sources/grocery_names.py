@@ -1,4 +1,7 @@
-"""Readable names from the shorthand of a grocery till: `SFT DRNK 2 LITER BTL CARB INCL` → `soft drink 2 liter bottle carbonated`."""
+"""Readable names from the shorthand of a grocery till.
+
+`SFT DRNK 2 LITER BTL CARB INCL` becomes `soft drink 2 liter bottle carbonated`.
+"""
 
 import re
 
@@ -12,7 +15,8 @@ _WORDS = {
     "DNR": "dinner", "DNRS": "dinners", "DOGFD": "dog food", "DRNK": "drink", "DRNKING": "drinking",
     "DRNKNG": "drinking", "DRNKS": "drinks", "DRP": "drops", "DRSNG": "dressing", "DSH": "dishes", "FD": "food",
     "FEM": "feminine", "FLVR": "flavor", "FLVRD": "flavored", "FRD": "fried", "FRZ": "frozen", "FRZN": "frozen",
-    "GDS": "goods", "GRND": "ground", "HANDKE": "handkerchiefs", "HYGN": "hygiene", "INCL": "", "EXCP": "", "EX": "",
+    "GDS": "goods", "GM": "general merchandise", "HBC": "health and beauty", "PCKGD": "packaged",
+    "GRND": "ground", "HANDKE": "handkerchiefs", "HYGN": "hygiene", "INCL": "", "EXCP": "", "EX": "",
     "EXCL": "", "JCE": "juice", "LIQ": "liquid", "LIQS": "liquids", "LOZNG": "lozenges", "LTR": "lighter",
     "MEMORABLILIA": "memorabilia", "MFG": "manufacturer", "MISC": "miscellaneous", "MIXS": "mixes", "MLK": "milk",
     "MLT": "multi", "MNERAL": "mineral", "MNRL": "mineral", "MX": "mix", "MXS": "mixes", "NDAIRY": "non-dairy",
@@ -20,13 +24,16 @@ _WORDS = {
     "PKLD": "pickled", "PICKLD": "pickled", "PLSTC": "plastic", "PNT": "peanut", "PREM": "premium",
     "PREP": "prepared", "PREPORTND": "preportioned", "PROD": "produce", "PRSLC": "presliced", "PWDR": "powder",
     "PWDRS": "powders", "REFRGRATD": "refrigerated", "REFRIG": "refrigerated", "REG": "regular", "SALD": "salad",
-    "SAUS": "sausage", "SAUCESSALSAPICANTEE": "sauces salsa picante", "SFT": "soft", "SGL": "single", "SHERBTS": "sherbets",
+    "SAUS": "sausage", "SAUCESSALSAPICANTEE": "sauces salsa picante", "SFT": "soft", "SGL": "single",
+    "SHERBTS": "sherbets",
     "SLC": "sliced", "SNDWCH": "sandwich", "SNGL": "single", "SNKS": "snacks", "SPECILATY": "specialty",
     "SPLY": "supplies", "SPRD": "spread", "SRV": "serve", "SUP": "super", "SUPPPLIES": "supplies",
     "SWEETNERS": "sweeteners", "SYRP": "syrup", "TISS": "tissue", "TORT": "tortilla", "TRSH": "trash",
     "VAC": "vacuum", "VEG": "vegetable", "WHL": "whole", "WHLSM": "wholesome", "WTR": "water",
     "XPCTRNT": "expectorant",
 }  # fmt: skip
+_CUT_AFTER = 30
+"""Characters after which the till cuts a name."""
 _UNITS = {"GA": "gal", "LTR": "l", "LITER": "l", "CTN": "carton"}
 
 
@@ -34,7 +41,9 @@ def readable_name(shorthand: str | None) -> str | None:
     """Spell a category or product type out, in lower case; None where nothing is left."""
     if not shorthand:
         return None
-    text = re.sub(r"\([^)]*$", "", shorthand)  # the till cuts names after 30 characters, often inside brackets
+    text = re.sub(r"\([^)]*$", "", shorthand)  # cut inside brackets
+    if len(shorthand) >= _CUT_AFTER:
+        text = re.sub(r"[ /&-]+[A-Z]{1,2}$", "", text)  # what is left of the word at the cut
     text = re.sub(r"[()]", " ", text.replace("&", " and ").replace("/", " and "))
     text = re.sub(r"\bNON[- ]", "NON_", text)
     words = re.findall(r"[A-Z0-9%'_]+", text.upper())

@@ -1,7 +1,7 @@
 """Step: read everything that arrived since the last accepted window, in contract form, with pseudonyms."""
 
 import shutil
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Protocol
 
 import duckdb
@@ -11,14 +11,12 @@ from pipelines.errors import DataError
 from pipelines.progress import Progress
 from pipelines.pseudonyms import Pseudonymizer
 from pipelines.schemas import EVENTS, TABLES, IngestedWindow
-from pipelines.sources.base import ORIGIN_COLUMNS, Source, SourceTables, contract_query, timestamp
+from pipelines.sources.base import Source, contract_query, timestamp
 from pipelines.stores.files import replacing_folder, write_text
 from pipelines.stores.sql import identifier, write_parquet
 from pipelines.stores.table_store import IngestedManifest, TableStore, window_id
 
 EVENT_LOG = "event_log"
-_OVERLAP = timedelta(hours=1)
-"""How far back the event log is read again, for events that were being written while it was read last time."""
 _ID_BATCH = 50_000
 
 
@@ -59,20 +57,24 @@ def ingest_tables(
         read = source.read(connection, since=since, until=until, state=tables.source_state(source.name))
         connection.execute("CREATE TEMP TABLE pseudonyms (raw VARCHAR PRIMARY KEY, pseudonym VARCHAR)")
         rows: dict[str, int] = {}
-        for done, (table, query) in enumerate(read.queries.items(), start=1):
-            progress.update("reading tables", done, len(read.queries), table)
+        queries = {**read.queries}
+        queries.setdefault("events", f"SELECT * FROM ({contract_query('events', {}, '(SELECT 1)')}) WHERE false")
+        for done, (table, query) in enumerate(queries.items(), start=1):
             if table in ("events", "users"):
                 _add_pseudonyms(connection, query, pseudonymizer)
-            query = _in_window(table, query, read, since=since, until=until)
+                query = _with_pseudonyms(query)
             if table == "events":
-                logged = event_log.read(since - _OVERLAP if since else None, until)
-                connection.register("logged_events", logged.select(EVENTS.names))
-                query = f"{query} UNION ALL {_logged_events()}"
-            count = write_parquet(connection, query, folder / f"{table}.parquet")
-            if count:
+                connection.register("logged_events", event_log.read(since, until))
+                query = f"{_with_event_ids(query)} UNION ALL {_logged_events()}"
+            if since is not None:
+                query = _unknown(
+                    table, query, since=since, until=until, arrival_known=read.arrival_known.get(table, True)
+                )
+            if count := write_parquet(connection, query, folder / f"{table}.parquet"):
                 rows[table] = count
             else:
                 (folder / f"{table}.parquet").unlink()
+            progress.update("reading tables", done, len(queries), f"{table}: {count:,} rows")
         _refuse_empty_start(source.name, rows, since=since, until=until)
         result = IngestedWindow(
             window=window,
@@ -111,9 +113,8 @@ def _remove_accepted(tables: TableStore) -> None:
 
 def _add_pseudonyms(connection: duckdb.DuckDBPyConnection, query: str, pseudonymizer: Pseudonymizer) -> None:
     """Add the pseudonyms of the query's users to the table `pseudonyms`, each distinct id once."""
-    known = "SELECT raw FROM pseudonyms"
     new = connection.sql(
-        f"SELECT DISTINCT user_id FROM ({query}) WHERE user_id IS NOT NULL AND user_id <> '' AND user_id NOT IN ({known})"
+        f"SELECT DISTINCT user_id FROM ({query}) AS given ANTI JOIN pseudonyms ON raw = user_id WHERE user_id <> ''"
     ).to_arrow_table()
     for start in range(0, new.num_rows, _ID_BATCH):
         raw = new["user_id"].slice(start, _ID_BATCH).to_pylist()
@@ -123,39 +124,48 @@ def _add_pseudonyms(connection: duckdb.DuckDBPyConnection, query: str, pseudonym
         connection.unregister("pseudonym_batch")
 
 
-def _in_window(table: str, query: str, read: SourceTables, *, since: datetime | None, until: datetime) -> str:
-    """Return the query with pseudonyms and ids, without what is known already where the source cannot tell."""
-    names = [*TABLES[table].names, *ORIGIN_COLUMNS]
-    replaced = {}
-    if table in ("events", "users"):
-        query = f"SELECT given.* REPLACE (pseudonym AS user_id) FROM ({query}) AS given LEFT JOIN pseudonyms ON raw = given.user_id"
+def _with_pseudonyms(query: str) -> str:
+    """Return the query with pseudonyms in place of the raw user ids; an empty id becomes null."""
+    return (
+        f"SELECT given.* REPLACE (pseudonym AS user_id) FROM ({query}) AS given "
+        "LEFT JOIN pseudonyms ON raw = given.user_id"
+    )
+
+
+def _with_event_ids(query: str) -> str:
+    """Return the query with an id made of the event's content where the source gives none."""
+    content = ("user_id", "session_id", "event_type", "item_id", "query", "position", "value", "event_timestamp")
+    parts = ", ".join(f"coalesce(CAST({name} AS VARCHAR), '')" for name in content)
+    return f"SELECT * REPLACE (coalesce(event_id, md5(concat_ws('|', {parts}))) AS event_id) FROM ({query})"
+
+
+def _unknown(table: str, query: str, *, since: datetime, until: datetime, arrival_known: bool) -> str:
+    """Return the rows of the query that were neither accepted nor set aside in an earlier window."""
     if table == "events":
-        hashed = ["user_id", "session_id", "event_type", "item_id", "query", "position", "value", "event_timestamp"]
-        parts = ", ".join(f"coalesce(CAST({name} AS VARCHAR), '')" for name in hashed)
-        query = f"SELECT * REPLACE (coalesce(event_id, md5(concat_ws('|', {parts}))) AS event_id) FROM ({query})"
-    if not read.arrival_known.get(table, True) and since is not None:
-        if table == "events":
-            query = f"SELECT * FROM ({query}) AS new ANTI JOIN events AS old USING (event_id)"
-            # Seen for the first time although it happened before the last window: it arrived in this one.
-            replaced["created_timestamp"] = (
-                f"CASE WHEN event_timestamp <= {timestamp(since)} THEN {timestamp(until)} ELSE created_timestamp END"
-            )
-        else:
-            same = [name for name in TABLES[table].names if name != "updated_at"]
-            condition = " AND ".join(
-                f"new.{identifier(name)} IS NOT DISTINCT FROM old.{identifier(name)}" for name in same
-            )
-            query = f"SELECT new.* FROM ({query}) AS new ANTI JOIN {table} AS old ON {condition}"
-    columns = ", ".join(f"{replaced[name]} AS {name}" if name in replaced else identifier(name) for name in names)
-    return f"SELECT {columns} FROM ({query})"
+        known = "(SELECT event_id FROM events UNION ALL SELECT event_id FROM quarantined_events)"
+        query = f"SELECT * FROM ({query}) AS new ANTI JOIN {known} AS old USING (event_id)"
+        if arrival_known:
+            return query
+        # Seen for the first time although it happened before the last window ended: it arrived in this one.
+        return (
+            "SELECT * REPLACE (CASE WHEN event_timestamp <= "
+            f"{timestamp(since)} THEN {timestamp(until)} ELSE created_timestamp END AS created_timestamp) FROM ({query})"
+        )
+    if arrival_known:
+        return query
+    content = [identifier(name) for name in TABLES[table].names if name != "updated_at"]
+    known = " UNION ALL ".join(f"SELECT {', '.join(content)} FROM {name}" for name in (table, f"quarantined_{table}"))
+    same = " AND ".join(
+        f"CAST(new.{name} AS VARCHAR) IS NOT DISTINCT FROM CAST(old.{name} AS VARCHAR)" for name in content
+    )
+    return f"SELECT new.* FROM ({query}) AS new ANTI JOIN ({known}) AS old ON {same}"
 
 
 def _logged_events() -> str:
-    """Return the query of the event log's rows that are not in the tables yet; their users are pseudonyms already."""
+    """Return the query of the event log's rows; their users are pseudonyms already."""
     expressions = {name: identifier(name) for name in EVENTS.names}
     expressions |= {"row_number": "row_number() OVER ()", "source": f"'{EVENT_LOG}'"}
-    query = contract_query("events", expressions, "logged_events")
-    return f"SELECT new.* FROM ({query}) AS new ANTI JOIN events AS old USING (event_id)"
+    return contract_query("events", expressions, "logged_events")
 
 
 def _refuse_empty_start(source: str, rows: dict[str, int], *, since: datetime | None, until: datetime) -> None:

@@ -160,7 +160,10 @@ class TableStore:
 
     @contextmanager
     def writing_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Give a connection with the views of `connect`, empty ones where nothing was accepted yet."""
+        """Give a connection with the views of `connect`, empty ones where nothing was accepted yet.
+
+        Beside each view `<table>` stands `quarantined_<table>`, the rows that were set aside in any window.
+        """
         connection = self._connect(DEFAULT_MEMORY_MIB)
         try:
             yield connection
@@ -276,6 +279,11 @@ class TableStore:
                 files = [self.folder / manifest.current[table].path] if table in manifest.current else []
             query = f"SELECT * FROM read_parquet({quoted_list(files)})" if files else empty_select(schema)
             connection.execute(f"CREATE VIEW {table} AS {query}")
+            aside = sorted(self.quarantine.glob(f"*/{table}.parquet"))
+            query = (
+                f"SELECT {_columns(table)} FROM read_parquet({quoted_list(aside)})" if aside else empty_select(schema)
+            )
+            connection.execute(f"CREATE VIEW quarantined_{table} AS {query}")
         return connection
 
     def _set_aside(self, connection: duckdb.DuckDBPyConnection, file: Path, target: Path) -> int:
