@@ -121,8 +121,10 @@ class CompressionConfig(Settings):
 
     min_cosine: float = Field(default=0.98, ge=0, le=1)
     """Mean cosine between int8 and float embeddings below which the step fails."""
-    neighbours: int = Field(default=50, ge=1)
-    """Item-to-item neighbours kept per item."""
+    neighbors: int = Field(default=50, ge=1)
+    """Item-to-item neighbors kept per item."""
+    window_days: int = Field(default=365, ge=1)
+    """Days of events behind the item-to-item table."""
 
 
 class EvaluationConfig(Settings):

@@ -121,17 +121,18 @@ class Wiring:
     @cached_property
     def source(self) -> "Source":
         """Where tables come from."""
-        from pipelines.sources.completejourney import CompleteJourneySource
-        from pipelines.sources.tables import TablesSource
-
         settings = self.config.source
         if settings.kind == "completejourney":
+            from pipelines.sources.completejourney import CompleteJourneySource
+
             return CompleteJourneySource(replay_until=settings.replay_until)
         if settings.mapping is None:
             raise ConfigError(
                 "`source.kind` is `tables` but `source.mapping` names no file: set it to the YAML file that maps your "
                 "columns (docs/your-own-data.md shows one)."
             )
+        from pipelines.sources.tables import TablesSource
+
         return TablesSource(settings.mapping)
 
     @cached_property
@@ -322,7 +323,7 @@ def _finetune_model(wiring: Wiring, *, run: str | None = None) -> tuple[str, Rec
     trained = finetune_model(
         wiring.records.load(run, "build_training_set", TrainingSet),
         tables=wiring.tables,
-        bundles_dir=wiring.places.bundles,
+        training_dir=wiring.places.training,
         tracker=wiring.tracker,
         config=wiring.config_for(wiring.choices_of(run)).training,
         cache_dir=wiring.places.embedding_cache,
@@ -342,7 +343,8 @@ def _compress_model(wiring: Wiring, *, run: str | None = None) -> tuple[str, Rec
         bundles_dir=wiring.places.bundles,
         registry=wiring.registry,
         tracker=wiring.tracker,
-        config=wiring.config.compression,
+        config=wiring.config_for(wiring.choices_of(run)),
+        cache_dir=wiring.places.embedding_cache,
         progress=wiring.progress,
         now=datetime.now(UTC),
     )

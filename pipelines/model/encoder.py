@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from pipelines.errors import ConfigError
 from pipelines.model.pretrained import locate_encoder
@@ -63,6 +64,7 @@ def load_encoder(name: str) -> tuple[SentenceEncoder, PreTrainedTokenizerBase]:
         ConfigError: there is no such encoder.
     """
     source = locate_encoder(name)
+    disable_progress_bar()
     try:
         transformer = AutoModel.from_pretrained(
             source, attn_implementation="eager", use_safetensors=True, dtype=torch.float32

@@ -143,7 +143,7 @@ def validation_recall(
 ) -> float:
     """Return recall@k of items new to the user, every item ranked, what the user has seen left out.
 
-    recall@k = |top k ∩ targets| / min(k, |targets|), averaged over rows that have a target.
+    recall@k = |top k ∩ targets| / |targets|, averaged over rows that have a target.
     """
     wanted = [row for row in range(len(rows)) if len(rows.new_targets[row])]
     vectors = item_vectors(towers, items)
@@ -156,7 +156,7 @@ def validation_recall(
                 scores[place, torch.from_numpy(rows.seen[row]).to(scores.device)] = -torch.inf
             top = scores.topk(min(k, scores.shape[1])).indices.cpu().numpy()
             hits += [
-                len(np.intersect1d(found, rows.new_targets[row])) / min(k, len(rows.new_targets[row]))
+                len(np.intersect1d(found, rows.new_targets[row])) / len(rows.new_targets[row])
                 for found, row in zip(top, part, strict=True)
             ]
     towers.train()
