@@ -33,7 +33,8 @@ the pointer that the running service watches).
     doc_md=DOC,
 )
 def rollback() -> None:
-    @task
+    # Never retried: each call without `to` goes one champion further back.
+    @task(retries=0)
     def rollback_champion() -> dict[str, Any]:
         from pipelines.airflow_tasks import run_task
 
