@@ -28,7 +28,9 @@ def activity_vector(values: Mapping[str, float | None]) -> np.ndarray:
     Returns:
         float32 `(len(ACTIVITY_FEATURES),)`, each >= 0.
     """
-    raw = np.array([values.get(name) if values.get(name) is not None else 0.0 for name in ACTIVITY_FEATURES], np.float64)
+    raw = np.array(
+        [values.get(name) if values.get(name) is not None else 0.0 for name in ACTIVITY_FEATURES], np.float64
+    )
     return np.log1p(np.maximum(np.nan_to_num(raw, nan=0.0), 0.0)).astype(np.float32)
 
 

@@ -16,8 +16,8 @@ def user_history_sql(history_length: int = MAX_HISTORY) -> str:
 
     Events of one moment stand in the order of their ids. `created_timestamp` is the latest arrival among the
     events in the row: a reader at an earlier time gets an older row, which may lack events that it could have
-    known, but never has one that it could not. `moment_id` names the row. The query has one parameter, `$until`: events that arrived later
-    are left out.
+    known, but never has one that it could not. `moment_id` names the row. The query has one parameter, `$until`:
+    events that arrived later are left out.
     """
     types = ", ".join(f"'{name}'" for name in HISTORY_EVENT_TYPES)
     last = f"[greatest(1, n - {history_length - 1}):n]"

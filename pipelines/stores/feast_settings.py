@@ -1,6 +1,7 @@
 """How Feast is imported and set up: the same for the steps and for the service."""
 
 import os
+import sqlite3
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -94,3 +95,10 @@ def open_feature_store(feast_dir: Path, online_store: str | None) -> Any:
             repo_path=feast_dir.resolve(),
         )
     )
+
+
+def store_errors() -> tuple[type[Exception], ...]:
+    """Return what an online store raises when it does not answer."""
+    import redis
+
+    return (sqlite3.Error, OSError, redis.exceptions.RedisError)

@@ -1,0 +1,218 @@
+"""Feast as the steps use it: definitions, point-in-time joins for training, materialization for serving."""
+
+import contextlib
+import fcntl
+import importlib.util
+import io
+import os
+import sqlite3
+import warnings
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.errors import DataError, StoreError
+from pipelines.features.activity import ACTIVITY_FEATURES
+from pipelines.places import Places
+from pipelines.progress import Progress
+from pipelines.schemas import TIMESTAMP
+from pipelines.stores.feast_settings import online_store_from_environment, open_feature_store, store_errors
+from pipelines.stores.feature_files import FeatureFiles, FeatureManifest
+from pipelines.stores.sql import open_duckdb, quoted
+
+DEFINITIONS = Path(__file__).parents[2] / "feature_repo" / "features.py"
+HISTORY_FEATURES = ("item_ids", "event_types", "event_times")
+USER_FEATURES = pa.schema(
+    [
+        pa.field("row_id", pa.int64(), nullable=False),
+        pa.field("item_ids", pa.list_(pa.string())),
+        pa.field("event_types", pa.list_(pa.string())),
+        pa.field("event_times", pa.list_(pa.int64())),
+        *(pa.field(name, pa.float64()) for name in ACTIVITY_FEATURES),
+    ]
+)
+"""What was known of a user: histories (empty for a new user), activity (null for a new or long absent one)."""
+_MEMORY_LIMIT_MIB = 1_536
+
+
+class FeatureStoreClient:
+    """Feast on the Parquet files of `build_features` and the online store of the service."""
+
+    def __init__(self, *, places: Places, environment: Mapping[str, str] = os.environ) -> None:
+        self._places = places
+        self._online_store = online_store_from_environment(environment)
+        self._files = FeatureFiles(places.features)
+
+    def manifest(self) -> FeatureManifest:
+        """Return what the offline features were made of.
+
+        Raises:
+            StoreError: there are none, or they are being replaced.
+        """
+        return self._files.load()
+
+    def apply(self) -> None:
+        """Bring Feast's registry and online tables in line with `feature_repo/features.py`. Safe to repeat."""
+        with self._locked(), _feast_calls("Feast's definitions could not be applied"):
+            self._store.apply(list(_definitions(self._places.features).values()))
+            if not self._online_store:
+                # Otherwise the service could not read while a materialization writes. The mode stays in the file.
+                with contextlib.closing(sqlite3.connect(self._places.feast / "online.db")) as database:
+                    database.execute("PRAGMA journal_mode = WAL")
+
+    def materialize(self, until: datetime, progress: Progress) -> dict[str, int]:
+        """Load the newest features up to `until` into the online store.
+
+        Users are loaded whole, at whatever age; item popularity only from rows within its time to live, because
+        an older row would not count anyway.
+
+        Returns:
+            Entities loaded per feature view.
+
+        Raises:
+            StoreError: there are no feature files, or the online store does not answer.
+        """
+        self.manifest()
+        self.apply()
+        views = {
+            "user_activity": datetime(1970, 1, 1, tzinfo=UTC),
+            "user_history": datetime(1970, 1, 1, tzinfo=UTC),
+            "item_popularity": until - self._ttl("item_popularity"),
+        }
+        rows = {}
+        for done, (view, since) in enumerate(views.items()):
+            progress.update("materialize features", done, len(views), view)
+            with self._locked(), _feast_calls(f"{view} could not be materialized"):
+                self._limit_memory()
+                self._store.materialize(since, until, feature_views=[view])
+            rows[view] = self._entities(view, since, until)
+        progress.update("materialize features", len(views), len(views))
+        return rows
+
+    def user_features(self, rows: pa.Table) -> pa.Table:
+        """Join to each row what was known of its user at `as_of`: a point-in-time join with the arrival cut-off.
+
+        A feature row counts if its time and its arrival are not later than `as_of` and, for activity, not older
+        than its time to live. Feast loses the order of rows; here they come back in the order given.
+
+        Args:
+            rows: `row_id` int64 (unique), `user_id` string, `as_of` timestamp[us, UTC].
+
+        Returns:
+            USER_FEATURES, one row for each given row, in the same order.
+
+        Raises:
+            DataError: rows were lost, doubled or changed by the join: a bug, never to be trained on.
+            StoreError: there are no feature files.
+        """
+        self.manifest()
+        self.apply()
+        if not rows.num_rows:
+            return USER_FEATURES.empty_table()
+        entities = pa.table(
+            {"row_id": rows["row_id"], "user_id": rows["user_id"], "event_timestamp": rows["as_of"].cast(TIMESTAMP)}
+        )
+        activity = [f"user_activity:{name}" for name in ACTIVITY_FEATURES]
+        known = self._joined(entities, [*activity, "user_moment:moment_id"])
+        moments = known.select(["row_id", "moment_id", "event_timestamp"]).filter(pc.is_valid(known["moment_id"]))
+        histories = self._joined(moments, [f"moment_history:{name}" for name in HISTORY_FEATURES])
+        position = pc.index_in(known["row_id"], value_set=histories["row_id"].combine_chunks())
+        nothing = {"item_ids": pa.string(), "event_types": pa.string(), "event_times": pa.int64()}
+        columns: dict[str, Any] = {"row_id": known["row_id"]}
+        for name, kind in nothing.items():
+            lists = histories[name].combine_chunks().cast(pa.list_(kind)).take(position.combine_chunks())
+            columns[name] = pc.coalesce(lists, pa.scalar([], pa.list_(kind)))
+        for name in ACTIVITY_FEATURES:
+            columns[name] = known[name].cast(pa.float64())
+        return pa.table(columns, schema=USER_FEATURES)
+
+    # Inside
+
+    @cached_property
+    def _store(self) -> Any:
+        return open_feature_store(self._places.feast, self._online_store)
+
+    def _joined(self, entities: pa.Table, features: list[str]) -> pa.Table:
+        """Join features to entities; as many rows, with the same keys, in the same order."""
+        if not entities.num_rows:
+            fields = [pa.field(name.split(":")[1], pa.null()) for name in features]
+            return pa.schema([*entities.schema, *fields]).empty_table()
+        with _feast_calls("The point-in-time join failed"):
+            self._limit_memory()
+            joined = self._store.get_historical_features(
+                entity_df=entities.to_pandas(), features=features, filter_by_created_timestamp=True
+            ).to_arrow()
+        position = pc.index_in(entities["row_id"], value_set=joined["row_id"].combine_chunks())
+        if joined.num_rows == entities.num_rows and not position.null_count:
+            ordered = joined.take(position)
+            if all(ordered[name].cast(entities[name].type).equals(entities[name]) for name in entities.column_names):
+                return ordered
+        raise DataError(
+            f"The point-in-time join of {', '.join(features)} gave {joined.num_rows} rows for {entities.num_rows}, or "
+            "changed their keys: nothing may be trained on it. Check that row ids are unique; otherwise report a bug."
+        )
+
+    def _ttl(self, view: str) -> timedelta:
+        ttl: timedelta = self._store.get_feature_view(view).ttl
+        return ttl
+
+    def _entities(self, view: str, since: datetime, until: datetime) -> int:
+        """Count the entities that have a row in the time range."""
+        key = self._store.get_feature_view(view).entity_columns[0].name
+        with open_duckdb() as connection:
+            row = connection.execute(
+                f"SELECT count(DISTINCT {key}) FROM read_parquet({quoted(self._files.path(view))}) "
+                "WHERE event_timestamp BETWEEN ? AND ?",
+                [since, until],
+            ).fetchone()
+        return int(row[0]) if row else 0
+
+    def _limit_memory(self) -> None:
+        """Keep Feast's DuckDB within bounds: by itself it takes 80 % of the machine."""
+        import ibis  # type: ignore[import-untyped]
+
+        spill = self._places.feast / ".spill"
+        backend = ibis.get_backend()
+        for setting in (
+            f"memory_limit = '{_MEMORY_LIMIT_MIB}MiB'",
+            f"temp_directory = {quoted(spill)}",
+            "TimeZone = 'UTC'",
+        ):
+            backend.raw_sql(f"SET {setting}")
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Let one process at a time change the registry, which is one file."""
+        self._places.feast.mkdir(parents=True, exist_ok=True)
+        with (self._places.feast / ".registry.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _definitions(features: Path) -> dict[str, Any]:
+    """Load `feature_repo/features.py`, which is no package, and return its definitions over these files."""
+    spec = importlib.util.spec_from_file_location("headrace_feature_repo", DEFINITIONS)
+    if spec is None or spec.loader is None or not DEFINITIONS.is_file():
+        raise StoreError(f"The feature definitions are not at {DEFINITIONS}: run Headrace from its checkout.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    definitions: dict[str, Any] = module.define(features)
+    return definitions
+
+
+@contextlib.contextmanager
+def _feast_calls(what_failed: str) -> Iterator[None]:
+    """Swallow Feast's chatter, and turn a store that does not answer into a `StoreError`."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # ibis on DuckDB 2
+            yield
+    except store_errors() as error:
+        raise StoreError(
+            f"{what_failed}: {error}. Check the online store and the disk, then run the step again."
+        ) from error
