@@ -1,5 +1,6 @@
 """Step: make the challenger, the folder that would be served, from the trained model."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -104,7 +105,7 @@ def _write(
             neighbours=config.compression.neighbors,
         )
         progress.update("item-to-item table", 1, 1)
-        items = connection.execute("SELECT * EXCLUDE (attributes) FROM items ORDER BY item_id").to_arrow_table()
+        items = connection.sql("SELECT * EXCLUDE (attributes) FROM items ORDER BY item_id").to_arrow_table()
         popularity = _popularity(connection, cut, catalog, config.features.popularity_half_life_days)
     encoder, tokenizer, towers = load_trained_model(source, catalog, config.training)
     with TemporaryDirectory(prefix="headrace-") as scratch:
@@ -123,7 +124,7 @@ def _write(
             open_session(work / "encoder.onnx", "cpu"), source.encoder / "tokenizer.json", config.training.max_tokens
         )
 
-        def encode(texts: list[str]) -> np.ndarray:
+        def encode(texts: Sequence[str]) -> np.ndarray:
             parts = []
             for start in range(0, len(texts), _ENCODE_BATCH):
                 parts.append(int8.encode(texts[start : start + _ENCODE_BATCH]))
@@ -182,20 +183,20 @@ def _fit_fusion(bundle: Bundle, training_set: TrainingSet, catalog: Catalog) -> 
 
 def _events(connection: duckdb.DuckDBPyConnection, until: datetime, window_days: int) -> pa.Table:
     types = ", ".join(f"'{name}'" for name in HISTORY_EVENT_TYPES)
-    return connection.execute(
+    return connection.sql(
         f"""
         SELECT user_id, session_id, item_id, event_type, event_timestamp FROM events
         WHERE item_id IS NOT NULL AND event_type IN ({types}) AND event_timestamp >= $since
           AND event_timestamp < $until AND created_timestamp <= $until
         """,
-        {"since": until - timedelta(days=window_days), "until": until},
+        params={"since": until - timedelta(days=window_days), "until": until},
     ).to_arrow_table()
 
 
 def _popularity(
     connection: duckdb.DuckDBPyConnection, as_of: datetime, catalog: Catalog, half_life_days: float
 ) -> np.ndarray:
-    table = connection.execute(popularity_as_of_sql(half_life_days), {"as_of": as_of}).to_arrow_table()
+    table = connection.sql(popularity_as_of_sql(half_life_days), params={"as_of": as_of}).to_arrow_table()
     numbers = catalog.row_numbers()
     out = np.zeros(len(catalog), np.float32)
     for item_id, value in zip(table["item_id"].to_pylist(), table["popularity"].to_pylist(), strict=True):

@@ -56,7 +56,7 @@ def load_catalog(connection: duckdb.DuckDBPyConnection, until: datetime) -> Cata
         DataError: there are no items.
     """
     types = ", ".join(f"'{name}'" for name in HISTORY_EVENT_TYPES)
-    table = connection.execute(
+    table = connection.sql(
         f"""
         SELECT i.item_id, i.title, i.description, i.category, i.brand, i.price, coalesce(e.n, 0)::FLOAT AS n
         FROM items i LEFT JOIN (
@@ -65,7 +65,7 @@ def load_catalog(connection: duckdb.DuckDBPyConnection, until: datetime) -> Cata
         ) e USING (item_id)
         ORDER BY i.item_id
         """,
-        {"until": until},
+        params={"until": until},
     ).to_arrow_table()
     if table.num_rows == 0:
         raise DataError("The items table is empty: run `headrace ingest_tables` and `headrace validate_tables` first.")

@@ -22,14 +22,14 @@ def logged_pairs(
     Returns:
         The queries, and the row numbers of their items, int64 `(n,)`.
     """
-    table = connection.execute(
+    table = connection.sql(
         f"""
         SELECT lower(trim(query)) AS query, item_id FROM events
         WHERE query IS NOT NULL AND trim(query) <> '' AND item_id IS NOT NULL AND event_type <> 'impression'
           AND event_timestamp < $until AND created_timestamp <= $until
         ORDER BY event_timestamp DESC, event_id LIMIT {_MAX_LOGGED_PAIRS}
         """,
-        {"until": until},
+        params={"until": until},
     ).to_arrow_table()
     numbers = catalog.row_numbers()
     rows = np.array([numbers.get(item_id, -1) for item_id in table["item_id"].to_pylist()], np.int64)
