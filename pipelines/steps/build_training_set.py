@@ -120,15 +120,15 @@ def _find(folder: Path) -> TrainingSet | None:
 
 
 def _newest_purchase(connection: duckdb.DuckDBPyConnection) -> datetime:
-    row = connection.execute(
+    [(newest,)] = connection.execute(
         "SELECT max(event_timestamp) FROM events WHERE event_type = 'purchase' AND item_id IS NOT NULL"
-    ).fetchone()
-    if row is None or row[0] is None:
+    ).fetchall()
+    if newest is None:
         raise DataError(
             "The tables hold no purchase of an item, and baskets are what the model learns from: check the mapping of "
             "`event_type` and `item_id` in your source, then run `headrace ingest_tables` again."
         )
-    return row[0]
+    return newest
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, split: Split, config: TrainingSetConfig) -> pa.Table:
