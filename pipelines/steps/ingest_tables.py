@@ -60,17 +60,23 @@ def ingest_tables(
         queries = {**read.queries}
         queries.setdefault("events", f"SELECT * FROM ({contract_query('events', {}, '(SELECT 1)')}) WHERE false")
         for done, (table, query) in enumerate(queries.items(), start=1):
-            if table in ("events", "users"):
-                _add_pseudonyms(connection, query, pseudonymizer)
-                query = _with_pseudonyms(query)
-            if table == "events":
-                connection.register("logged_events", event_log.read(since, until))
-                query = f"{_with_event_ids(query)} UNION ALL {_logged_events()}"
-            if since is not None:
-                query = _unknown(
-                    table, query, since=since, until=until, arrival_known=read.arrival_known.get(table, True)
-                )
-            if count := write_parquet(connection, query, folder / f"{table}.parquet"):
+            try:
+                if table in ("events", "users"):
+                    _add_pseudonyms(connection, query, pseudonymizer)
+                    query = _with_pseudonyms(query)
+                if table == "events":
+                    connection.register("logged_events", event_log.read(since, until))
+                    query = f"{_with_event_ids(query)} UNION ALL {_logged_events()}"
+                if since is not None:
+                    arrival_known = read.arrival_known.get(table, True)
+                    query = _unknown(table, query, since=since, until=until, arrival_known=arrival_known)
+                count = write_parquet(connection, query, folder / f"{table}.parquet")
+            except duckdb.Error as error:
+                raise DataError(
+                    f"The table {table} of the source `{source.name}` cannot be read: {' '.join(str(error).split())} "
+                    "Mend the source, then run `headrace ingest_tables` again."
+                ) from None
+            if count:
                 rows[table] = count
             else:
                 (folder / f"{table}.parquet").unlink()
@@ -147,10 +153,8 @@ def _unknown(table: str, query: str, *, since: datetime, until: datetime, arriva
         if arrival_known:
             return query
         # Seen for the first time although it happened before the last window ended: it arrived in this one.
-        return (
-            "SELECT * REPLACE (CASE WHEN event_timestamp <= "
-            f"{timestamp(since)} THEN {timestamp(until)} ELSE created_timestamp END AS created_timestamp) FROM ({query})"
-        )
+        arrival = f"CASE WHEN event_timestamp <= {timestamp(since)} THEN {timestamp(until)} ELSE created_timestamp END"
+        return f"SELECT * REPLACE ({arrival} AS created_timestamp) FROM ({query})"
     if arrival_known:
         return query
     content = [identifier(name) for name in TABLES[table].names if name != "updated_at"]
