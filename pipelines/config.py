@@ -134,8 +134,10 @@ class EvaluationConfig(Settings):
     """Resamples of users behind each interval."""
     latency_requests: int = Field(default=200, ge=20)
     """Requests timed through the bundle."""
+    search_queries: int = Field(default=300, ge=1)
+    """Queries that search is measured with."""
     seed: int = 13
-    """Seed of the bootstrap."""
+    """Seed of the bootstrap and of made-up queries."""
 
 
 class PromotionConfig(Settings):
@@ -159,7 +161,9 @@ class ServingConfig(Settings):
     """How the service answers. The service reads it at start."""
 
     candidates: int = Field(default=200, ge=10)
-    """Candidates per generator."""
+    """Items taken from the int8 index and scored exactly."""
+    feature_timeout_ms: float = Field(default=100, gt=0)
+    """Longest wait for the online features; then the last known ones answer, or popular items."""
     exclude_purchased_days: float = Field(default=7, ge=0)
     """Items bought within so many days are left out of recommendations; 0 leaves nothing out."""
     max_query_characters: int = Field(default=1_000, ge=1)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pipelines.stores.experiment_tracker import ExperimentTracker
     from pipelines.stores.feature_store import FeatureStoreClient
     from pipelines.stores.model_registry import ModelRegistry
+    from pipelines.stores.online_features import OnlineFeatures
     from pipelines.stores.table_store import TableStore
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -143,6 +144,13 @@ class Wiring:
         return FeatureStoreClient(places=self.places)
 
     @cached_property
+    def online_features(self) -> "OnlineFeatures":
+        """The online store, as the service reads and updates it."""
+        from pipelines.stores.online_features import OnlineFeatures
+
+        return OnlineFeatures(self.places.feast)
+
+    @cached_property
     def tracker(self) -> "ExperimentTracker":
         """MLflow runs."""
         from pipelines.stores.experiment_tracker import ExperimentTracker
@@ -196,14 +204,6 @@ class Wiring:
         """Return what was chosen when the run began."""
         inputs = self.records.find(run, "training_inputs", TrainingInputs)
         return inputs.choices if inputs else Choices()
-
-    def run_of_bundle(self, bundle: str) -> str | None:
-        """Return the training run that made a bundle, or None where its records are gone."""
-        for path in self.places.records.glob("*/compress_model.json"):
-            record = self.records.find(path.parent.name, "compress_model", CompressedBundle)
-            if record and record.bundle == bundle:
-                return record.run
-        return None
 
     def champion_bundle(self) -> str:
         """Return the bundle that holds the champion alias.
@@ -272,7 +272,15 @@ def _materialize_features(wiring: Wiring, *, run: str | None = None) -> tuple[st
 
     run = wiring.run_named(run, "build_features")
     build = wiring.records.load(run, "build_features", FeatureBuild)
-    return run, materialize_features(build, feature_store=wiring.feature_store, progress=wiring.progress)
+    materialization = materialize_features(
+        build,
+        feature_store=wiring.feature_store,
+        event_log=wiring.event_log,
+        online=wiring.online_features,
+        now=datetime.now(UTC),
+        progress=wiring.progress,
+    )
+    return run, materialization
 
 
 def _build_training_set(
@@ -295,8 +303,7 @@ def _build_training_set(
     )
     champion = wiring.registry.champion()
     if champion is not None and not force:
-        made_by = wiring.run_of_bundle(champion.bundle)
-        before = wiring.records.find(made_by, "training_inputs", TrainingInputs) if made_by else None
+        before = wiring.records.find(champion.run, "training_inputs", TrainingInputs)
         if before and (before.tables, before.settings) == (inputs.tables, inputs.settings):
             raise NothingNew(
                 f"Nothing new: champion {champion.bundle} was trained on these tables with these settings "
@@ -399,7 +406,13 @@ def _deploy_bundle(wiring: Wiring, *, bundle: str | None = None) -> tuple[str, R
     from pipelines.steps.deploy_bundle import deploy_bundle
 
     bundle = bundle or wiring.champion_bundle()
-    deployment = deploy_bundle(bundle, bundles_dir=wiring.places.bundles, current_bundle=wiring.places.current_bundle)
+    deployment = deploy_bundle(
+        bundle,
+        bundles_dir=wiring.places.bundles,
+        current_bundle=wiring.places.current_bundle,
+        serving=wiring.config.serving,
+        now=datetime.now(UTC),
+    )
     return bundle, deployment
 
 

@@ -1,0 +1,129 @@
+"""Bodies of the calls, and errors in one sentence."""
+
+from typing import Any, Literal, TypeVar
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from pipelines.schemas import EVENT_TYPES
+
+MAX_ID_CHARACTERS = 256
+_SHOWN = 60
+B = TypeVar("B", bound="Body")
+
+
+class RequestError(Exception):
+    """A request that cannot be answered; `status` is its HTTP status."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Body(BaseModel):
+    """Base of all bodies: exact types, and unknown fields are refused."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class FiltersBody(Body):
+    """What an answer is limited to."""
+
+    categories: list[str] = Field(default=[], max_length=100)
+    brands: list[str] = Field(default=[], max_length=100)
+    min_price: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    max_price: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+
+
+class AnswerBody(Body):
+    """What every call that answers items takes."""
+
+    k: int = Field(default=10, ge=1)
+    filters: FiltersBody | None = None
+    timings: bool = False
+
+
+class SearchBody(AnswerBody):
+    """`POST /search`."""
+
+    query: str
+    user_id: str | None = Field(default=None, min_length=1, max_length=MAX_ID_CHARACTERS)
+
+
+class RecommendBody(AnswerBody):
+    """`POST /recommend`."""
+
+    user_id: str = Field(min_length=1, max_length=MAX_ID_CHARACTERS)
+    seed_items: list[str] = Field(default=[], max_length=50)
+
+
+class SimilarBody(AnswerBody):
+    """`POST /similar`."""
+
+    item_id: str = Field(min_length=1, max_length=MAX_ID_CHARACTERS)
+    kind: Literal["similar", "goes_with"] = "similar"
+
+
+class EventBody(Body):
+    """One event; the user id is raw and becomes a pseudonym before anything is kept."""
+
+    user_id: str = Field(min_length=1, max_length=MAX_ID_CHARACTERS)
+    event_type: Literal["impression", "click", "view", "cart", "purchase", "rating", "search"]
+    item_id: str | None = Field(default=None, min_length=1, max_length=MAX_ID_CHARACTERS)
+    query: str | None = Field(default=None, min_length=1, max_length=1_000)
+    session_id: str | None = Field(default=None, min_length=1, max_length=MAX_ID_CHARACTERS)
+    position: int | None = Field(default=None, ge=0, lt=2**31)
+    propensity: float | None = Field(default=None, gt=0, le=1)
+    value: float | None = Field(default=None, allow_inf_nan=False)
+    event_id: str | None = Field(default=None, min_length=1, max_length=MAX_ID_CHARACTERS)
+    event_timestamp: AwareDatetime | None = None
+
+
+class EventsBody(Body):
+    """`POST /events`."""
+
+    events: list[EventBody] = Field(min_length=1)
+
+
+assert set(EventBody.model_fields["event_type"].annotation.__args__) == set(EVENT_TYPES)  # type: ignore[union-attr]  # noqa: S101
+
+
+def parse(kind: type[B], raw: bytes) -> B:
+    """Read a body.
+
+    Raises:
+        RequestError: 400 where it is not a JSON object, 422 where a field is wrong; names the first problem.
+    """
+    try:
+        return kind.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        more = error.error_count() - 1
+    fields = ", ".join(_fields(kind))
+    if first["type"] == "json_invalid":
+        raise RequestError(400, f"The body is not valid JSON ({first['msg']}): send an object with {fields}.")
+    if not first["loc"]:
+        raise RequestError(400, f"The body is {_shown(first['input'])}: send a JSON object with {fields}.")
+    where = ".".join(str(part) for part in first["loc"])
+    also = f" ({more} more problem{'s' if more > 1 else ''})" if more else ""
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(_fields_around(kind, first["loc"]))
+        raise RequestError(422, f"`{where}` is not a field of this call (known: {known}): leave it out{also}.")
+    if first["type"] == "missing":
+        raise RequestError(422, f"`{where}` is missing: add it{also}.")
+    raise RequestError(422, f"`{where}`: {first['msg']}, found {_shown(first['input'])}: change it{also}.")
+
+
+def _fields_around(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Return the fields that the object at the error would know."""
+    inner = {"filters": FiltersBody, "events": EventBody}
+    return _fields(inner.get(str(location[0]), kind) if len(location) > 1 else kind)
+
+
+def _fields(kind: type[BaseModel]) -> list[str]:
+    """Return the fields of a body, its own before those that all answers share."""
+    return sorted(kind.model_fields, key=lambda name: name in AnswerBody.model_fields)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text):,} characters)"

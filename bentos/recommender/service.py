@@ -1,0 +1,89 @@
+"""The BentoML service: one process answers searches and recommendations from a bundle and the online features.
+
+It imports NumPy, ONNX Runtime, Feast and no torch. `headrace serve` checks the surroundings first and tells what is
+missing in one line; `bentoml serve bentos.recommender.service:Recommender` starts it directly.
+"""
+
+import gc
+import os
+import sys
+from typing import TYPE_CHECKING
+
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+
+import bentoml
+
+from bentos.recommender.api import API_KEY_VARIABLE, build_api
+from pipelines.errors import HeadraceError, StoreError
+
+if TYPE_CHECKING:
+    from bentos.recommender.answers import Answers
+
+api = build_api()
+
+
+@bentoml.service(
+    name="headrace",
+    workers=1,
+    traffic={"timeout": 10},
+    http={"port": 3000},
+    logging={"access": {"enabled": False}},
+)
+@bentoml.asgi_app(api, path="/")
+class Recommender:
+    """Search, recommendations, similar items and events; see `GET /openapi.json`."""
+
+    def __init__(self) -> None:
+        try:
+            self._answers = open_answers()
+        except HeadraceError as error:
+            print(f"headrace: {error}", file=sys.stderr, flush=True)  # noqa: T201 - the supervisor shows a traceback else
+            raise SystemExit(1) from None
+        api.state.answers = self._answers
+        api.state.api_key = os.environ.get(API_KEY_VARIABLE) or None
+        # Full collections over the loaded libraries take 80 to 150 ms; what is there now stays anyway.
+        gc.collect()
+        gc.freeze()
+
+    @bentoml.on_shutdown
+    def close(self) -> None:
+        """Stop the background work."""
+        self._answers.close()
+
+    async def __is_ready__(self) -> bool:
+        """Whether a bundle is loaded: always, once the service has started."""
+        return bool(self._answers.model_version)
+
+
+def open_answers() -> "Answers":
+    """Open bundle, features, event log and key as the environment says.
+
+    Raises:
+        HeadraceError: something is missing or broken; the message says what to do.
+    """
+    from bentos.recommender.answers import Answers
+    from bentos.recommender.live_bundle import LiveBundle
+    from pipelines.config import load_config
+    from pipelines.places import Places
+    from pipelines.pseudonyms import Pseudonymizer, load_pseudonym_key
+    from pipelines.stores.event_log import EventLog
+    from pipelines.stores.online_features import OnlineFeatures
+
+    places = Places.from_environment()
+    pseudonymizer = Pseudonymizer(load_pseudonym_key(places.pseudonym_key, create=False))
+    serving = load_config().serving
+    live = LiveBundle(places, os.environ)
+    features = OnlineFeatures(places.feast)
+    try:
+        features.open()
+    except StoreError as error:  # popular items and searches work without it, and it may come back
+        print(f"headrace: answers are degraded for now: {error}", file=sys.stderr, flush=True)  # noqa: T201
+    answers = Answers(
+        live=live,
+        features=features,
+        event_log=EventLog(places.event_log),
+        pseudonymizer=pseudonymizer,
+        serving=serving,
+    )
+    live.start()
+    return answers
