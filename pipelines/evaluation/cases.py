@@ -8,7 +8,7 @@ import numpy as np
 from pipelines.errors import DataError
 from pipelines.evaluation.bootstrap import UserBootstrap
 from pipelines.evaluation.metrics import METRICS
-from pipelines.evaluation.ranks import target_ranks
+from pipelines.evaluation.ranks import put_broken_last, target_ranks
 from pipelines.evaluation.rows import EvaluationRows
 from pipelines.progress import Progress
 from pipelines.schemas import Metric
@@ -34,10 +34,10 @@ class Case:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What was measured on each row."""
+    """What was measured on each row, or on each query."""
 
     values: Mapping[str, np.ndarray]
-    """metric -> float64 `(n_rows,)`, NaN for a row that has no target in that table."""
+    """metric -> float64 `(n,)`, NaN for a row that has no target in that table."""
     finite_share: float
     """Share of the scores that are numbers, in [0, 1]."""
 
@@ -79,7 +79,7 @@ def measure_cases(
                     f"The case {case.name} gave scores of shape {scores.shape}, ({len(block)}, {len(fallback)}) is "
                     "needed: one score for each row and each item."
                 )
-            finite[case.name] += _mend(scores)
+            finite[case.name] += put_broken_last(scores)
             if not case.own_fallback:
                 scores[block.cold] = fallback
             for place in range(len(block)):
@@ -89,36 +89,29 @@ def measure_cases(
     return {name: CaseResult(values[name], finite[name] / total) for name in values}
 
 
-def summarize(results: Mapping[str, CaseResult], bootstrap: UserBootstrap) -> dict[str, dict[str, Metric]]:
-    """Return case -> metric -> mean over rows with its 95 % interval."""
+def summarize(
+    results: Mapping[str, CaseResult], bootstrap: UserBootstrap, prefix: str = ""
+) -> dict[str, dict[str, Metric]]:
+    """Return case -> metric -> mean over rows with its 95 % interval, and the share of finite scores."""
     return {
         case: {
-            **{name: bootstrap.mean(values) for name, values in result.values.items()},
-            FINITE_SHARE: Metric(value=result.finite_share),
+            **{prefix + name: bootstrap.mean(values) for name, values in result.values.items()},
+            prefix + FINITE_SHARE: Metric(value=result.finite_share),
         }
         for case, result in results.items()
     }
 
 
 def paired_gains(
-    results: Mapping[str, CaseResult], challenger: str, bootstrap: UserBootstrap
+    results: Mapping[str, CaseResult], challenger: str, bootstrap: UserBootstrap, prefix: str = ""
 ) -> dict[str, dict[str, Metric]]:
     """Return the challenger's gain over every other case, row by row, with its 95 % interval."""
     own = results[challenger].values
     return {
-        gain_over(case): {name: bootstrap.mean(own[name] - values) for name, values in result.values.items()}
+        gain_over(case): {prefix + name: bootstrap.mean(own[name] - values) for name, values in result.values.items()}
         for case, result in results.items()
         if case != challenger
     }
-
-
-def _mend(scores: np.ndarray) -> int:
-    """Put what is not finite last, in place, and return how many scores are finite."""
-    finite = np.isfinite(scores)
-    count = int(np.count_nonzero(finite))
-    if count < scores.size:
-        scores[~finite] = -np.inf
-    return count
 
 
 def _measure_row(

@@ -35,3 +35,12 @@ def target_ranks(
         ranks[place] = 1 + np.count_nonzero(scores > score) + np.count_nonzero(scores[:target] == score)
         ahead[place] = np.count_nonzero((seen_scores > score) | ((seen_scores == score) & (seen < target)))
     return ranks, ranks - ahead
+
+
+def put_broken_last(scores: np.ndarray) -> int:
+    """Give scores that are not finite the last place, in place, and return how many were finite."""
+    finite = np.isfinite(scores)
+    count = int(np.count_nonzero(finite))
+    if count < scores.size:
+        scores[~finite] = -np.inf
+    return count

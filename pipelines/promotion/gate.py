@@ -51,7 +51,7 @@ def decide_promotion(report: EvaluationReport, size_mib: float, policy: Promotio
 
 def _unsound(report: EvaluationReport, metric: str) -> list[str]:
     own = report.metrics.get(CHALLENGER_CASE, {})
-    share = own[FINITE_SHARE].value if FINITE_SHARE in own else 0.0
+    share = min((found.value for name, found in own.items() if name.endswith(FINITE_SHARE)), default=0.0)
     reasons = []
     if metric not in own:
         reasons.append(f"the report has no {metric} of the challenger (it has: {', '.join(sorted(own)) or 'nothing'})")
