@@ -1,7 +1,7 @@
 """Step: load the newest features into the online store that the service reads."""
 
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -23,27 +23,24 @@ def materialize_features(
     build: FeatureBuild,
     *,
     feature_store: FeatureStoreClient,
+    online: OnlineFeatures,
+    event_log: RecentEvents,
+    now: datetime,
     progress: Progress,
-    event_log: RecentEvents | None = None,
-    online: OnlineFeatures | None = None,
-    now: datetime | None = None,
 ) -> Materialization:
     """Load the features of `build`, then push again what users did since.
 
     Without the second part, what the service had pushed to the online store after `build.until` would be gone
     until the next run. Pushing is idempotent, so events that are still there stay as they are.
 
-    Args:
-        event_log, online, now: All three, or none where no service writes to this online store.
-
     Raises:
         StoreError: the online store does not answer.
     """
     rows = feature_store.materialize(build.until, progress)
-    if event_log is not None and online is not None and now is not None:
-        fresh = event_log.read(build.until, now).to_pylist()
-        users = {event["user_id"]: None for event in fresh}
-        for done, user_id in enumerate(users, start=1):
-            online.push_events(user_id, [event for event in fresh if event["user_id"] == user_id])
-            progress.update("push recent events", done, len(users))
+    by_user: dict[str, list[dict[str, Any]]] = {}
+    for event in event_log.read(build.until, now).to_pylist():
+        by_user.setdefault(event["user_id"], []).append(event)
+    for done, (user_id, events) in enumerate(by_user.items(), start=1):
+        online.push_events(user_id, events)
+        progress.update("push recent events", done, len(by_user))
     return Materialization(until=build.until, rows=rows)

@@ -1,0 +1,166 @@
+from collections import Counter
+
+import pytest
+
+from pipelines.config import TrainingSetConfig
+from pipelines.features.baskets import baskets_sql, seen_items_sql, split_by_time, training_rows_sql
+from pipelines.stores.sql import open_duckdb
+from tests.toys.event_tables import day, event, events_table
+
+
+def baskets(events: list[dict], start: float = 0, end: float = 1000) -> list[dict]:
+    with open_duckdb() as connection:
+        connection.register("events", events_table(events))
+        found = connection.sql(baskets_sql(), params={"start": day(start), "end": day(end)}).to_arrow_table()
+    return sorted(found.to_pylist(), key=lambda row: (row["bought_at"], row["user_id"]))
+
+
+def rows(events: list[dict], *, validation: float, test: float, max_train: int = 99, max_eval: int = 99) -> list[dict]:
+    with open_duckdb() as connection:
+        connection.register("events", events_table(events))
+        found = connection.sql(baskets_sql(), params={"start": day(0), "end": day(1000)}).to_arrow_table()
+        connection.register("baskets", found)
+        parameters = {
+            "validation_start": day(validation),
+            "test_start": day(test),
+            "max_train_rows": max_train,
+            "max_eval_rows": max_eval,
+        }
+        return connection.sql(training_rows_sql(), params=parameters).to_arrow_table().to_pylist()
+
+
+def one_basket_a_day(days: int) -> list[dict]:
+    return [event("u", f"item-{number:02d}", day(number + 0.5)) for number in range(days)]
+
+
+def test_the_split_is_whole_days_and_ends_with_the_day_of_the_newest_purchase():
+    split = split_by_time(day(99.4), TrainingSetConfig(window_days=30, validation_days=5, test_days=7))
+
+    assert (split.train_start, split.validation_start, split.test_start, split.test_end) == (
+        day(58),
+        day(88),
+        day(93),
+        day(100),
+    )
+
+
+def test_a_session_is_one_basket_at_the_time_of_its_first_purchase():
+    found = baskets(
+        [
+            event("u", "b", day(1), session="s"),
+            event("u", "a", day(1.01), session="s"),
+            event("u", "c", day(1), session="other"),
+            event("v", "a", day(1), session="s"),
+        ]
+    )
+
+    assert {(row["user_id"], row["session_id"]): row["target_item_ids"] for row in found} == {
+        ("u", "s"): ["a", "b"],
+        ("u", "other"): ["c"],
+        ("v", "s"): ["a"],
+    }
+    assert {row["bought_at"] for row in found} == {day(1)}
+
+
+def test_without_a_session_the_purchases_of_one_moment_are_a_basket():
+    found = baskets([event("u", "a", day(1)), event("u", "b", day(1)), event("u", "c", day(2))])
+
+    assert [row["target_item_ids"] for row in found] == [["a", "b"], ["c"]]
+
+
+def test_an_item_bought_twice_in_a_basket_is_one_target():
+    assert baskets([event("u", "a", day(1), number=1), event("u", "a", day(1), number=2)])[0]["target_item_ids"] == [
+        "a"
+    ]
+
+
+def test_new_items_are_those_the_user_never_bought_before():
+    found = baskets(
+        [
+            event("u", "a", day(1)),
+            event("v", "b", day(1)),
+            event("u", "b", day(2), kind="view"),
+            event("u", "a", day(3)),
+            event("u", "b", day(3)),
+            event("u", "a", day(4)),
+        ]
+    )
+
+    assert [(row["user_id"], row["new_item_ids"]) for row in found] == [
+        ("u", ["a"]),
+        ("v", ["b"]),
+        ("u", ["b"]),  # seen, and bought by somebody else, but not by this user
+        ("u", []),
+    ]
+
+
+def test_items_bought_before_the_window_are_not_new_in_it():
+    [basket] = baskets([event("u", "a", day(1)), event("u", "a", day(5))], start=4)
+
+    assert basket["new_item_ids"] == []
+
+
+def test_views_are_no_baskets():
+    assert baskets([event("u", "a", day(1), kind="view")]) == []
+
+
+def test_every_basket_is_in_the_part_of_its_time_and_rows_are_numbered_by_time():
+    found = rows(one_basket_a_day(10), validation=6, test=8)
+
+    assert [row["split"] for row in found] == ["train"] * 6 + ["validation"] * 2 + ["test"] * 2
+    assert [row["row_id"] for row in found] == list(range(10))
+    assert [row["target_item_ids"] for row in found] == [[f"item-{number:02d}"] for number in range(10)]
+
+
+def test_a_row_is_as_of_the_microsecond_before_its_basket():
+    [row] = rows([event("u", "a", day(1))], validation=6, test=8)
+
+    assert (day(1) - row["as_of"]).total_seconds() == 1e-6
+
+
+def test_the_newest_training_rows_stay():
+    found = rows(one_basket_a_day(10), validation=6, test=8, max_train=2)
+
+    assert [row["target_item_ids"][0] for row in found if row["split"] == "train"] == ["item-04", "item-05"]
+
+
+@pytest.mark.parametrize(
+    ("most", "kept"),
+    [
+        pytest.param(12, list(range(12)), id="as many as there are"),
+        pytest.param(6, [0, 2, 4, 6, 8, 10], id="every second"),
+        pytest.param(4, [0, 3, 6, 9], id="every third"),
+        pytest.param(1, [0], id="one"),
+    ],
+)
+def test_evaluation_rows_are_spread_evenly(most, kept):
+    found = rows(one_basket_a_day(12), validation=0, test=0, max_eval=most)
+
+    assert [int(row["target_item_ids"][0][-2:]) for row in found] == kept
+
+
+@pytest.mark.parametrize("most", range(1, 15))
+def test_never_more_evaluation_rows_than_asked_and_never_fewer_than_possible(most):
+    found = rows(one_basket_a_day(13), validation=0, test=6, max_eval=most)
+
+    assert Counter(row["split"] for row in found) == {"validation": min(most, 6), "test": min(most, 7)}
+
+
+def test_seen_items_are_all_that_was_bought_before_in_any_window():
+    with open_duckdb() as connection:
+        events = [
+            event("u", "old", day(1)),
+            event("u", "looked at", day(2), kind="view"),
+            event("u", "a", day(3)),
+            event("u", "old", day(4)),
+            event("v", "b", day(4)),
+        ]
+        connection.register("events", events_table(events))
+        connection.register(
+            "baskets", connection.sql(baskets_sql(), params={"start": day(3), "end": day(9)}).to_arrow_table()
+        )
+        parameters = {"validation_start": day(3.5), "test_start": day(3.5), "max_train_rows": 9, "max_eval_rows": 9}
+        connection.register("rows", connection.sql(training_rows_sql(), params=parameters).to_arrow_table())
+        found = connection.sql(seen_items_sql()).fetchall()
+
+    assert found == [(1, ["a", "old"]), (2, [])]  # row 0 is a training row; v had bought nothing
