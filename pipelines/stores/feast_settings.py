@@ -54,7 +54,7 @@ def online_store_settings(feast_dir: Path, address: str | None) -> dict[str, Any
         address: None or empty for SQLite below `feast_dir`; `redis://` or `rediss://` (TLS) for Redis.
 
     Raises:
-        ConfigError: the address is of another kind.
+        ConfigError: the address is of another kind, or its secret cannot be passed on.
     """
     if not address:
         return {"type": "sqlite", "path": str(feast_dir.resolve() / "online.db")}
@@ -64,11 +64,17 @@ def online_store_settings(feast_dir: Path, address: str | None) -> dict[str, Any
             f"{ONLINE_STORE_VARIABLE} is an address with the scheme {parts.scheme!r}: write redis://host:6379/0 "
             "(or rediss:// for TLS), or leave it unset for SQLite."
         )
+    username, password = unquote(parts.username or ""), unquote(parts.password or "")
+    if "," in username + password:
+        raise ConfigError(
+            f"The user name or the password in {ONLINE_STORE_VARIABLE} has a comma, which Feast cannot pass on to "
+            "Redis: choose another one."
+        )
     settings = [f"{parts.hostname}:{parts.port or 6379}", f"db={parts.path.strip('/') or 0}"]
-    if parts.username:
-        settings.append(f"username={unquote(parts.username)}")
-    if parts.password:
-        settings.append(f"password={unquote(parts.password)}")
+    if username:
+        settings.append(f"username={username}")
+    if password:
+        settings.append(f"password={password}")
     if parts.scheme == "rediss":
         settings.append("ssl=true")
     return {"type": "redis", "connection_string": ",".join(settings)}

@@ -1,0 +1,229 @@
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.config import FeatureConfig, TrainingSetConfig
+from pipelines.errors import DataError, StoreError
+from pipelines.features.activity import ACTIVITY_FEATURES
+from pipelines.places import Places
+from pipelines.progress import SilentProgress
+from pipelines.schemas import TIMESTAMP, TrainingSet
+from pipelines.steps.build_features import build_features
+from pipelines.steps.build_training_set import SEEN_ITEMS, TRAINING_ROWS, build_training_set
+from pipelines.stores.feature_store import FeatureStoreClient
+from pipelines.stores.table_store import TableStore
+from tests.toys.event_tables import day, event, tables_with
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:feast", "ignore::DeprecationWarning:ibis")
+
+CONFIG = TrainingSetConfig(window_days=6, validation_days=2, test_days=2)
+END = day(10)
+EVENTS = [
+    event("u", "too old", day(-1), session="u0"),
+    event("u", "a", day(1), session="u1", value=2.0),
+    event("u", "b", day(1), session="u1", value=4.0, number=1),
+    event("u", "b", day(5), session="u2"),
+    event("u", "c", day(5), session="u2", number=1),
+    event("v", "d", day(6.4), kind="view"),
+    event("v", "d", day(6.5), session="v1"),
+    event("u", "a", day(9), session="u3"),
+    event("u", "e", day(9), session="u3", number=1),
+]
+
+
+class Shop:
+    """Tables and features below one folder, ready for training sets."""
+
+    def __init__(self, home: Path) -> None:
+        self.places = Places(home)
+        self.add(EVENTS, END)
+
+    def add(self, events: list[dict], until) -> None:
+        self.tables = tables_with(self.places.home, events, until=until)
+        self.build_features(until)
+
+    def build_features(self, until, **settings) -> None:
+        build_features(
+            tables=self.tables,
+            features_dir=self.places.features,
+            config=FeatureConfig(**settings),
+            until=until,
+            progress=SilentProgress(),
+        )
+
+    def training_set(self, config: TrainingSetConfig = CONFIG, **inputs) -> TrainingSet:
+        return build_training_set(
+            tables=self.tables,
+            feature_store=FeatureStoreClient(places=self.places, environment={}),
+            training_dir=self.places.training,
+            config=config,
+            progress=SilentProgress(),
+            **{"model_fingerprint": "m", "champion": None, **inputs},
+        )
+
+
+@pytest.fixture(scope="module")
+def built_once(tmp_path_factory) -> Path:
+    home = tmp_path_factory.mktemp("built_once")
+    Shop(home)
+    return home
+
+
+@pytest.fixture
+def shop(built_once, tmp_path) -> Shop:
+    """The shop in a folder of its own."""
+    shutil.copytree(built_once, tmp_path / "home")
+    shop = Shop.__new__(Shop)
+    shop.places = Places(tmp_path / "home")
+    shop.tables = TableStore(shop.places.tables, quarantine=shop.places.quarantine, ingested=shop.places.ingested)
+    return shop
+
+
+def test_rows_worked_out_by_hand(shop):
+    found = shop.training_set()
+
+    assert found.rows == {"train": 2, "validation": 1, "test": 1}
+    assert (found.validation_start, found.test_start, found.test_end) == (day(6), day(8), day(10))
+    rows = pq.read_table(found.folder / "rows.parquet").to_pylist()
+    moment = timedelta(microseconds=1)
+    assert [
+        (
+            row["row_id"],
+            row["split"],
+            row["session_id"],
+            row["as_of"],
+            row["target_item_ids"],
+            row["new_item_ids"],
+            row["history_item_ids"],
+        )
+        for row in rows
+    ] == [
+        (0, "train", "u1", day(1) - moment, ["a", "b"], ["a", "b"], ["too old"]),
+        (1, "train", "u2", day(5) - moment, ["b", "c"], ["c"], ["too old", "a", "b"]),
+        (2, "validation", "v1", day(6.5) - moment, ["d"], ["d"], ["d"]),
+        (3, "test", "u3", day(9) - moment, ["a", "e"], ["e"], ["too old", "a", "b", "b", "c"]),
+    ]
+    assert rows[2]["history_event_types"] == ["view"]
+    assert rows[2]["history_times"] == [int(day(6.4).timestamp())]
+    assert {name: rows[1][name] for name in ACTIVITY_FEATURES} == {
+        "events_1d": 2.0,
+        "events_7d": 3.0,
+        "events_28d": 3.0,
+        "spend_28d": 6.0,
+        "mean_value_28d": 3.0,
+        "days_since_first": 2.0,
+    }
+
+
+def test_seen_items_are_those_bought_before_so_that_no_new_item_is_masked(shop):
+    folder = shop.training_set().folder
+
+    assert pq.read_table(folder / "seen.parquet").to_pylist() == [
+        {"row_id": 2, "item_ids": []},
+        {"row_id": 3, "item_ids": ["a", "b", "c", "too old"]},
+    ]
+
+
+def test_the_files_have_the_documented_columns(shop):
+    folder = shop.training_set().folder
+
+    assert pq.read_schema(folder / "rows.parquet").equals(TRAINING_ROWS)
+    assert pq.read_schema(folder / "seen.parquet").equals(SEEN_ITEMS)
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "rows.parquet", "seen.parquet"]
+
+
+def test_the_same_inputs_give_the_same_run_and_write_nothing(shop):
+    first = shop.training_set()
+    before = {path.name: path.stat().st_mtime_ns for path in first.folder.iterdir()}
+
+    assert shop.training_set() == first
+    assert {path.name: path.stat().st_mtime_ns for path in first.folder.iterdir()} == before
+    assert len(first.run) == 12
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"model_fingerprint": "other"}, id="other model settings"),
+        pytest.param({"champion": "bundle-1"}, id="another champion"),
+        pytest.param({"force": "again"}, id="forced"),
+        pytest.param({"config": CONFIG.model_copy(update={"max_train_rows": 1})}, id="other rows"),
+    ],
+)
+def test_other_inputs_give_another_run(shop, change):
+    assert shop.training_set(**change).run != shop.training_set().run
+
+
+def test_new_events_and_other_features_give_another_run(shop):
+    first = shop.training_set()
+    shop.build_features(END, history_length=2)
+    second = shop.training_set()
+    shop.add([event("u", "f", day(9.5), session="u4")], day(11))
+    third = shop.training_set()
+
+    assert len({first.run, second.run, third.run}) == 3
+    assert third.rows["test"] == 2
+
+
+def test_a_killed_run_is_completed(shop):
+    first = shop.training_set()
+    undisturbed = (first.folder / "rows.parquet").read_bytes()
+    (first.folder / "manifest.json").unlink()
+    (first.folder / "rows.parquet").write_bytes(b"half")
+
+    assert shop.training_set() == first
+    assert (first.folder / "rows.parquet").read_bytes() == undisturbed
+
+
+def test_a_leak_planted_in_the_features_stops_the_run(shop):
+    path = shop.places.features / "user_history.parquet"
+    table = pq.read_table(path)
+    an_hour = timedelta(hours=1)
+    early = [at - an_hour for at in table["event_timestamp"].to_pylist()]
+    for name in ("event_timestamp", "created_timestamp"):
+        table = table.set_column(table.column_names.index(name), name, pa.array(early, TIMESTAMP))
+    pq.write_table(table, path)
+
+    with pytest.raises(DataError, match=r"4 training rows know events from after their time \(first row_id: 0, 1, 2\)"):
+        shop.training_set()
+    assert not list(shop.places.training.rglob("*.parquet"))
+
+
+def test_features_of_other_tables_are_refused(shop):
+    shop.tables = tables_with(shop.places.home, [event("u", "f", day(9.5))], until=day(11))
+
+    with pytest.raises(StoreError, match="run `headrace build_features`"):
+        shop.training_set()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        pytest.param(
+            CONFIG.model_copy(update={"validation_days": 1}),
+            r"no basket in the validation window of 1 days, 2026-01-08 to 2026-01-09.*training_set.validation_days",
+            id="validation",
+        ),
+        pytest.param(
+            TrainingSetConfig(window_days=1, validation_days=12, test_days=1),
+            r"no basket in the train window of 1 days.*training_set.window_days",
+            id="train",
+        ),
+    ],
+)
+def test_an_empty_part_is_refused(shop, config, message):
+    with pytest.raises(DataError, match=message):
+        shop.training_set(config)
+
+
+def test_tables_without_purchases_are_refused(tmp_path):
+    shop = Shop.__new__(Shop)
+    shop.places = Places(tmp_path)
+    shop.add([event("u", "a", day(1), kind="view")], END)
+
+    with pytest.raises(DataError, match="hold no purchase of an item"):
+        shop.training_set()

@@ -1,0 +1,175 @@
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import ConfigError, StoreError
+from pipelines.features.activity import ACTIVITY_FEATURES
+from pipelines.progress import SilentProgress
+from pipelines.stores.feast_settings import online_store_settings
+from pipelines.stores.online_features import OnlineFeatures, UserFeatures
+from tests.stores.test_feature_store import EVENTS, UNTIL, feature_store
+from tests.toys.event_tables import day, event
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:feast", "ignore::DeprecationWarning:ibis")
+
+
+@pytest.fixture
+def feast_dir(tmp_path) -> Path:
+    feature_store(tmp_path, EVENTS).materialize(UNTIL, SilentProgress())
+    return tmp_path / "feast"
+
+
+def online(feast_dir: Path, now: datetime = UNTIL) -> OnlineFeatures:
+    return OnlineFeatures(feast_dir, environment={}, clock=lambda: now)
+
+
+def test_the_service_reads_the_newest_features_of_a_user(feast_dir):
+    assert online(feast_dir).read_user("u") == UserFeatures(
+        item_ids=["a", "b", "c"],
+        event_types=["purchase", "purchase", "purchase"],
+        event_times=[int(day(number).timestamp()) for number in (1, 2, 3)],
+        activity={
+            "events_1d": 1.0,
+            "events_7d": 3.0,
+            "events_28d": 3.0,
+            "spend_28d": 12.0,
+            "mean_value_28d": 4.0,
+            "days_since_first": 2.0,
+        },
+    )
+
+
+def test_a_stranger_has_nothing(feast_dir):
+    assert online(feast_dir).read_user("nobody") == UserFeatures([], [], [], dict.fromkeys(ACTIVITY_FEATURES))
+
+
+@pytest.mark.parametrize(("now", "events_28d"), [(day(31), 3.0), (day(31.1), None)], ids=["28 days old", "older"])
+def test_activity_is_forgotten_online_when_it_is_forgotten_offline(feast_dir, now, events_28d):
+    user = online(feast_dir, now).read_user("u")
+
+    assert user.activity["events_28d"] == events_28d
+    assert user.item_ids == ["a", "b", "c"]
+
+
+def test_a_pushed_event_is_in_the_next_read_and_keeps_the_activity(feast_dir):
+    features = online(feast_dir)
+    features.push_events("u", [event("u", "d", day(9), kind="click")])
+
+    user = online(feast_dir).read_user("u")
+    assert user.item_ids == ["a", "b", "c", "d"]
+    assert user.event_types[-1] == "click"
+    assert user.event_times[-1] == int(day(9).timestamp())
+    assert user.activity["events_28d"] == 3.0
+
+
+def test_a_stranger_is_known_after_the_first_event(feast_dir):
+    features = online(feast_dir)
+    features.push_events("new", [event("new", "a", day(9), kind="view")])
+
+    assert features.read_user("new").item_ids == ["a"]
+
+
+def test_pushing_twice_changes_nothing(feast_dir):
+    features = online(feast_dir)
+    pushed = [event("u", "d", day(9)), event("u", "d", day(9)), event("u", "e", day(9))]
+    features.push_events("u", pushed)
+    once = features.read_user("u")
+    features.push_events("u", pushed)
+
+    assert once.item_ids == ["a", "b", "c", "d", "e"]
+    assert features.read_user("u") == once
+
+
+def test_late_events_are_put_in_their_place(feast_dir):
+    features = online(feast_dir)
+    features.push_events("u", [event("u", "between", day(2.5), kind="view")])
+    features.push_events("u", [event("u", "earlier", day(0.5), kind="view")])
+
+    assert features.read_user("u").item_ids == ["earlier", "a", "b", "between", "c"]
+
+
+def test_only_the_last_50_events_stay(feast_dir):
+    features = online(feast_dir)
+    features.push_events("u", [event("u", f"item-{number}", day(4 + number / 100)) for number in range(49)])
+
+    user = features.read_user("u")
+    assert user.item_ids == ["c", *(f"item-{number}" for number in range(49))]
+    assert len(user.event_types) == len(user.event_times) == 50
+
+
+def test_impressions_searches_and_events_without_an_item_are_passed_over(feast_dir):
+    features = online(feast_dir)
+    ignored = [event("u", "d", day(9), kind="impression"), event("u", None, day(9), kind="search")]
+    features.push_events("u", [*ignored, event("u", None, day(9), kind="view")])
+
+    assert features.read_user("u").item_ids == ["a", "b", "c"]
+
+
+def test_concurrent_pushes_lose_nothing(feast_dir):
+    several = [online(feast_dir) for _ in range(2)]  # as two processes have them
+    several[0].open()
+
+    def push(number: int) -> None:
+        several[number % 2].push_events("u", [event("u", f"item-{number:02d}", day(5 + number))])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(push, range(24)))
+
+    assert several[0].read_user("u").item_ids == ["a", "b", "c", *(f"item-{number:02d}" for number in range(24))]
+
+
+def test_before_the_first_materialization_the_error_says_what_to_run(tmp_path):
+    with pytest.raises(StoreError, match="run `headrace materialize_features` first"):
+        online(tmp_path / "feast").read_user("u")
+
+
+def test_what_was_missing_at_first_is_found_later(tmp_path):
+    features = online(tmp_path / "feast")
+    with pytest.raises(StoreError):
+        features.open()
+    feature_store(tmp_path, EVENTS).materialize(UNTIL, SilentProgress())
+
+    assert features.read_user("u").item_ids == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("address", "connection_string"),
+    [
+        ("redis://cache", "cache:6379,db=0"),
+        ("redis://:se%40cret@cache:7000/2", "cache:7000,db=2,password=se@cret"),
+        ("rediss://me:word@cache:6380/1", "cache:6380,db=1,username=me,password=word,ssl=true"),
+    ],
+)
+def test_redis_addresses(tmp_path, address, connection_string):
+    assert online_store_settings(tmp_path, address) == {"type": "redis", "connection_string": connection_string}
+
+
+@pytest.mark.parametrize(
+    ("address", "next_action"),
+    [
+        ("postgres://me:secret@host/db", "write redis://host:6379/0"),
+        ("host:6379", "write redis://host:6379/0"),
+        ("redis://", "write redis://host:6379/0"),
+        ("redis://:secret%2Cword@host", "choose another"),
+    ],
+)
+def test_another_address_is_refused_without_showing_its_secret(tmp_path, address, next_action):
+    with pytest.raises(ConfigError, match=rf"HEADRACE_ONLINE_STORE.*{next_action}") as refusal:
+        online_store_settings(tmp_path, address)
+    assert "secret" not in str(refusal.value)
+
+
+def test_the_service_side_imports_neither_feast_before_it_is_needed_nor_torch_at_all():
+    code = (
+        "import sys, pipelines.stores.online_features as o\n"
+        "assert 'feast' not in sys.modules and 'pandas' not in sys.modules\n"
+        "from pipelines.stores.feast_settings import import_feast\n"
+        "import typeguard; before = typeguard.typechecked\n"
+        "import_feast()\n"
+        "assert 'torch' not in sys.modules and typeguard.typechecked is before\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120)
