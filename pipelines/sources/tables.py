@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipelines.errors import ConfigError, DataError
 from pipelines.schemas import TABLES
 from pipelines.sources.base import SourceTables, arrived, contract_query, timestamp
-from pipelines.stores.sql import identifier, quoted, sql_type
+from pipelines.stores.sql import identifier, quoted, scalar, sql_type
 
 READERS = {"csv": "read_csv", "parquet": "read_parquet", "json": "read_json"}
 _SUFFIXES = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
@@ -41,6 +41,8 @@ class TableMapping(BaseModel):
     """Paths, relative to the mapping file; `*` and `**` match many."""
     format: Literal["csv", "parquet", "json"] | None = None
     """Read from the file's suffix where it is not given."""
+    options: dict[str, str | bool | int] = Field(default_factory=dict)
+    """Options of DuckDB's reader, such as `delim` or `strict_mode` of a CSV file."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Contract column -> column of the files."""
     expressions: dict[str, str] = Field(default_factory=dict)
@@ -131,7 +133,7 @@ class TablesSource:
             condition = arrived(column, since if known else None, until)
             query = f"SELECT * FROM ({query}) WHERE {column} IS NULL OR ({condition})"
         try:
-            connection.execute(f"DESCRIBE {query}")
+            scalar(connection, f"DESCRIBE {query}")
         except duckdb.Error as error:
             raise ConfigError(
                 f"{self._mapping_file}: `{table}.expressions` cannot be used: {_first_line(error)} "
@@ -159,7 +161,8 @@ class TablesSource:
             )
         kind = kinds.pop()
         # Text files are read as text: a wrong value then costs its row, not the run.
-        options = ", all_varchar = true, header = true" if kind == "csv" else ""
+        given = ({"all_varchar": True, "header": True} if kind == "csv" else {}) | mapping.options
+        options = "".join(f", {identifier(name)} = {_literal(value)}" for name, value in given.items())
         return " UNION ALL BY NAME ".join(
             f"SELECT *, row_number() OVER () AS {_ROW}, {quoted(file.name)} AS {_FILE} "
             f"FROM {READERS[kind]}({quoted(file)}{options})"
@@ -169,11 +172,11 @@ class TablesSource:
     def _columns_found(self, connection: duckdb.DuckDBPyConnection, table: str, relation: str) -> list[str]:
         try:
             found = [row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()]
-            has_rows = connection.execute(f"SELECT 1 FROM {relation} LIMIT 1").fetchone() is not None
+            has_rows = scalar(connection, f"SELECT true FROM {relation} LIMIT 1")
         except duckdb.Error as error:
             raise DataError(
-                f"The files of `{table}` cannot be read: {_first_line(error)} Mend the file, or set `{table}.format` "
-                f"in {self._mapping_file}."
+                f"The files of `{table}` cannot be read: {_first_line(error)} Mend the file, or say how "
+                f"to read it in {self._mapping_file}, such as `{table}.options: {{delim: ';', strict_mode: false}}`."
             ) from None
         if not has_rows:
             raise DataError(
@@ -276,6 +279,10 @@ def _matching(folder: Path, pattern: str) -> list[Path]:
 
 def _bare_suffix(file: Path) -> str:
     return Path(file.stem).suffix.lower() if file.suffix.lower() in (".gz", ".zst") else file.suffix.lower()
+
+
+def _literal(value: str | bool | int) -> str:
+    return quoted(value) if isinstance(value, str) else str(value).lower()
 
 
 def _nearest(name: object, known: Any) -> str:

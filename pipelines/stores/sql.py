@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -66,5 +67,13 @@ def empty_select(schema: pa.Schema) -> str:
 
 def write_parquet(connection: duckdb.DuckDBPyConnection, query: str, path: Path) -> int:
     """Write the rows of `query` to a Parquet file and return their number."""
-    row = connection.execute(f"COPY ({query}) TO {quoted(path)} (FORMAT parquet, COMPRESSION zstd)").fetchone()
-    return int(row[0]) if row else 0
+    return int(scalar(connection, f"COPY ({query}) TO {quoted(path)} (FORMAT parquet, COMPRESSION zstd)"))
+
+
+def scalar(connection: duckdb.DuckDBPyConnection, query: str) -> Any:
+    """Return the first value of the first row of a query; None where there is no row.
+
+    All rows are fetched: DuckDB refuses other work on a connection whose last result is not finished.
+    """
+    rows = connection.execute(query).fetchall()
+    return rows[0][0] if rows else None

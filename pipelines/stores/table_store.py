@@ -29,6 +29,7 @@ from pipelines.stores.sql import (
     open_duckdb,
     quoted,
     quoted_list,
+    scalar,
     write_parquet,
 )
 
@@ -228,7 +229,7 @@ class TableStore:
                     events = self._write_events(connection, kept, window.window)
                     accepted[table] = events.rows if events else 0
                 else:
-                    accepted[table] = _count(connection, kept)
+                    accepted[table] = int(scalar(connection, f"SELECT count(*) FROM {kept}"))
                     if accepted[table]:
                         current[table] = self._merge(connection, kept, table, window.window)
                 connection.unregister("rejected")
@@ -288,8 +289,8 @@ class TableStore:
 
     def _set_aside(self, connection: duckdb.DuckDBPyConnection, file: Path, target: Path) -> int:
         """Write the rejected rows with their reasons, one a row and rule; return how many rows they are."""
-        count = connection.execute("SELECT count(DISTINCT row_id) FROM rejected").fetchone()
-        if not count or not count[0]:
+        count = int(scalar(connection, "SELECT count(DISTINCT row_id) FROM rejected"))
+        if not count:
             return 0
         with replacing_file(target) as temporary:
             write_parquet(
@@ -299,7 +300,7 @@ class TableStore:
                 "JOIN rejected ON row_id = file_row_number ORDER BY row_id, rule",
                 temporary,
             )
-        return int(count[0])
+        return count
 
     def _write_events(self, connection: duckdb.DuckDBPyConnection, kept: str, window: str) -> TableFile | None:
         target = self.folder / "events" / f"{window}.parquet"
@@ -345,8 +346,3 @@ class TableStore:
 
 def _columns(table: str) -> str:
     return ", ".join(identifier(name) for name in TABLES[table].names)
-
-
-def _count(connection: duckdb.DuckDBPyConnection, relation: str) -> int:
-    row = connection.execute(f"SELECT count(*) FROM {relation}").fetchone()
-    return int(row[0]) if row else 0

@@ -1,0 +1,227 @@
+"""What `ingest_tables` reads, and what a second call changes."""
+
+from datetime import timedelta
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from pipelines.errors import DataError
+from pipelines.progress import SilentProgress
+from pipelines.pseudonyms import Pseudonymizer
+from pipelines.schemas import EVENTS
+from pipelines.sources.tables import TablesSource
+from pipelines.steps.ingest_tables import ingest_tables
+from pipelines.stores.event_log import EventLog
+from tests.toys.catalogue import (
+    KEY,
+    NOW,
+    START,
+    NoEvents,
+    empty_tables,
+    toy_catalogue,
+    toy_tables,
+    toy_window,
+    user_pseudonym,
+    write_csv,
+)
+from tests.toys.catalogue import pseudonymizer as toy_pseudonymizer
+
+
+def ingest(tables, mapping, *, until, event_log=None, pseudonymizer=None):
+    return ingest_tables(
+        TablesSource(mapping),
+        tables=tables,
+        event_log=event_log or NoEvents(),
+        pseudonymizer=pseudonymizer or toy_pseudonymizer(),
+        until=until,
+        progress=SilentProgress(),
+    )
+
+
+def click(event_id, item_id, at):
+    return {
+        "event_id": event_id,
+        "user_id": user_pseudonym(0),
+        "event_type": "click",
+        "item_id": item_id,
+        "event_timestamp": at,
+        "created_timestamp": at,
+    }
+
+
+class Log:
+    """An event log in memory."""
+
+    def __init__(self, *events):
+        self.table = pa.Table.from_pylist(list(events), schema=EVENTS)
+
+    def read(self, since, until):
+        rows = [
+            row
+            for row in self.table.to_pylist()
+            if row["created_timestamp"] <= until and (since is None or row["created_timestamp"] > since)
+        ]
+        return pa.Table.from_pylist(rows, schema=EVENTS)
+
+
+def test_first_window_holds_the_whole_shop(tmp_path):
+    _, window = toy_window(tmp_path)
+    assert window.rows == {"items": 60, "events": 1500, "users": 30}
+    assert (window.since, window.until) == (None, NOW)
+
+
+def test_tables_equal_the_contract_form_of_the_shop(tmp_path):
+    shop = toy_catalogue()
+    with toy_tables(tmp_path).connect() as connection:
+        for table, key in (("items", "item_id"), ("events", "event_id"), ("users", "user_id")):
+            found = connection.sql(f"SELECT * FROM {table} ORDER BY {key}").to_arrow_table()
+            wanted = getattr(shop, table).sort_by(key)
+            assert found.schema.types == wanted.schema.types
+            assert found.to_pylist() == wanted.to_pylist()
+
+
+def test_no_raw_user_id_reaches_the_disk(tmp_path):
+    tables, window = toy_window(tmp_path)
+    tables.accept(window, rejections={})
+    for file in [*tables.folder.rglob("*.parquet"), *tables.ingested.rglob("*.parquet")]:
+        for row in duckdb.sql(f"SELECT * FROM read_parquet('{file}')").fetchall():
+            assert not any("customer " in str(value) for value in row)
+
+
+def test_pseudonyms_depend_on_the_key(tmp_path):
+    mapping = write_csv(tmp_path / "shop")
+    users = []
+    for name, key in (("one", KEY), ("other", b"another key of 16 bytes and more")):
+        window = ingest(empty_tables(tmp_path / name), mapping, until=NOW, pseudonymizer=Pseudonymizer(key))
+        users.append(
+            duckdb.sql(f"SELECT DISTINCT user_id FROM read_parquet('{window.folder}/events.parquet')").fetchall()
+        )
+    assert len(users[0]) == len(users[1]) == 30
+    assert not set(users[0]) & set(users[1])
+
+
+def test_second_window_without_news_is_empty(tmp_path):
+    tables = toy_tables(tmp_path)
+    window = ingest(tables, tmp_path / "shop" / "mapping.yaml", until=NOW + timedelta(hours=1))
+    assert window.rows == {}
+    assert window.since == NOW
+
+
+def test_rows_that_arrive_later_form_the_next_window(tmp_path):
+    tables = empty_tables(tmp_path)
+    mapping = write_csv(tmp_path / "shop")
+    halfway = START + timedelta(days=30)
+    first = ingest(tables, mapping, until=halfway)
+    tables.accept(first, rejections={})
+    second = ingest(tables, mapping, until=NOW)
+    assert second.rows.keys() == {"events"}
+    assert first.rows["events"] + second.rows["events"] == 1500
+
+
+def test_events_of_the_service_join_the_window(tmp_path):
+    tables = toy_tables(tmp_path)
+    log = Log(click("e1", "item-03", NOW + timedelta(minutes=5)), click("e2", "item-04", NOW + timedelta(hours=2)))
+    window = ingest(tables, tmp_path / "shop" / "mapping.yaml", until=NOW + timedelta(hours=1), event_log=log)
+    assert window.rows == {"events": 1}
+    with tables.connect() as connection:
+        found = connection.sql(
+            f"SELECT event_id, source FROM read_parquet('{window.folder}/events.parquet')"
+        ).fetchall()
+    assert found == [("e1", "event_log")]
+
+
+def test_event_log_on_disk_is_read(tmp_path):
+    tables = toy_tables(tmp_path)
+    log = EventLog(tmp_path / "log", clock=lambda: NOW + timedelta(minutes=10))
+    log.append([{**click("e1", "item-03", NOW + timedelta(minutes=5)), "created_timestamp": None}])
+    window = ingest(tables, tmp_path / "shop" / "mapping.yaml", until=NOW + timedelta(minutes=10), event_log=log)
+    assert window.rows == {"events": 1}
+
+
+def test_event_that_was_accepted_is_not_read_again(tmp_path):
+    tables = toy_tables(tmp_path)
+    log = Log(click("sale-00-00-0", "item-03", NOW + timedelta(minutes=5)))
+    window = ingest(tables, tmp_path / "shop" / "mapping.yaml", until=NOW + timedelta(hours=1), event_log=log)
+    assert window.rows == {}
+
+
+def test_same_window_twice_gives_the_same_files(tmp_path):
+    _, window = toy_window(tmp_path)
+    before = (window.folder / "events.parquet").read_bytes()
+    assert toy_window(tmp_path)[1] == window
+    assert (window.folder / "events.parquet").read_bytes() == before
+
+
+def test_window_that_was_accepted_is_returned_again(tmp_path):
+    tables, window = toy_window(tmp_path)
+    tables.accept(window, rejections={})
+    assert ingest(tables, tmp_path / "shop" / "mapping.yaml", until=NOW) == window
+
+
+def test_earlier_moment_than_the_accepted_one_reads_nothing(tmp_path):
+    tables = toy_tables(tmp_path)
+    window = ingest(tables, tmp_path / "shop" / "mapping.yaml", until=NOW - timedelta(days=1))
+    assert window.until == NOW
+    assert tables.accept(window, rejections={}).accepted == {"items": 60, "events": 1500, "users": 30}
+
+
+def test_first_window_without_events_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"has no events up to 2026-01-01 00:00 UTC"):
+        ingest(empty_tables(tmp_path), write_csv(tmp_path / "shop"), until=START)
+    assert not list((tmp_path / "ingested").iterdir())
+
+
+def without_arrival(mapping):
+    """Take the columns that say when a row arrived out of the mapping."""
+    text = (
+        mapping.read_text()
+        .replace("    created_timestamp: at\n", "")
+        .replace('constants: {currency: EUR, updated_at: "2026-01-01T00:00:00+00:00"}', "constants: {currency: EUR}")
+    )
+    mapping.write_text(text)
+    return mapping
+
+
+def test_late_row_of_a_file_without_arrival_times_is_found(tmp_path):
+    tables = empty_tables(tmp_path)
+    mapping = without_arrival(write_csv(tmp_path / "shop"))
+    tables.accept(ingest(tables, mapping, until=NOW), rejections={})
+    with (tmp_path / "shop" / "sales.csv").open("a", newline="\r\n") as file:
+        file.write(f"late,customer 1,receipt-late,purchase,item-05,1.50,{START.isoformat()}\n")
+    until = NOW + timedelta(hours=1)
+    window = ingest(tables, mapping, until=until)
+    assert window.rows == {"events": 1}
+    tables.accept(window, rejections={})
+    with tables.connect() as connection:
+        found = connection.sql(
+            "SELECT event_timestamp, created_timestamp FROM events WHERE event_id = 'late'"
+        ).fetchall()
+    assert found == [(START, until)]
+
+
+def test_only_changed_items_of_a_catalogue_without_dates_are_read(tmp_path):
+    tables = empty_tables(tmp_path)
+    mapping = without_arrival(write_csv(tmp_path / "shop"))
+    tables.accept(ingest(tables, mapping, until=NOW), rejections={})
+    items = tmp_path / "shop" / "items.csv"
+    items.write_text(items.read_text().replace("Apple, fruit", "Green apple, fruit"))
+    window = ingest(tables, mapping, until=NOW + timedelta(hours=1))
+    assert window.rows == {"items": 1}
+    tables.accept(window, rejections={})
+    with tables.connect() as connection:
+        assert connection.sql("SELECT title FROM items WHERE item_id = 'item-00'").fetchall() == [
+            ("Green apple, fruit, 100 g",)
+        ]
+        assert connection.sql("SELECT count(*) FROM items").fetchall() == [(60,)]
+
+
+def test_events_without_ids_get_the_same_id_each_time(tmp_path):
+    mapping = without_arrival(write_csv(tmp_path / "shop"))
+    mapping.write_text(mapping.read_text().replace("    event_id: line\n", ""))
+    tables = empty_tables(tmp_path)
+    window = ingest(tables, mapping, until=NOW)
+    tables.accept(window, rejections={})
+    with tables.connect() as connection:
+        assert connection.sql("SELECT count(DISTINCT event_id) FROM events").fetchall() == [(1500,)]
+    assert ingest(tables, mapping, until=NOW + timedelta(hours=1)).rows == {}
