@@ -5,6 +5,7 @@ Nothing heavy is imported here: `headrace --help` must answer at once.
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,8 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line: an error of ours is one line on stderr and exit code 1, a bug shows its traceback."""
+    # As with Ctrl-C, what was started is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:

@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -173,13 +172,11 @@ def service(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         _await_ready(f"http://127.0.0.1:{port}/readyz", process, log_file)
         yield process
     finally:
         stop_groups([process])
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _await_ready(url: str, process: "subprocess.Popen[bytes]", log_file: Path) -> None:

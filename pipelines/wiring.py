@@ -205,6 +205,20 @@ class Wiring:
         inputs = self.records.find(run, "training_inputs", TrainingInputs)
         return inputs.choices if inputs else Choices()
 
+    def newest_rows(self) -> datetime:
+        """Return the end of the newest window that brought rows.
+
+        Not the end of the newest window: an hour without news would give the same features another fingerprint, and
+        a training run that was stopped would begin anew instead of going on.
+
+        Raises:
+            ConfigError: no window was accepted yet.
+        """
+        windows = self.tables.manifest().windows
+        if not windows:
+            raise ConfigError("There are no tables yet: run `headrace ingest_tables` and `headrace validate_tables`.")
+        return windows[-1].until
+
     def champion_bundle(self) -> str:
         """Return the bundle that holds the champion alias.
 
@@ -261,7 +275,7 @@ def _build_features(wiring: Wiring, *, run: str | None = None) -> tuple[str, Rec
         tables=wiring.tables,
         features_dir=wiring.places.features,
         config=wiring.config.features,
-        until=wiring.records.load(run, "ingest_tables", IngestedWindow).until,
+        until=wiring.newest_rows(),
         progress=wiring.progress,
     )
     return run, build
