@@ -1,7 +1,7 @@
 """What was known before the test window: the events that the behavior baselines are made of."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 POPULARITY_DAYS = 28
 """Days before the test window that the popularity baseline counts."""
+KNN_DAYS = 90
+"""Days before the test window that item-KNN learns from. Both were the strongest on validation rows."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,20 @@ class Interactions:
     """int64 `(n,)` user numbers from 0."""
     items: np.ndarray
     """int64 `(n,)` row numbers of the catalogue."""
-    recent: np.ndarray
-    """bool `(n,)` true for the newest `POPULARITY_DAYS` days."""
+    age_days: np.ndarray
+    """float64 `(n,)` age of each event when the test window begins, above 0."""
     n_items: int
 
-    def popularity(self) -> np.ndarray:
-        """Return how many recent events each item has, float32 `(n_items,)`; where nothing is recent, of all events."""
-        items = self.items[self.recent] if self.recent.any() else self.items
-        return np.bincount(items, minlength=self.n_items).astype(np.float32)
+    def newest(self, days: float) -> "Interactions":
+        """Return the events of the newest `days`, or all of them where none is so new."""
+        kept = self.age_days <= days
+        if not kept.any():
+            return self
+        return Interactions(self.users[kept], self.items[kept], self.age_days[kept], self.n_items)
+
+    def counts(self) -> np.ndarray:
+        """Return how many events each item has, float32 `(n_items,)`."""
+        return np.bincount(self.items, minlength=self.n_items).astype(np.float32)
 
 
 def read_interactions(
@@ -49,14 +57,14 @@ def read_interactions(
     types = ", ".join(f"'{name}'" for name in HISTORY_EVENT_TYPES)
     table = connection.sql(
         f"""
-        SELECT user_id, item_id, event_timestamp >= $recent AS recent FROM events
+        SELECT user_id, item_id, (epoch($until) - epoch(event_timestamp)) / 86400 AS age_days FROM events
         WHERE item_id IS NOT NULL AND event_type IN ({types})
           AND event_timestamp < $until AND created_timestamp <= $until
         """,
-        params={"until": until, "recent": until - timedelta(days=POPULARITY_DAYS)},
+        params={"until": until},
     ).to_arrow_table()
     catalog = pa.array(item_ids, pa.string())
     rows = pc.fill_null(pc.index_in(table["item_id"], value_set=catalog), -1).to_numpy().astype(np.int64)
     users = table["user_id"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
     known = rows >= 0
-    return Interactions(users[known], rows[known], table["recent"].to_numpy()[known], len(item_ids))
+    return Interactions(users[known], rows[known], table["age_days"].to_numpy()[known], len(item_ids))

@@ -3,6 +3,8 @@
 import numpy as np
 
 TIE_RULE = "equal scores: the item that comes first in the catalogue wins"
+NEVER = 2**62
+"""The rank of an item that is not in the catalogue: behind any cut, and 0 as a reciprocal rank."""
 
 
 def target_ranks(
@@ -11,7 +13,7 @@ def target_ranks(
     """Rank targets among all items, and again among the items that were not seen; 1 is the best place.
 
     The rank is counted, not sorted: one more than the items with a higher score, and, among equal scores, those that
-    come earlier in the catalogue. A target that is not in the catalogue ranks behind every item.
+    come earlier in the catalogue. A target that is not in the catalogue has the rank `NEVER`.
 
     Args:
         scores: float32 `(n_items,)`, without NaN.
@@ -22,14 +24,13 @@ def target_ranks(
         int64 `(n_targets,)` twice: among all items, and among all but `seen`. The second is meaningless for a
         target that was seen.
     """
-    ranks = np.full(len(targets), len(scores) + 1, np.int64)
+    ranks = np.full(len(targets), NEVER, np.int64)
     ahead = np.zeros(len(targets), np.int64)
     if seen is None:
         seen = np.empty(0, np.int64)
     seen_scores = scores[seen]
     for place, target in enumerate(targets):
         if target < 0:
-            ahead[place] = len(seen)
             continue
         score = scores[target]
         ranks[place] = 1 + np.count_nonzero(scores > score) + np.count_nonzero(scores[:target] == score)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from pipelines.evaluation.baselines import ItemKnn, Popularity, TextProfile
 from pipelines.evaluation.bootstrap import UserBootstrap
 from pipelines.evaluation.bundle_cases import BundleScorer
 from pipelines.evaluation.cases import NEXT_BASKET, Case, measure_cases, paired_gains, summarize
-from pipelines.evaluation.interactions import POPULARITY_DAYS, Interactions, read_interactions
+from pipelines.evaluation.interactions import KNN_DAYS, POPULARITY_DAYS, Interactions, read_interactions
 from pipelines.evaluation.latency import bundle_latency_ms, time_calls
 from pipelines.evaluation.metrics import METRICS
 from pipelines.evaluation.ranks import TIE_RULE
@@ -59,6 +59,11 @@ class _Data:
     rows: EvaluationRows
     interactions: Interactions
     judged: JudgedQueries
+
+    @cached_property
+    def popularity(self) -> np.ndarray:
+        """float32 `(n_items,)`, recent events of each item."""
+        return self.interactions.newest(POPULARITY_DAYS).counts()
 
 
 def evaluate_model(
@@ -165,12 +170,12 @@ def _untouched_encoder(bundle: Bundle, cache_dir: Path, progress: Progress) -> T
 
 
 def _cases(own: BundleScorer, live: BundleScorer | None, data: _Data) -> list[Case]:
-    known = data.interactions
+    known = data.interactions.newest(KNN_DAYS)
     return [
         Case(CHALLENGER_CASE, own.fused_scores, own_fallback=True),
         *([Case(CHAMPION_CASE, live.fused_scores, own_fallback=True)] if live else []),
         Case(DENSE_CASE, own.dense_scores),
-        Case("popularity", Popularity(known.popularity()).scores),
+        Case("popularity", Popularity(data.popularity).scores),
         Case("item_knn", ItemKnn(known.users, known.items, known.n_items).scores),
         Case(UNTOUCHED_CASE, TextProfile(data.title_vectors).scores),
     ]
@@ -204,7 +209,7 @@ def _metrics(
     config: EvaluationConfig,
     progress: Progress,
 ) -> dict[str, dict[str, Metric]]:
-    results = measure_cases(data.rows, cases, data.interactions.popularity(), progress)
+    results = measure_cases(data.rows, cases, data.popularity, progress)
     users = UserBootstrap(data.rows.user_ids, samples=config.bootstrap_samples, seed=config.seed)
     metrics = {**summarize(results, users), **paired_gains(results, CHALLENGER_CASE, users)}
     found = measure_search(data.judged, search_scorers, len(data.item_ids))
@@ -224,9 +229,10 @@ def _notes(data: _Data, config: EvaluationConfig) -> list[str]:
         "first hit in the whole ranking.",
         f"Intervals: {config.bootstrap_samples:,} resamples of users (of queries for search), the same for every case, "
         "so that gains are paired.",
-        f"Popularity counts the {POPULARITY_DAYS} days before the test window; item_knn is the cosine of items over "
-        "all users with recency 0.7^age in baskets. Both know everything before the test window, the challenger what was "
-        "there before its validation window. A case that knows nothing about a user ranks by popularity.",
+        f"popularity counts the newest {POPULARITY_DAYS} days before the test window; item_knn is the cosine of items "
+        f"over the users of the newest {KNN_DAYS} days, with recency 0.7^age in baskets. Both know everything before "
+        "the test window, the challenger what was there before its validation window.",
+        "A case that knows nothing about a user ranks by popularity.",
         "headrace is what the service ranks by, without its filter for what was bought within the last days; "
         "headrace_dense is the model alone.",
         f"{len(data.judged.queries):,} queries: {data.judged.origin}.",

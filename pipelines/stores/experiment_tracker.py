@@ -35,6 +35,8 @@ class StepLog:
         self._step = step
         self._points: dict[str, set[tuple[int, float]]] = {}
         self.run_id = backend.open_run(run, step)
+        with mlflow_errors(f"read {run}"):
+            self._logged_before = set(backend.client.get_run(self.run_id).data.metrics)
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log settings. A setting that changed since this step last ran starts its MLflow run afresh.
@@ -137,6 +139,8 @@ class StepLog:
                 self._backend.client.log_batch(self.run_id, metrics=new[start : start + _POINTS_PER_CALL])
 
     def _known_points(self, key: str) -> set[tuple[int, float]]:
+        if key not in self._points and key not in self._logged_before:
+            self._points[key] = set()
         if key not in self._points:
             history = self._backend.client.get_metric_history(self.run_id, key)
             self._points[key] = {(int(point.step), float(point.value)) for point in history}
@@ -145,6 +149,7 @@ class StepLog:
     def _start_afresh(self) -> None:
         self._backend.client.delete_run(self.run_id)  # MLflow keeps it, marked as deleted
         self._points.clear()
+        self._logged_before.clear()
         self.run_id = self._backend.open_run(self._run, self._step)
 
 

@@ -118,11 +118,13 @@ class ModelRegistry:
         Raises:
             DataError: the version was never the champion.
         """
-        trail = self._trail()
-        if version not in trail:
+        wanted = self._version(version)
+        held = self._champions()
+        if version not in held:
+            bundles = [found.bundle for found in self.versions() if found.version in held]
             raise DataError(
-                f"Version {version} was never the champion (the champions so far: {', '.join(trail) or 'none'}): "
-                "name one of those."
+                f"Bundle {wanted.bundle} (version {version}) was never the champion (the champions so far: "
+                f"{', '.join(bundles) or 'none'}): name one of those."
             )
         with mlflow_errors(f"make version {version} the champion"):
             self._backend.client.set_registered_model_alias(MODEL, CHAMPION, version)
@@ -166,14 +168,18 @@ class ModelRegistry:
 
     def _trail(self) -> list[str]:
         """Return the champions in order, the present one last; later ones that were rolled back are left out."""
-        model = self._model()
-        if model is None or CHAMPION not in model.aliases:
+        champion = self._aliases().get(CHAMPION)
+        if champion is None:
             return []
-        champion = str(model.aliases[CHAMPION])
-        trail = [str(version) for version in json.loads(model.tags.get(_TRAIL_TAG, "[]"))]
-        if champion not in trail:
+        held = self._champions()
+        if champion not in held:
             return [champion]  # somebody moved the alias by hand
-        return trail[: len(trail) - trail[::-1].index(champion)]
+        return held[: len(held) - held[::-1].index(champion)]
+
+    def _champions(self) -> list[str]:
+        """Return every version that was made the champion since the last rollback, in order."""
+        model = self._model()
+        return [str(version) for version in json.loads(model.tags.get(_TRAIL_TAG, "[]"))] if model else []
 
     def _ensure_model(self) -> None:
         if self._model() is None:

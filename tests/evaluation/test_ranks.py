@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.evaluation.ranks import target_ranks
+from pipelines.evaluation.metrics import ndcg_at, recall_at, reciprocal_rank
+from pipelines.evaluation.ranks import NEVER, target_ranks
 
 
 def test_ranks_count_what_is_better():
@@ -25,9 +26,11 @@ def test_seen_items_make_room():
     assert unseen.tolist() == [2, 3]
 
 
-def test_an_item_that_is_not_in_the_catalogue_ranks_behind_every_item():
+def test_an_item_that_is_not_in_the_catalogue_is_never_found():
     every, unseen = target_ranks(np.zeros(4, np.float32), np.asarray([-1]), seen=np.asarray([0]))
-    assert (every.tolist(), unseen.tolist()) == ([5], [4])
+    assert every.tolist() == unseen.tolist() == [NEVER]
+    assert recall_at(every, 100) == ndcg_at(every, 100) == 0
+    assert reciprocal_rank(every) < 1e-18
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.data())

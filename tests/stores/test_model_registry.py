@@ -99,7 +99,7 @@ def test_an_unknown_version_is_named_with_the_known_ones(registry, register):
     register("b1")
     with pytest.raises(DataError, match=r"no version '7'.*there are 1 \(bundle b1\)"):
         registry.set_champion("7")
-    with pytest.raises(DataError, match=r"Version 1 was never the champion.*none"):
+    with pytest.raises(DataError, match=r"Bundle b1 \(version 1\) was never the champion.*none"):
         registry.restore_champion("1")
 
 

@@ -1,0 +1,91 @@
+"""Full ranking of several cases on the same rows, worked out by hand."""
+
+import numpy as np
+import pytest
+
+from pipelines.errors import DataError
+from pipelines.evaluation.bootstrap import UserBootstrap
+from pipelines.evaluation.cases import Case, measure_cases, paired_gains, summarize
+from pipelines.progress import SilentProgress
+from tests.toys.evaluation_rows import row, rows_of
+
+CATALOGUE = ["a", "b", "c", "d"]
+POPULARITY = np.asarray([4.0, 3.0, 2.0, 1.0])
+
+
+@pytest.fixture
+def rows(tmp_path):
+    return rows_of(
+        tmp_path,
+        CATALOGUE,
+        row(1, "ann", history=["a"], seen=["a"], targets=["a", "c"], new=["c"]),
+        row(2, "ann", history=["a"], seen=["a", "b"], targets=["b"], new=[]),
+        row(3, "bob", history=[], seen=[], targets=["d"]),
+    )
+
+
+def alphabetic(rows):
+    return np.tile(np.asarray([4, 3, 2, 1], np.float32), (len(rows), 1))
+
+
+def backwards(rows):
+    return np.tile(np.asarray([1, 2, 3, 4], np.float32), (len(rows), 1))
+
+
+def measure(rows, *cases, block_rows=2):
+    return measure_cases(rows, cases, POPULARITY, SilentProgress(), block_rows=block_rows)
+
+
+def test_new_items_are_ranked_among_unseen_ones_and_baskets_among_all(rows):
+    values = measure(rows, Case("alphabetic", alphabetic))["alphabetic"].values
+    # row 1: without a the ranking is b c d, so c is second; row 2 has no new item; row 3: d is fourth
+    assert values["mrr"].tolist() == pytest.approx([1 / 2, np.nan, 1 / 4], nan_ok=True)
+    # row 1: a is first; row 2: b is second; row 3: d is fourth
+    assert values["next_basket.mrr"].tolist() == [1, 1 / 2, 1 / 4]
+
+
+def test_results_do_not_depend_on_the_size_of_a_block(rows):
+    one, three = (measure(rows, Case("x", alphabetic), block_rows=size)["x"].values for size in (1, 3))
+    assert all(np.array_equal(one[name], three[name], equal_nan=True) for name in one)
+
+
+def test_a_stranger_is_ranked_by_popularity_unless_the_case_knows_better(rows):
+    found = measure(rows, Case("falls back", backwards), Case("own", backwards, own_fallback=True))
+    assert found["falls back"].values["mrr"][2] == 1 / 4
+    assert found["own"].values["mrr"][2] == 1
+
+
+def test_scores_that_are_not_finite_rank_last_and_are_counted(rows):
+    def broken(rows):
+        scores = alphabetic(rows)
+        scores[:, 0] = np.nan
+        return scores
+
+    found = measure(rows, Case("broken", broken, own_fallback=True))["broken"]
+    assert found.finite_share == 0.75
+    assert found.values["next_basket.mrr"].tolist() == [1 / 2, 1, 1 / 3]  # b c d a
+
+
+def test_an_item_that_is_not_in_the_catalogue_is_never_found(tmp_path):
+    rows = rows_of(tmp_path, CATALOGUE, row(1, "ann", seen=["a"], targets=["gone", "lost", "b"]))
+    values = measure(rows, Case("alphabetic", alphabetic))["alphabetic"].values
+    assert values["recall@10"].tolist() == [pytest.approx(1 / 3)]
+    assert values["mrr"].tolist() == [1]
+
+
+def test_scores_of_another_shape_are_refused(rows):
+    with pytest.raises(DataError, match=r"case short gave scores of shape \(2, 3\), \(2, 4\) is needed"):
+        measure(rows, Case("short", lambda rows: alphabetic(rows)[:, :3]))
+
+
+def test_gains_are_paired_by_row(rows):
+    results = measure(rows, Case("headrace", backwards, own_fallback=True), Case("popularity", alphabetic))
+    bootstrap = UserBootstrap(rows.user_ids, samples=200, seed=1)
+    metrics = {**summarize(results, bootstrap), **paired_gains(results, "headrace", bootstrap)}
+    assert set(metrics) == {"headrace", "popularity", "gain over popularity"}
+    # new items: backwards finds c second and d first, popularity c second and d fourth
+    assert metrics["headrace"]["mrr"].value == 0.75
+    assert metrics["popularity"]["mrr"].value == 0.375
+    gain = metrics["gain over popularity"]["mrr"]
+    assert (gain.value, gain.low, gain.high) == (0.375, 0.0, 0.75)  # ann gains 0, bob 0.75
+    assert metrics["headrace"]["finite_share"].value == 1

@@ -1,0 +1,145 @@
+"""The whole evaluation on six items, with a real bundle, a real encoder and a real MLflow."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from pipelines.config import EvaluationConfig, ServingConfig
+from pipelines.progress import SilentProgress
+from pipelines.schemas import CompressedBundle, TrainingSet
+from pipelines.steps.evaluate_model import evaluate_model
+from pipelines.stores.experiment_tracker import ExperimentTracker
+from pipelines.stores.mlflow_client import MlflowBackend
+from pipelines.stores.model_registry import ModelRegistry
+from pipelines.stores.table_store import TableStore
+from tests.toys.evaluation_rows import TEST_START, row, write_rows
+from tests.toys.event_tables import day, event, tables_with
+from tests.toys.toy_bundle import write_toy_bundle
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass
+class Shop:
+    home: Path
+    encoder: Path
+    tables: TableStore
+    registry: ModelRegistry
+    tracker: ExperimentTracker
+
+    def challenger(self, bundle):
+        folder = self.home / "bundles" / bundle
+        if not folder.exists():
+            write_toy_bundle(folder, encoder_name=str(self.encoder))
+        return CompressedBundle(
+            run=f"run-{bundle}",
+            bundle=bundle,
+            folder=folder,
+            version=self.registry.register(f"run-{bundle}", bundle, folder),
+            size_mib=0.1,
+            cosine_to_float=0.99,
+            metrics={},
+        )
+
+    def evaluate(self, compressed):
+        training_set = TrainingSet(
+            run=compressed.run,
+            folder=self.home / "training",
+            fingerprint="f" * 64,
+            champion=None,
+            rows={"test": 2},
+            validation_start=TEST_START - timedelta(days=7),
+            test_start=TEST_START,
+            test_end=TEST_START + timedelta(days=7),
+        )
+        return evaluate_model(
+            training_set,
+            compressed,
+            tables=self.tables,
+            bundles_dir=self.home / "bundles",
+            registry=self.registry,
+            tracker=self.tracker,
+            config=EvaluationConfig(bootstrap_samples=100, latency_requests=20, search_queries=12),
+            serving=ServingConfig(),
+            cache_dir=self.home / "cache",
+            progress=SilentProgress(),
+        )
+
+
+@pytest.fixture
+def shop(tmp_path, mlflow_folder, tiny_encoder_folder):
+    bought = [("ann", "a"), ("bob", "a"), ("cid", "a"), ("ann", "b"), ("bob", "c"), ("dot", "d"), ("dot", "e")]
+    events = [event(user, item, day(20), number=number) for number, (user, item) in enumerate([*bought, ("dot", "f")])]
+    write_rows(
+        tmp_path / "training",
+        [
+            row(1, "ann", history=["a", "b"], seen=["a", "b"], targets=["a", "c"], new=["c"]),
+            row(2, "bob", history=["a", "c"], seen=["a", "c"], targets=["f"]),
+        ],
+    )
+    return Shop(
+        home=tmp_path,
+        encoder=tiny_encoder_folder,
+        tables=tables_with(tmp_path, events, until=day(40)),
+        registry=ModelRegistry(mlflow_folder),
+        tracker=ExperimentTracker(mlflow_folder),
+    )
+
+
+def test_every_case_is_measured_on_the_same_rows(shop, mlflow_folder):
+    challenger = shop.challenger("b1")
+    report = shop.evaluate(challenger)
+    assert {case for case in report.metrics if not case.startswith("gain")} == {
+        "headrace",
+        "headrace_dense",
+        "popularity",
+        "item_knn",
+        "untouched_encoder",
+        "lexical",
+    }
+    # a was bought three times, every other item once, so popularity ranks a b c d e f.
+    # ann: without a and b, c is first. bob: without a and c, f is fourth (b d e f).
+    assert report.metrics["popularity"]["mrr"].value == (1 + 1 / 4) / 2
+    assert report.metrics["popularity"]["next_basket.mrr"].value == (1 + 1 / 6) / 2
+    # dense, ann: "red apple" and "green apple" look like c (green pear, 0.32) and f (red bread, 0.32), so c is first;
+    # bob: "red apple" and "green pear" look like b (1 word of each) and then f.
+    assert report.metrics["headrace_dense"]["mrr"].value == (1 + 1 / 2) / 2
+    assert report.metrics["headrace"]["finite_share"].value == 1
+    assert report.users == 2
+    assert "Full ranking of 6 items" in report.report.read_text()
+    assert shop.registry.report(challenger.version) == report
+    backend = MlflowBackend(mlflow_folder)
+    logged = backend.client.get_run(backend.find_run("run-b1", "evaluate_model"))
+    assert logged.data.metrics["popularity.mrr"] == 0.625
+    assert logged.data.params["metric.ties"].startswith("equal scores")
+    headline = backend.client.get_run(backend.find_run("run-b1")).data.metrics
+    assert headline["mrr"] == report.metrics["headrace"]["mrr"].value
+    plots = {entry.path for entry in backend.client.list_artifacts(logged.info.run_id, "plots")}
+    assert plots == {"plots/quality_of_each_case.png", "plots/quality_against_latency.png"}
+
+
+def test_a_challenger_that_equals_the_champion_gains_nothing(shop):
+    champion = shop.challenger("b1")
+    shop.registry.set_champion(champion.version)
+    report = shop.evaluate(shop.challenger("b2"))
+    assert report.metrics["champion"]["recall@10"] == report.metrics["headrace"]["recall@10"]
+    gain = report.metrics["gain over champion"]
+    assert (gain["mrr"].value, gain["mrr"].low, gain["mrr"].high) == (0, 0, 0)
+    assert gain["search.mrr"].value == 0
+
+
+def test_running_it_twice_gives_the_same_metrics(shop):
+    challenger = shop.challenger("b1")
+    first = shop.evaluate(challenger)
+    shop.registry.set_champion(challenger.version)  # promoted in between: it is not its own champion
+    assert shop.evaluate(challenger).metrics == first.metrics
+
+
+def test_a_champion_whose_folder_is_gone_is_fetched_from_the_registry(shop):
+    champion = shop.challenger("b1")
+    shop.registry.set_champion(champion.version)
+    champion.folder.rename(shop.home / "elsewhere")
+    assert "champion" in shop.evaluate(shop.challenger("b2")).metrics
+    assert champion.folder.is_dir()

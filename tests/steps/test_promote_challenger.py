@@ -1,0 +1,105 @@
+"""Who holds the champion alias afterwards, on a real MLflow."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from pipelines.config import PromotionConfig
+from pipelines.schemas import CompressedBundle, EvaluationReport, Metric
+from pipelines.steps.promote_challenger import promote_challenger
+from pipelines.stores.experiment_tracker import ExperimentTracker
+from pipelines.stores.mlflow_client import MlflowBackend
+from pipelines.stores.model_registry import ModelRegistry
+
+pytestmark = pytest.mark.slow
+POLICY = PromotionConfig(floor_cases=("popularity",))
+
+
+def report(bundle, against, gain):
+    return EvaluationReport(
+        run=f"run-{bundle}",
+        bundle=bundle,
+        test_start=datetime(2017, 12, 24, tzinfo=UTC),
+        test_end=datetime(2017, 12, 31, tzinfo=UTC),
+        users=10,
+        metrics={
+            "headrace": {"recall@10": Metric(value=0.3), "finite_share": Metric(value=1)},
+            against: {"recall@10": Metric(value=0.3 - gain)},
+            f"gain over {against}": {"recall@10": Metric(value=gain, low=gain - 0.01, high=gain + 0.01)},
+        },
+        latency_ms={"recommend_p50": 5.0},
+        report=None,
+    )
+
+
+@pytest.fixture
+def registry(mlflow_folder):
+    return ModelRegistry(mlflow_folder)
+
+
+@pytest.fixture
+def challenge(registry, mlflow_folder, tmp_path):
+    def challenge(bundle, against, gain, *, force=False):
+        folder = tmp_path / "bundles" / bundle
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "manifest.json").write_text("{}")
+        version = registry.register(f"run-{bundle}", bundle, folder)
+        compressed = CompressedBundle(
+            run=f"run-{bundle}",
+            bundle=bundle,
+            folder=Path(folder),
+            version=version,
+            size_mib=100,
+            cosine_to_float=0.99,
+            metrics={},
+        )
+        return promote_challenger(
+            report(bundle, against, gain),
+            compressed,
+            registry=registry,
+            tracker=ExperimentTracker(mlflow_folder),
+            policy=POLICY,
+            force=force,
+        )
+
+    return challenge
+
+
+def test_a_first_bundle_above_the_floor_becomes_the_champion(challenge, registry, mlflow_folder):
+    decision = challenge("b1", "popularity", 0.1)
+    assert (decision.promoted, decision.champion) == (True, "b1")
+    assert registry.champion().tags["promotion"] == "promoted"
+    backend = MlflowBackend(mlflow_folder)
+    tags = backend.client.get_run(backend.find_run("run-b1")).data.tags
+    assert tags["promotion"] == "promoted"
+    assert tags["promotion.reasons"].startswith("recall@10 0.3000 against 0.2000 of popularity")
+
+
+def test_a_no_leaves_the_champion_and_says_why(challenge, registry):
+    challenge("b1", "popularity", 0.1)
+    decision = challenge("b2", "champion", -0.05)
+    assert (decision.promoted, decision.champion) == (False, "b1")
+    assert decision.reasons == (
+        "recall@10 0.3000 against 0.3500 of champion, gain -0.0500 (95 % interval -0.0600 to -0.0400): "
+        "the gain must be above 0",
+    )
+    assert registry.champion().bundle == "b1"
+    assert registry.find("b2").tags["promotion"] == "refused"
+    assert registry.find("b2").tags["promotion_reasons"] == decision.reasons[0]
+
+
+def test_force_promotes_in_spite_of_the_gate_and_keeps_its_objections(challenge, registry):
+    challenge("b1", "popularity", 0.1)
+    decision = challenge("b2", "champion", -0.05, force=True)
+    assert (decision.promoted, decision.champion) == (True, "b2")
+    assert decision.reasons[0] == "forced by hand in spite of:"
+    assert "gain -0.0500" in decision.reasons[1]
+    assert registry.previous_champion().bundle == "b1"
+
+
+def test_running_it_twice_gives_the_same_state(challenge, registry):
+    challenge("b1", "popularity", 0.1)
+    first, second = (challenge("b2", "champion", 0.05) for _ in range(2))
+    assert first == second
+    assert (registry.champion().bundle, registry.previous_champion().bundle) == ("b2", "b1")
