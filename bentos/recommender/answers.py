@@ -159,7 +159,7 @@ class Answers:
             raise RequestError(
                 422, f"`query` has {len(query):,} characters, at most {limit:,} are allowed: shorten it."
             )
-        self._check_k(body)
+        k = self._items_wanted(body)
         watch, serving = Stopwatch(), self._live.current
         user = self._read_user(body.user_id) if body.user_id is not None else FeatureAnswer(None)
         watch.lap("features")
@@ -173,7 +173,7 @@ class Answers:
             ranking = search(
                 serving.bundle,
                 query,
-                k=body.k,
+                k=k,
                 now_s=self._now().timestamp(),
                 serving=self.serving,
                 query_vector=vector,
@@ -183,13 +183,13 @@ class Answers:
         except Exception:
             _logger.exception("Search falls back to words alone")
             problems.append("the model failed, words alone were searched")
-            ranking = self._words_alone(serving, query, body)
+            ranking = self._words_alone(serving, query, k, body)
         watch.lap("rank")
         return self._answer(serving, ranking, body, watch, problems)
 
     def recommend(self, body: RecommendBody) -> dict[str, Any]:
         """Items for a user, best first; popular ones for a stranger."""
-        self._check_k(body)
+        k = self._items_wanted(body)
         watch, serving = Stopwatch(), self._live.current
         for item_id in body.seed_items:
             if serving.bundle.row_of(item_id) is None:
@@ -198,7 +198,7 @@ class Answers:
         watch.lap("features")
         problems = [user.problem] if user.problem else []
         options: dict[str, Any] = {
-            "k": body.k,
+            "k": k,
             "now_s": self._now().timestamp(),
             "serving": self.serving,
             "filters": _filters(body),
@@ -214,12 +214,12 @@ class Answers:
 
     def similar(self, body: SimilarBody) -> dict[str, Any]:
         """Items like an item, or bought with it."""
-        self._check_k(body)
+        k = self._items_wanted(body)
         watch, serving = Stopwatch(), self._live.current
         if serving.bundle.row_of(body.item_id) is None:
             raise RequestError(404, _unknown_item("item_id", body.item_id))
         ranking = similar(
-            serving.bundle, body.item_id, k=body.k, serving=self.serving, kind=body.kind, filters=_filters(body)
+            serving.bundle, body.item_id, k=k, serving=self.serving, kind=body.kind, filters=_filters(body)
         )
         watch.lap("rank")
         return self._answer(serving, ranking, body, watch, [])
@@ -254,11 +254,11 @@ class Answers:
     def _read_user(self, raw_user_id: str) -> FeatureAnswer:
         return self._features.read(self._pseudonymizer.pseudonym(raw_user_id))
 
-    def _check_k(self, body: AnswerBody) -> None:
-        if body.k > self.serving.max_k:
-            raise RequestError(
-                422, f"`k` is {body.k:,}, at most {self.serving.max_k:,} is allowed: ask for fewer items."
-            )
+    def _items_wanted(self, body: AnswerBody) -> int:
+        limit = self.serving.max_k
+        if body.k > limit and "k" in body.model_fields_set:
+            raise RequestError(422, f"`k` is {body.k:,}, at most {limit:,} is allowed: ask for fewer items.")
+        return min(body.k, limit)
 
     def _event_row(self, event: EventBody, index: int, now: datetime) -> dict[str, Any]:
         where = f"events.{index}"
@@ -280,10 +280,10 @@ class Answers:
             "event_timestamp": happened.astimezone(UTC),
         }
 
-    def _words_alone(self, serving: Serving, query: str, body: AnswerBody) -> Ranking:
+    def _words_alone(self, serving: Serving, query: str, k: int, body: AnswerBody) -> Ranking:
         scores = serving.bundle.lexical.scores(query)
         scores = scores / (scores.max(initial=0.0) or 1.0)
-        rows = top_rows(scores, body.k, allowed_items(serving.bundle, _filters(body)))
+        rows = top_rows(scores, k, allowed_items(serving.bundle, _filters(body)))
         return Ranking(rows, scores[rows], {"lexical": scores[rows]}, personalized=False)
 
     def _answer(

@@ -33,12 +33,18 @@ api = build_api()
 class Recommender:
     """Search, recommendations, similar items and events; see `GET /openapi.json`."""
 
-    def __init__(self) -> None:
+    @bentoml.on_deployment
+    @staticmethod
+    def check() -> None:
+        """Say in one line what is missing, before any worker starts: a worker that fails would be started again."""
         try:
-            self._answers = open_answers()
+            check_surroundings()
         except HeadraceError as error:
-            print(f"headrace: {error}", file=sys.stderr, flush=True)  # noqa: T201 - the supervisor shows a traceback else
+            print(f"headrace: {error}", file=sys.stderr, flush=True)  # noqa: T201 - logging is not set up yet
             raise SystemExit(1) from None
+
+    def __init__(self) -> None:
+        self._answers = open_answers()
         api.state.answers = self._answers
         api.state.api_key = os.environ.get(API_KEY_VARIABLE) or None
         # Full collections over the loaded libraries take 80 to 150 ms; what is there now stays anyway.
@@ -53,6 +59,25 @@ class Recommender:
     async def __is_ready__(self) -> bool:
         """Whether a bundle is loaded: always, once the service has started."""
         return bool(self._answers.model_version)
+
+
+def check_surroundings() -> None:
+    """Check settings, key and the files of the bundle.
+
+    Raises:
+        HeadraceError: something is missing or broken; the message says what to do.
+    """
+    from bentos.recommender.live_bundle import find_bundle
+    from pipelines.config import load_config
+    from pipelines.inference.bundle import read_manifest, verify_files
+    from pipelines.places import Places
+    from pipelines.pseudonyms import Pseudonymizer, load_pseudonym_key
+
+    places = Places.from_environment()
+    load_config()
+    folder = find_bundle(places, os.environ)
+    verify_files(folder, read_manifest(folder))
+    Pseudonymizer(load_pseudonym_key(places.pseudonym_key, create=False))
 
 
 def open_answers() -> "Answers":

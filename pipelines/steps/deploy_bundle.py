@@ -66,7 +66,7 @@ def _ask(bundle: Bundle, serving: ServingConfig, now_s: float) -> dict[str, str]
 
 
 def _judge(bundle: Bundle, question: str, answer: Ranking) -> str:
-    expected = min(_ASKED, int(bundle.available.sum()) - 1)
+    expected = min(_ASKED, max(1, int(bundle.available.sum()) - 1))
     if len(answer.rows) < expected or not np.isfinite(answer.scores).all():
         raise BundleError(
             f"The bundle {bundle.bundle_id} answers {question} with {len(answer.rows)} items and scores "

@@ -1,0 +1,328 @@
+"""The HTTP interface, on the toy bundle and a feature store in memory."""
+
+import re
+import shutil
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from starlette.testclient import TestClient
+
+from bentos.recommender.answers import Answers
+from bentos.recommender.api import MAX_BODY_BYTES, build_api
+from bentos.recommender.live_bundle import LiveBundle
+from pipelines.config import ServingConfig
+from pipelines.errors import StoreError
+from pipelines.places import Places
+from pipelines.pseudonyms import Pseudonymizer
+from pipelines.stores.event_log import EventLog
+from tests.toys.toy_bundle import User, write_toy_bundle
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+PSEUDONYMIZER = Pseudonymizer(b"a key for tests, long enough")
+
+
+class MemoryFeatures:
+    """User features in a dictionary; can be slow or broken."""
+
+    def __init__(self) -> None:
+        self.users: dict[str, User] = {}
+        self.broken = False
+        self.delay_s = 0.0
+
+    def read_user(self, user_id: str) -> User:
+        time.sleep(self.delay_s)
+        if self.broken:
+            raise StoreError("the store is down")
+        return self.users.get(user_id, User())
+
+    def push_events(self, user_id: str, events) -> None:
+        if self.broken:
+            raise StoreError("the store is down")
+        before = self.users.get(user_id, User())
+        self.users[user_id] = User(
+            before.item_ids + [event["item_id"] for event in events],
+            before.event_types + [event["event_type"] for event in events],
+            before.event_times + [int(event["event_timestamp"].timestamp()) for event in events],
+        )
+
+
+class Service:
+    """The application with its parts at hand."""
+
+    def __init__(self, folder) -> None:
+        self.features = MemoryFeatures()
+        self.event_log = EventLog(folder / "log")
+        self.answers = Answers(
+            live=LiveBundle(Places(folder / "home"), {"HEADRACE_BUNDLE": str(folder / "b1")}),
+            features=self.features,
+            event_log=self.event_log,
+            pseudonymizer=PSEUDONYMIZER,
+            serving=ServingConfig(max_events=3, max_k=5, max_query_characters=20, feature_timeout_ms=50),
+            now=lambda: NOW,
+        )
+        self.app = build_api()
+        self.app.state.answers = self.answers
+        self.app.state.api_key = None
+
+    def client(self, host: str = "127.0.0.1") -> TestClient:
+        return TestClient(self.app, client=(host, 50_000), raise_server_exceptions=False)
+
+    def post(self, call: str, body=None, **options):
+        return self.client().post(f"/{call}", **({"json": body} if body is not None else {}), **options)
+
+
+@pytest.fixture
+def service(tmp_path):
+    write_toy_bundle(tmp_path / "b1")
+    service = Service(tmp_path)
+    yield service
+    service.answers.close()
+
+
+def item_ids(response) -> list[str]:
+    return [item["item_id"] for item in response.json()["items"]]
+
+
+def test_a_search(service):
+    response = service.post("search", {"query": "red apples", "k": 1})
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer["items"][0] | {"score": None} == {
+        "item_id": "a",
+        "title": "red apple",
+        "category": "Fruit",
+        "brand": "Orchard",
+        "price": 1.0,
+        "currency": "USD",
+        "score": None,
+    }
+    assert (answer["model_version"], answer["degraded"], answer["personalized"]) == ("b1", False, False)
+    assert len(answer["request_id"]) == 32
+    assert "timings_ms" not in answer
+
+
+def test_a_stranger_gets_popular_items(service):
+    response = service.post("recommend", {"user_id": "nobody", "k": 3})
+    assert item_ids(response) == ["d", "c", "b"]
+    assert response.json()["personalized"] is False
+    assert response.json()["degraded"] is False
+
+
+def test_an_event_changes_the_next_recommendation(service):
+    accepted = service.post("events", {"events": [{"user_id": "ann", "event_type": "view", "item_id": "c"}]})
+    assert (accepted.status_code, accepted.json()["accepted"], accepted.json()["degraded"]) == (202, 1, False)
+    response = service.post("recommend", {"user_id": "ann", "k": 2})
+    assert response.json()["personalized"] is True
+    assert item_ids(response) == ["c", "e"]
+
+
+def test_what_was_just_bought_is_not_recommended(service):
+    service.post("events", {"events": [{"user_id": "ann", "event_type": "purchase", "item_id": "c"}]})
+    assert item_ids(service.post("recommend", {"user_id": "ann", "k": 2}))[0] == "e"
+
+
+def test_no_raw_user_id_reaches_the_disk_or_the_feature_store(service):
+    service.post("events", {"events": [{"user_id": "ann@example.com", "event_type": "view", "item_id": "c"}]})
+    pseudonym = PSEUDONYMIZER.pseudonym("ann@example.com")
+    assert list(service.features.users) == [pseudonym]
+    rows = service.event_log.read(None, datetime.now(UTC)).to_pylist()
+    assert [row["user_id"] for row in rows] == [pseudonym]
+    assert len(rows[0]["event_id"]) == 32
+    assert rows[0]["event_timestamp"] == NOW
+
+
+def test_given_ids_and_times_are_kept(service):
+    happened = NOW - timedelta(hours=1)
+    body = {
+        "user_id": "ann",
+        "event_type": "search",
+        "query": "milk",
+        "event_id": "e-1",
+        "event_timestamp": "2026-03-01T00:00:00+01:00",
+    }
+    assert service.post("events", {"events": [body]}).status_code == 202
+    row = service.event_log.read(None, datetime.now(UTC)).to_pylist()[0]
+    assert (row["event_id"], row["event_timestamp"], row["query"]) == ("e-1", happened, "milk")
+    assert service.features.users == {}
+
+
+@pytest.mark.parametrize("how", ["parameter", "field"])
+def test_timings_come_on_request(service, how):
+    body = {"query": "milk", **({"timings": True} if how == "field" else {})}
+    answer = service.client().post("/search", json=body, params={"timings": "1"} if how == "parameter" else {}).json()
+    assert set(answer["timings_ms"]) == {"features", "encode", "rank", "total"}
+
+
+def test_similar_and_goes_with(service):
+    assert item_ids(service.post("similar", {"item_id": "a", "k": 1})) == ["b"]
+    assert item_ids(service.post("similar", {"item_id": "a", "kind": "goes_with"})) == ["b", "d"]
+
+
+EVENT = {"user_id": "ann", "event_type": "view", "item_id": "a"}
+
+
+@pytest.mark.parametrize(
+    ("call", "body", "status", "sentence"),
+    [
+        ("search", b"{broken", 400, "not valid JSON"),
+        ("search", b"\xff\xfe", 400, "not valid JSON"),
+        ("search", b"", 400, "not valid JSON"),
+        ("search", b"[]", 400, r"The body is \[\]: send a JSON object with query, user_id"),
+        ("search", b"null", 400, "The body is None"),
+        ("search", {}, 422, "`query` is missing: add it"),
+        ("search", {"query": 5}, 422, "`query`: .*valid string, found 5"),
+        ("search", {"query": "  "}, 422, "`query` is empty"),
+        ("search", {"query": "x" * 10_000}, 422, "`query` has 10,000 characters, at most 20 are allowed: shorten it"),
+        ("search", {"query": "x", "k": 0}, 422, "`k`: .*greater than or equal to 1, found 0"),
+        ("search", {"query": "x", "k": 6}, 422, "`k` is 6, at most 5 is allowed"),
+        ("search", {"query": "x", "k": "3"}, 422, "`k`: .*valid integer, found '3'"),
+        ("search", {"query": "x", "k": True}, 422, "`k`: .*valid integer, found True"),
+        ("search", {"query": "x", "user": "u"}, 422, "`user` is not a field of this call .known: query, user_id"),
+        ("search", {"query": "x", "filters": {"color": "red"}}, 422, r"`filters.color` is not .*known: categories"),
+        ("search", {"query": "x", "filters": {"min_price": -1}}, 422, "`filters.min_price`"),
+        ("recommend", {"user_id": ""}, 422, "`user_id`: .*at least 1 character"),
+        ("recommend", {"user_id": "u" * 300}, 422, r"`user_id`: .*… \(302 characters\)"),
+        ("recommend", {"user_id": "u", "seed_items": ["a", "zzz"]}, 404, "`seed_items`: the item 'zzz' is not in"),
+        ("similar", {"item_id": "zzz"}, 404, "`item_id`: the item 'zzz' is not in the catalogue: send an `item_id`"),
+        ("similar", {"item_id": "a", "kind": "other"}, 422, "`kind`: .*'similar' or 'goes_with'"),
+        ("events", {"events": []}, 422, "`events`: .*at least 1 item"),
+        ("events", {"events": [EVENT] * 4}, 422, "`events` has 4 events, at most 3 are allowed: send them in parts"),
+        ("events", {"events": [EVENT, {**EVENT, "event_type": "hug"}]}, 422, r"`events.1.event_type`: .*'purchase'"),
+        ("events", {"events": [{**EVENT, "item_id": None}]}, 422, "`events.0.item_id` is missing: a view needs"),
+        ("events", {"events": [{"user_id": "u", "event_type": "search"}]}, 422, "`events.0.query` is missing"),
+        ("events", {"events": [{**EVENT, "value": "1"}]}, 422, "`events.0.value`: .*number, found '1'"),
+        ("events", b'{"events": [{"user_id": "u", "event_type": "view", "item_id": "a", "value": NaN}]}', 422, "value"),
+        ("events", {"events": [{**EVENT, "event_timestamp": "2026-03-01T00:00:00"}]}, 422, "timezone"),
+        ("events", {"events": [{**EVENT, "event_timestamp": "2027-01-01T00:00:00Z"}]}, 422, "send a time that is over"),
+        ("nothing", {}, 404, "There is no POST /nothing: there are POST /search"),
+    ],
+)
+def test_a_bad_request_gets_one_sentence(service, call, body, status, sentence):
+    response = service.post(call, content=body) if isinstance(body, bytes) else service.post(call, body)
+    assert response.status_code == status, response.text
+    assert list(response.json()) == ["error"]
+    error = response.json()["error"]
+    assert "\n" not in error
+    assert len(error) < 400
+    assert re.search(sentence, error), error
+    assert service.event_log.read(None, datetime.now(UTC)).num_rows == 0
+
+
+def test_an_oversized_body_is_refused(service):
+    response = service.post("events", content=b" " * (MAX_BODY_BYTES + 1))
+    assert response.status_code == 413
+    assert "larger than 2 MiB" in response.json()["error"]
+
+
+def test_get_on_a_call_says_how_to_ask(service):
+    response = service.client().get("/search")
+    assert response.status_code == 405
+    assert "takes POST with a JSON body, not GET" in response.json()["error"]
+
+
+def test_openapi_names_every_call(service):
+    paths = service.client().get("/openapi.json").json()["paths"]
+    assert set(paths) == {"/search", "/recommend", "/similar", "/events"}
+
+
+# Keys
+
+
+def test_without_a_key_only_this_machine_is_answered(service):
+    body = {"query": "milk"}
+    assert service.client("127.0.0.1").post("/search", json=body).status_code == 200
+    assert service.client("::1").post("/search", json=body).status_code == 200
+    refused = service.client("10.0.0.7").post("/search", json=body)
+    assert refused.status_code == 403
+    assert "HEADRACE_API_KEY" in refused.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        pytest.param({"Origin": "https://evil.example"}, 403, id="a page from elsewhere"),
+        pytest.param({"Origin": "null"}, 403, id="a sandboxed page"),
+        pytest.param({"Origin": "http://localhost:8000"}, 200, id="a page of this machine"),
+        pytest.param({"X-Forwarded-For": "10.0.0.7"}, 403, id="through a proxy"),
+    ],
+)
+def test_without_a_key_browsers_and_proxies_open_no_door(service, headers, status):
+    assert service.post("search", {"query": "milk"}, headers=headers).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        pytest.param({}, 401, id="no key"),
+        pytest.param({"X-API-Key": "wrong"}, 401, id="wrong key"),
+        pytest.param({"X-API-Key": "clé".encode()}, 401, id="a key of other letters"),
+        pytest.param({"X-API-Key": "right"}, 200, id="header"),
+        pytest.param({"Authorization": "Bearer right"}, 200, id="bearer"),
+        pytest.param({"Authorization": "Basic right"}, 401, id="basic"),
+    ],
+)
+def test_with_a_key_everybody_needs_it(service, headers, status):
+    service.app.state.api_key = "right"
+    for host in ("127.0.0.1", "10.0.0.7"):
+        response = service.client(host).post("/search", json={"query": "milk"}, headers=headers)
+        assert response.status_code == status
+
+
+# What happens when a part fails
+
+
+def test_a_broken_feature_store_gives_the_last_known_features_then_popular_items(service):
+    service.post("events", {"events": [{"user_id": "ann", "event_type": "view", "item_id": "c"}]})
+    fresh = service.post("recommend", {"user_id": "ann", "k": 2})
+    service.features.broken = True
+    remembered = service.post("recommend", {"user_id": "ann", "k": 2})
+    assert item_ids(remembered) == item_ids(fresh)
+    assert remembered.json()["degraded_because"] == ["the feature store failed"]
+    stranger = service.post("recommend", {"user_id": "bob", "k": 2})
+    assert item_ids(stranger) == ["d", "c"]
+    assert (stranger.json()["degraded"], stranger.json()["personalized"]) == (True, False)
+
+
+def test_a_slow_feature_store_does_not_hold_up_an_answer(service):
+    service.features.delay_s = 0.5
+    response = service.client().post("/recommend", json={"user_id": "ann"}, params={"timings": "1"})
+    assert response.json()["degraded_because"] == ["the feature store did not answer within 50 ms"]
+    assert response.json()["timings_ms"]["features"] < 400
+
+
+def test_events_are_kept_while_the_feature_store_is_broken(service):
+    service.features.broken = True
+    response = service.post("events", {"events": [EVENT]})
+    assert (response.status_code, response.json()["accepted"], response.json()["degraded"]) == (202, 1, True)
+    assert service.event_log.read(None, datetime.now(UTC)).num_rows == 1
+
+
+def test_a_full_disk_refuses_the_events(service, tmp_path):
+    shutil.rmtree(tmp_path / "log", ignore_errors=True)
+    (tmp_path / "log").write_text("in the way")
+    response = service.post("events", {"events": [EVENT]})
+    assert response.status_code == 503
+    assert "nothing was accepted" in response.json()["error"]
+
+
+class BrokenTower:
+    """A model that fails."""
+
+    def embed(self, *_):
+        raise RuntimeError("no memory")
+
+    def encode(self, *_):
+        raise RuntimeError("no memory")
+
+
+def test_a_broken_model_gives_popular_items_and_words_alone(service):
+    service.post("events", {"events": [{"user_id": "ann", "event_type": "view", "item_id": "c"}]})
+    bundle = service.answers._live.current.bundle
+    bundle._user_tower = bundle._encoder = BrokenTower()
+    recommended = service.post("recommend", {"user_id": "ann", "k": 1})
+    assert item_ids(recommended) == ["d"]
+    assert recommended.json()["degraded_because"] == ["the model failed, these are popular items"]
+    found = service.post("search", {"query": "pears", "k": 1})
+    assert item_ids(found) == ["c"]
+    assert found.json()["degraded_because"] == ["the model failed, words alone were searched"]

@@ -1,0 +1,200 @@
+"""Bundles: written whole, verified when opened, answers worked out by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from pipelines.errors import BundleError, DataError
+from pipelines.features.activity import ACTIVITY_FEATURES
+from pipelines.inference.bundle import Fusion, Preprocessing, RecommendFusion, load_bundle, write_bundle
+from tests.toys.toy_bundle import CREATED_AT, DIM, ITEMS, User, bought, one_hot, write_toy_bundle, write_toy_user_tower
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundles") / "b1"
+    write_toy_bundle(folder)
+    return load_bundle(folder)
+
+
+def test_manifest_and_shapes(bundle):
+    assert (bundle.bundle_id, bundle.n_items, bundle.dim) == ("b1", 6, DIM)
+    assert bundle.manifest.encoder == "toy"
+    assert bundle.metrics == {"recall@10": 0.5}
+    assert bundle.item_vectors.dtype == np.float32
+    assert set(bundle.manifest.files) >= {"encoder.onnx", "item_vectors.npy", "lexical/vocab.index.json"}
+
+
+def test_queries_of_different_length_are_embedded_alone_as_in_a_batch(bundle):
+    texts = ["red apple", "milk", "red apple pear bread"]
+    np.testing.assert_allclose(bundle.encode_queries(texts), np.stack([one_hot(text) for text in texts]), atol=1e-6)
+
+
+def test_texts_are_cut_at_max_tokens(tmp_path):
+    write_toy_bundle(tmp_path / "b", preprocessing=Preprocessing(max_tokens=2))
+    np.testing.assert_allclose(
+        load_bundle(tmp_path / "b").encode_queries(["red apple milk"])[0], one_hot("red apple"), atol=1e-6
+    )
+
+
+def test_a_user_embedding_is_made_of_the_known_items(bundle):
+    embedding, attention = bundle.user_embedding(bought("a", "unknown", "d"), now_s=100.0)
+    np.testing.assert_allclose(embedding, one_hot("red apple rye bread"), atol=1e-3)
+    np.testing.assert_allclose(attention, [0.5, 0.0, 0.5])
+
+
+@pytest.mark.parametrize("user", [User(), bought("unknown")], ids=["no history", "unknown items"])
+def test_nothing_known_is_no_embedding(bundle, user):
+    assert bundle.user_embedding(user, now_s=0.0) is None
+
+
+def test_users_are_embedded_alone_as_in_a_batch(bundle):
+    users = [bought("a"), User(), bought("b", "c", "d")]
+    embeddings, known = bundle.user_embeddings(users, [10.0, 10.0, 10.0])
+    assert known.tolist() == [True, False, True]
+    assert not embeddings[1].any()
+    for index in (0, 2):
+        alone = bundle.user_embedding(users[index], 10.0)
+        assert alone is not None
+        np.testing.assert_allclose(embeddings[index], alone[0], atol=1e-6)
+
+
+def test_rows_of_items(bundle):
+    assert bundle.row_of("c") == 2
+    assert bundle.row_of("nope") is None
+    assert bundle.rows_of(["f", "nope", "a"]).tolist() == [5, -1, 0]
+
+
+def test_popularity_is_on_a_log_scale(bundle):
+    np.testing.assert_allclose(bundle.popularity_score, [0, 1 / 3, 2 / 3, 1, 0, 0], atol=1e-6)  # log2(1, 2, 4, 8)
+
+
+def test_dense_index_agrees_with_the_exact_product(bundle):
+    vector = one_hot("red apple")
+    np.testing.assert_allclose(bundle.dense_index.scores(vector), bundle.item_vectors @ vector, atol=0.01)
+
+
+def test_fitted_fusion_is_stored(tmp_path):
+    chosen = Fusion(recommend=RecommendFusion(dense=0.1, item_to_item=0.2, popularity=0.7))
+    asked = []
+
+    def fit(bundle):
+        asked.append(bundle.n_items)
+        return chosen, {"fusion_validation_recall@10": 0.25}
+
+    write_toy_bundle(tmp_path / "source")
+    parts = _parts_of(tmp_path / "source")
+    write_bundle(tmp_path / "b", parts=parts, created_at=CREATED_AT, fit_fusion=fit)
+    fitted = load_bundle(tmp_path / "b")
+    assert asked == [6]
+    assert fitted.preprocessing.fusion == chosen
+    assert fitted.metrics["fusion_validation_recall@10"] == 0.25
+
+
+def _parts_of(folder):
+    from pipelines.inference.bundle import BundleParts
+
+    bundle = load_bundle(folder)
+    return BundleParts(
+        encoder=folder / "encoder.onnx",
+        encoder_name="toy",
+        tokenizer=folder / "tokenizer.json",
+        user_tower=folder / "user_tower.onnx",
+        item_vectors=bundle.item_vectors,
+        items=bundle.items,
+        item_to_item_ids=bundle.item_to_item_ids,
+        item_to_item_scores=bundle.item_to_item_scores,
+        popularity=bundle.popularity,
+        preprocessing=bundle.preprocessing,
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["encoder.onnx", "tokenizer.json", "item_vectors.npy", "items.parquet", "lexical/vocab.index.json"]
+)
+def test_a_changed_file_is_named(tmp_path, name):
+    write_toy_bundle(tmp_path / "b")
+    content = bytearray((tmp_path / "b" / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "b" / name).write_bytes(content)
+    with pytest.raises(BundleError, match=f"{name} of the bundle .* was changed.*use another bundle"):
+        load_bundle(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        pytest.param(lambda b: (b / "encoder.onnx").unlink(), "encoder.onnx is missing", id="missing file"),
+        pytest.param(lambda b: (b / "manifest.json").unlink(), "was not written to the end", id="no manifest"),
+        pytest.param(lambda b: (b / "manifest.json").write_text("{"), "is not a manifest", id="broken manifest"),
+        pytest.param(lambda b: (b / "manifest.json").write_text('{"format": 9}'), "has format 9", id="other format"),
+    ],
+)
+def test_an_incomplete_bundle_is_refused(tmp_path, damage, message):
+    write_toy_bundle(tmp_path / "b")
+    damage(tmp_path / "b")
+    with pytest.raises(BundleError, match=message):
+        load_bundle(tmp_path / "b")
+
+
+def test_a_bundle_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(BundleError, match="There is no bundle at"):
+        load_bundle(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    "name", ["encoder.onnx", "tokenizer.json", "item_vectors.npy", "popularity.npy", "items.parquet"]
+)
+def test_an_unreadable_file_is_named_even_without_verification(tmp_path, name):
+    write_toy_bundle(tmp_path / "b")
+    (tmp_path / "b" / name).write_bytes(b"not what it should be")
+    with pytest.raises(BundleError, match=f"{name}.*use another bundle"):
+        load_bundle(tmp_path / "b", verify=False)
+
+
+def test_pickled_arrays_are_never_opened(tmp_path):
+    write_toy_bundle(tmp_path / "b")
+    np.save(tmp_path / "b" / "popularity.npy", np.array([{"code": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(BundleError, match=r"popularity.npy .*allow_pickle=False"):
+        load_bundle(tmp_path / "b", verify=False)
+
+
+def test_a_tower_without_unit_length_is_refused_and_nothing_is_left(tmp_path):
+    tower = write_toy_user_tower(tmp_path / "tower.onnx", gain=2.0)
+    with pytest.raises(BundleError, match=r"user_tower.onnx .* length 2.000"):
+        write_toy_bundle(tmp_path / "bundles" / "b", user_tower=tower)
+    assert list((tmp_path / "bundles").glob("*b*")) == [tmp_path / "bundles" / "b.sources"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"items": ITEMS.slice(0, 5)}, "others.*'items': 5", id="fewer items than vectors"),
+        pytest.param({"popularity": np.zeros(7, np.float32)}, "'popularity': 7", id="more counts than items"),
+        pytest.param({"item_vectors": np.ones((6, DIM))}, "6 of 6 item vectors .* not of length 1", id="length"),
+        pytest.param({"item_vectors": np.full((6, DIM), np.nan)}, "6 of 6 item vectors", id="not a number"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(tmp_path, changes, message):
+    with pytest.raises(DataError, match=message):
+        write_toy_bundle(tmp_path / "b", **changes)
+    assert not (tmp_path / "b").exists()
+
+
+def test_neighbours_that_do_not_exist_are_refused(tmp_path):
+    with pytest.raises(BundleError, match=r"item_to_item_ids\.npy points to items that do not exist"):
+        write_toy_bundle(tmp_path / "b", item_to_item_ids=np.full((6, 2), 6, np.int32))
+
+
+def test_other_activity_features_than_the_trained_ones_are_refused(tmp_path):
+    with pytest.raises(BundleError, match="trained on the activity features shoe_size"):
+        write_toy_bundle(tmp_path / "b", preprocessing=Preprocessing(activity_features=("shoe_size",)))
+    write_toy_bundle(tmp_path / "good", preprocessing=Preprocessing(activity_features=ACTIVITY_FEATURES))
+
+
+def test_writing_again_replaces_the_bundle(tmp_path):
+    write_toy_bundle(tmp_path / "b", metrics={"recall@10": 0.1})
+    write_toy_bundle(tmp_path / "b", metrics={"recall@10": 0.9})
+    assert json.loads((tmp_path / "b" / "metrics.json").read_text()) == {"recall@10": 0.9}
+    assert load_bundle(tmp_path / "b").metrics == {"recall@10": 0.9}

@@ -1,0 +1,82 @@
+"""Fusion weights are chosen on validation rows."""
+
+import numpy as np
+import pytest
+
+from pipelines.inference.bundle import Fusion, Preprocessing, RecommendFusion, load_bundle
+from pipelines.ranking.fusion import fit_fusion_weights, recommendation_parts, weighted_mean
+from pipelines.ranking.ordering import top_rows
+from tests.toys.toy_bundle import User, bought, write_toy_bundle
+
+NOW_S = 1_000.0
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundles") / "b1"
+    write_toy_bundle(folder)
+    return load_bundle(folder)
+
+
+def test_weighted_mean():
+    parts = {"dense": np.array([1.0, 0.0], np.float32), "popularity": np.array([0.5, 1.0], np.float32)}
+    assert weighted_mean(parts, {"dense": 3.0, "popularity": 1.0}).tolist() == [0.875, 0.25]
+    assert weighted_mean(parts, {"dense": 0.0, "popularity": 0.0}).tolist() == [0.0, 0.0]
+
+
+def test_parts_lie_between_0_and_1_and_strangers_are_marked(bundle):
+    parts, known = recommendation_parts(bundle, [bought("a"), User()], [NOW_S, NOW_S])
+    assert known.tolist() == [True, False]
+    assert parts["item_to_item"][0].tolist() == pytest.approx([0, 1, 0, 0.5, 0, 0])
+    assert parts["popularity"].shape == (2, 6)
+    for scores in parts.values():
+        assert scores.min() >= 0
+        assert scores.max() <= 1 + 1e-3
+
+
+@pytest.mark.parametrize(
+    ("target", "generator"),
+    [
+        pytest.param("e", "item_to_item", id="what is bought after c is its neighbour e"),
+        pytest.param("b", "dense", id="what is bought after c is like c"),
+        pytest.param("d", "popularity", id="what is bought after c is popular"),
+    ],
+)
+def test_the_generator_that_predicts_gets_the_weight(tmp_path, target, generator):
+    only_dense = Fusion(recommend=RecommendFusion(dense=1, item_to_item=0, popularity=0))
+    write_toy_bundle(tmp_path / "b", preprocessing=Preprocessing(fusion=only_dense))
+    bundle = load_bundle(tmp_path / "b")
+    fusion, measured = fit_fusion_weights(bundle, [bought("c")], [NOW_S], [[target]], [["c"]], k=1)
+    weights = fusion.recommend.model_dump()
+    assert max(weights, key=weights.get) == generator
+    assert sum(weights.values()) == pytest.approx(1)
+    assert measured["fusion_validation_recall@1"] == 1.0
+    assert measured[f"{generator}_validation_recall@1"] == 1.0
+
+
+def test_items_seen_before_are_not_ranked(bundle):
+    _, measured = fit_fusion_weights(bundle, [bought("c")], [NOW_S], [["d"]], [["c", "e", "b"]], k=1)
+    assert measured["popularity_validation_recall@1"] == 1.0
+    _, measured = fit_fusion_weights(bundle, [bought("c")], [NOW_S], [["d", "a"]], [["c", "d"]], k=1)
+    assert measured["popularity_validation_recall@1"] == 0.0
+
+
+def test_without_rows_the_weights_stay(bundle):
+    fusion, measured = fit_fusion_weights(bundle, [bought("c"), User()], [NOW_S] * 2, [[], ["a"]], [[], []])
+    assert fusion == bundle.preprocessing.fusion
+    assert measured == {}
+
+
+@pytest.mark.parametrize(
+    ("k", "allowed", "expected"),
+    [
+        pytest.param(2, None, [1, 2], id="ties in row order"),
+        pytest.param(3, [True, True, False, True], [1, 3, 0], id="not allowed ones never come"),
+        pytest.param(9, None, [1, 2, 3, 0], id="fewer come back if there are fewer"),
+        pytest.param(0, None, [], id="none"),
+    ],
+)
+def test_top_rows(k, allowed, expected):
+    scores = np.array([0.1, 0.5, 0.5, 0.5 if allowed is None else 0.4], np.float32)
+    mask = None if allowed is None else np.array(allowed)
+    assert top_rows(scores, k, mask).tolist() == expected
