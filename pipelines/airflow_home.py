@@ -152,13 +152,17 @@ def run_together(parts: Mapping[str, Sequence[str]], environment: Mapping[str, s
             signal.signal(number, handler)
 
 
-def stop_groups(processes: Iterable["subprocess.Popen[bytes]"]) -> None:
-    """End processes that were started with their own session, and everything they started."""
+def stop_groups(processes: Iterable["subprocess.Popen[bytes]"], timeout_s: float = STOP_TIMEOUT_S) -> None:
+    """End processes that were started with their own session, and everything they started.
+
+    Args:
+        timeout_s: How long they may take to end by themselves.
+    """
     group = list(processes)
     for process in group:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
-    deadline = time.monotonic() + STOP_TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     for process in group:
         try:
             process.wait(max(0.1, deadline - time.monotonic()))
