@@ -162,7 +162,7 @@ class ServingConfig(Settings):
 
     candidates: int = Field(default=200, ge=10)
     """Items taken from the int8 index and scored exactly."""
-    feature_timeout_ms: float = Field(default=100, gt=0)
+    feature_timeout_ms: float = Field(default=200, gt=0)
     """Longest wait for the online features; then the last known ones answer, or popular items."""
     exclude_purchased_days: float = Field(default=7, ge=0)
     """Items bought within so many days are left out of recommendations; 0 leaves nothing out."""

@@ -110,6 +110,14 @@ class PatientFeatures:
             remembered = self._last.get(user_id)
         return FeatureAnswer(remembered, problem)
 
+    def warm_up(self) -> None:
+        """Read a stranger once, however long it takes: the first read opens what later ones use.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        self._store.read_user("")
+
     def push(self, user_id: str, events: Sequence[Mapping[str, Any]]) -> None:
         """Add events to the store; raises what the store raises."""
         self._store.push_events(user_id, events)
@@ -143,6 +151,18 @@ class Answers:
     def model_version(self) -> str:
         """Id of the bundle that answers now."""
         return self._live.current.bundle.bundle_id
+
+    def warm_up(self) -> None:
+        """Take every path of an answer once, so that the first request is as quick as the next.
+
+        Raises:
+            StoreError: the feature store does not answer; everything else is warm then.
+        """
+        bundle = self._live.current.bundle
+        options: dict[str, Any] = {"k": 1, "now_s": self._now().timestamp(), "serving": self.serving}
+        recommend(bundle, None, seed_items=bundle.item_ids[:1], **options)
+        search(bundle, bundle.titles[0], **options)
+        self._features.warm_up()
 
     def close(self) -> None:
         """Stop the background work."""

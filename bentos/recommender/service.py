@@ -98,17 +98,16 @@ def open_answers() -> "Answers":
     pseudonymizer = Pseudonymizer(load_pseudonym_key(places.pseudonym_key, create=False))
     serving = load_config().serving
     live = LiveBundle(places, os.environ)
-    features = OnlineFeatures(places.feast)
-    try:
-        features.open()
-    except StoreError as error:  # popular items and searches work without it, and it may come back
-        print(f"headrace: answers are degraded for now: {error}", file=sys.stderr, flush=True)  # noqa: T201
     answers = Answers(
         live=live,
-        features=features,
+        features=OnlineFeatures(places.feast),
         event_log=EventLog(places.event_log),
         pseudonymizer=pseudonymizer,
         serving=serving,
     )
+    try:
+        answers.warm_up()
+    except StoreError as error:  # popular items and searches work without it, and it may come back
+        print(f"headrace: answers are degraded for now: {error}", file=sys.stderr, flush=True)  # noqa: T201
     live.start()
     return answers

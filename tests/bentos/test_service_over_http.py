@@ -1,0 +1,316 @@
+"""The real service: BentoML in its own process, the real Feast, requests over HTTP."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from pipelines.config import ServingConfig
+from pipelines.errors import BundleError, ConfigError
+from pipelines.places import Places
+from pipelines.progress import SilentProgress
+from pipelines.pseudonyms import Pseudonymizer
+from pipelines.serving_command import check_surroundings, serve, serving_environment
+from pipelines.steps.build_bento import build_bento
+from pipelines.steps.deploy_bundle import deploy_bundle
+from pipelines.stores.event_log import EventLog
+from tests.stores.test_feature_store import UNTIL, feature_store
+from tests.toys.event_tables import day, event
+from tests.toys.toy_bundle import write_toy_bundle
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:feast", "ignore::DeprecationWarning:ibis"),
+]
+
+KEY = "a key for tests, long enough"
+PROJECT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("HEADRACE_", "BENTOML_"))}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory) -> Places:
+    """A home with two bundles, the first of them deployed, and what Feast knows of Ann: she viewed the green pear."""
+    home = tmp_path_factory.mktemp("home")
+    ann = Pseudonymizer(KEY.encode()).pseudonym("ann")
+    feature_store(home, [event(ann, "c", day(1), kind="view")]).materialize(UNTIL, SilentProgress())
+    places = Places(home)
+    for bundle in ("b1", "b2"):
+        write_toy_bundle(places.bundles / bundle)
+    deploy(places, "b1")
+    return places
+
+
+def deploy(places: Places, bundle: str) -> None:
+    deploy_bundle(
+        bundle,
+        bundles_dir=places.bundles,
+        current_bundle=places.current_bundle,
+        serving=ServingConfig(),
+        now=datetime.now(UTC),
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Client:
+    """Sends JSON, returns status and JSON."""
+
+    def __init__(self, port: int) -> None:
+        self.address = f"http://127.0.0.1:{port}"
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"{self.address}{path}", timeout=10) as response:
+                return response.status, response.read().decode()
+        except OSError as error:
+            return getattr(error, "code", 0), str(error)
+
+    def post(self, call: str, body: object) -> tuple[int, dict]:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.address}/{call}", data, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=10) as response:
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+
+@contextmanager
+def running(command: list[str], environment: dict[str, str], port: int, log: Path):
+    """Run a service until it is ready, and end it with the block."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=log.parent)
+    try:
+        client = Client(port)
+        deadline = time.monotonic() + 120
+        while client.get("/readyz")[0] != 200:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        yield client
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def client(places, patient, tmp_path_factory):
+    port = free_port()
+    command = [str(Path(sys.executable).parent / "headrace"), "serve", "--port", str(port)]
+    environment = {
+        **ENVIRONMENT,
+        "HEADRACE_HOME": str(places.home),
+        "HEADRACE_PSEUDONYM_KEY": KEY,
+        "HEADRACE_CONFIG": patient,
+    }
+    with running(command, environment, port, tmp_path_factory.mktemp("service") / "log") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory) -> str:
+    """Settings in which a busy machine does not make an answer a degraded one."""
+    path = tmp_path_factory.mktemp("config") / "patient.yaml"
+    path.write_text("serving: {feature_timeout_ms: 10000}")
+    return str(path)
+
+
+def item_ids(answer: dict) -> list[str]:
+    return [item["item_id"] for item in answer["items"]]
+
+
+def test_health_and_metrics(client):
+    assert client.get("/livez")[0] == 200
+    assert client.get("/readyz")[0] == 200
+    client.post("search", {"query": "milk"})
+    status, metrics = client.get("/metrics")
+    assert status == 200
+    assert 'endpoint="/search"' in metrics
+
+
+def test_a_search_and_similar_items(client):
+    status, found = client.post("search", {"query": "red apples", "k": 2})
+    assert (status, item_ids(found)[0]) == (200, "a")
+    status, alike = client.post("similar", {"item_id": "a", "kind": "goes_with"})
+    assert (status, item_ids(alike)) == (200, ["b", "d"])
+
+
+def test_features_come_from_feast_and_an_event_changes_the_next_answer(client, places):
+    status, known = client.post("recommend", {"user_id": "ann", "k": 2})
+    assert (status, known["personalized"], known["degraded"]) == (200, True, False)
+    assert item_ids(known) == ["c", "e"]
+    status, accepted = client.post("events", {"events": [{"user_id": "ann", "event_type": "purchase", "item_id": "c"}]})
+    assert (status, accepted["accepted"], accepted["degraded"]) == (202, 1, False)
+    _, changed = client.post("recommend", {"user_id": "ann", "k": 2})
+    assert item_ids(changed)[0] == "e"
+    assert "c" not in item_ids(changed)
+    logged = EventLog(places.event_log).read(None, datetime.now(UTC)).to_pylist()
+    assert [(row["user_id"], row["item_id"]) for row in logged] == [(Pseudonymizer(KEY.encode()).pseudonym("ann"), "c")]
+
+
+def test_a_stranger_gets_popular_items_until_the_first_event(client):
+    _, stranger = client.post("recommend", {"user_id": "bob", "k": 3})
+    assert (item_ids(stranger), stranger["personalized"]) == (["d", "c", "b"], False)
+    client.post("events", {"events": [{"user_id": "bob", "event_type": "view", "item_id": "e"}]})
+    _, known = client.post("recommend", {"user_id": "bob", "k": 3})
+    assert (item_ids(known)[0], known["personalized"]) == ("e", True)
+
+
+@pytest.mark.parametrize(
+    ("call", "body", "status"),
+    [
+        ("search", b"{broken", 400),
+        ("search", {"query": "x" * 10_000}, 422),
+        ("similar", {"item_id": "zzz"}, 404),
+        ("events", {"events": [{"user_id": "u", "event_type": "hug"}]}, 422),
+        ("nothing", {}, 404),
+    ],
+    ids=["broken JSON", "long query", "unknown item", "unknown event", "unknown call"],
+)
+def test_a_bad_request_gets_one_sentence(client, call, body, status):
+    found, answer = client.post(call, body)
+    assert found == status
+    assert list(answer) == ["error"]
+    assert "Traceback" not in answer["error"]
+
+
+def test_a_deployment_fails_no_request(client, places):
+    answers: list[tuple[int, str]] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            status, answer = client.post("search", {"query": "green pear", "k": 1})
+            answers.append((status, answer.get("model_version", "")))
+
+    asking = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in asking:
+        thread.start()
+    try:
+        for bundle in ("b2", "b1", "b2"):
+            deploy(places, bundle)
+            deadline = time.monotonic() + 15
+            while answers[-1:] != [(200, bundle)]:
+                assert time.monotonic() < deadline, f"{bundle} does not answer"
+                time.sleep(0.05)
+    finally:
+        stop.set()
+        for thread in asking:
+            thread.join()
+    assert {status for status, _ in answers} == {200}
+    assert {version for _, version in answers} == {"b1", "b2"}
+
+
+OPEN_AND_ANSWER = """
+import sys
+from bentos.recommender.requests import EventBody, EventsBody, RecommendBody, SearchBody
+from bentos.recommender.service import Recommender, check_surroundings, open_answers
+
+check_surroundings()
+answers = open_answers()
+answers.events(EventsBody(events=[EventBody(user_id="cid", event_type="view", item_id="a")]))
+print(answers.recommend(RecommendBody(user_id="cid"))["personalized"])
+print(answers.search(SearchBody(query="milk"))["degraded"])
+answers.close()
+print(sorted({"torch", "transformers", "mlflow", "airflow", "great_expectations"} & set(sys.modules)))
+"""
+
+
+def test_the_service_never_imports_torch(places, patient):
+    environment = {
+        **ENVIRONMENT,
+        "HEADRACE_HOME": str(places.home),
+        "HEADRACE_PSEUDONYM_KEY": KEY,
+        "HEADRACE_CONFIG": patient,
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", OPEN_AND_ANSWER], env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.stdout.splitlines() == ["True", "False", "[]"], result.stderr
+
+
+def test_a_built_bento_serves_its_bundle_without_our_disk(places, tmp_path):
+    bento = build_bento("b2", bundles_dir=places.bundles, bentoml_home=tmp_path / "bentoml", project_dir=PROJECT)
+    elsewhere = Places(tmp_path / "elsewhere")
+    port = free_port()
+    command = [sys.executable, "-m", "bentoml", "serve", bento.tag, "--port", str(port)]
+    environment = serving_environment(elsewhere, {**ENVIRONMENT, "HEADRACE_PSEUDONYM_KEY": KEY})
+    environment["BENTOML_HOME"] = str(tmp_path / "bentoml")
+    with running(command, environment, port, tmp_path / "log") as client:
+        status, found = client.post("search", {"query": "rye bread", "k": 1})
+        assert (status, found["model_version"], item_ids(found)) == (200, "b2", ["d"])
+        _, popular = client.post("recommend", {"user_id": "ann", "k": 1})
+        assert (item_ids(popular), popular["degraded"]) == (["d"], True)
+
+
+# What keeps it from starting
+
+
+def check(places: Places, port: int = 0, **environment: str) -> None:
+    check_surroundings(places, host="127.0.0.1", port=port or free_port(), environment=environment)
+
+
+def test_without_a_bundle_it_says_what_to_run(tmp_path):
+    with pytest.raises(ConfigError, match=r"There is no bundle to serve.*Run `headrace loop`"):
+        check(Places(tmp_path), HEADRACE_PSEUDONYM_KEY=KEY)
+
+
+def test_without_the_key_it_says_where_it_belongs(places):
+    with pytest.raises(ConfigError, match=r"The pseudonym key is missing: HEADRACE_PSEUDONYM_KEY is not set"):
+        check(places)
+
+
+def test_a_taken_port_is_named_with_another_one(places):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"Port {port} .* `headrace serve --port {port + 1}`"):
+            check(places, port, HEADRACE_PSEUDONYM_KEY=KEY)
+
+
+def test_a_corrupt_bundle_does_not_start(places, tmp_path):
+    write_toy_bundle(tmp_path / "bad")
+    (tmp_path / "bad" / "popularity.npy").write_bytes(b"")
+    with pytest.raises(BundleError, match=r"popularity\.npy"):
+        serve(
+            host="127.0.0.1",
+            port=free_port(),
+            environment={
+                "HEADRACE_HOME": str(places.home),
+                "HEADRACE_BUNDLE": str(tmp_path / "bad"),
+                "HEADRACE_PSEUDONYM_KEY": KEY,
+            },
+        )
+
+
+def test_bentoml_alone_ends_with_one_line_too(tmp_path):
+    command = [sys.executable, "-m", "bentoml", "serve", "bentos.recommender.service:Recommender"]
+    result = subprocess.run(
+        [*command, "--port", str(free_port())],
+        env=serving_environment(Places(tmp_path), ENVIRONMENT),
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "headrace: There is no bundle to serve" in result.stderr
+    assert "Traceback" not in result.stderr
