@@ -1,9 +1,11 @@
 """How Feast is imported and set up: the same for the steps and for the service."""
 
+import logging
 import os
 import sqlite3
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -85,22 +87,47 @@ def online_store_from_environment(environment: Mapping[str, str] = os.environ) -
     return environment.get(ONLINE_STORE_VARIABLE) or None
 
 
-def open_feature_store(feast_dir: Path, online_store: str | None) -> Any:
-    """Return a `feast.FeatureStore` on the registry and online store below `feast_dir`."""
+def open_feature_store(feast_dir: Path, online_store: str | None, *, serving: bool = False) -> Any:
+    """Return a `feast.FeatureStore` on the registry and online store below `feast_dir`.
+
+    Args:
+        serving: Read the registry once and keep it. Otherwise Feast reads it again whenever the file changes, and
+            while a step materializes a view it marks it there as one that may not be read (Feast 0.67): every
+            materialization would interrupt the service.
+    """
     feast = import_feast()
     feast_dir.mkdir(parents=True, exist_ok=True)
-    return feast.FeatureStore(
-        config=feast.RepoConfig(
+    # Definitions change only when they are applied: what was read never expires by itself.
+    registry = {"path": str(feast_dir.resolve() / "registry.db"), "cache_ttl_seconds": 0}
+    if serving:
+        registry |= {"cache_mode": "thread", "serve_features_while_materializing": True}
+    with _without_advice():
+        config = feast.RepoConfig(
             project=PROJECT,
             provider="local",
-            # Definitions change only when they are applied: the cached registry never expires by itself.
-            registry={"path": str(feast_dir.resolve() / "registry.db"), "cache_ttl_seconds": 0},
+            registry=registry,
             offline_store={"type": "duckdb"},
             online_store=online_store_settings(feast_dir, online_store),
+            # SQLite has one writer: between two batches the service gets its turn to push.
+            materialization={"online_write_batch_size": 1_000},
             entity_key_serialization_version=3,
             repo_path=feast_dir.resolve(),
         )
-    )
+        store = feast.FeatureStore(config=config)
+        _ = store.registry  # the settings of the registry are looked at only now
+        return store
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Hold back Feast's warning that serving while materializing is meant for SQL registries; it works with ours."""
+    logger = logging.getLogger("feast.repo_config")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def store_errors() -> tuple[type[Exception], ...]:

@@ -142,7 +142,7 @@ class FeatureStoreClient:
         if not entities.num_rows:
             fields = [pa.field(name.split(":")[1], pa.null()) for name in features]
             return pa.schema([*entities.schema, *fields]).empty_table()
-        with _feast_calls("The point-in-time join failed"):
+        with self._locked(), _feast_calls("The point-in-time join failed"):
             self._limit_memory()
             joined = self._store.get_historical_features(
                 entity_df=entities.to_pandas(), features=features, filter_by_created_timestamp=True
@@ -187,7 +187,7 @@ class FeatureStoreClient:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Let one process at a time change the registry, which is one file."""
+        """Let one process at a time use the registry: one file, which Feast overwrites in place."""
         self._places.feast.mkdir(parents=True, exist_ok=True)
         with (self._places.feast / ".registry.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -13,8 +13,14 @@ from typing import Any
 from pipelines.errors import StoreError
 from pipelines.features.activity import ACTIVITY_FEATURES
 from pipelines.features.history import HISTORY_EVENT_TYPES, HistoryEntry, merge_history
-from pipelines.stores.feast_settings import online_store_from_environment, open_feature_store, store_errors
+from pipelines.stores.feast_settings import (
+    import_feast,
+    online_store_from_environment,
+    open_feature_store,
+    store_errors,
+)
 
+_NEXT = "run `headrace materialize_features` first"
 _HISTORY = ("item_ids", "event_types", "event_times")
 _FEATURES = [f"user_history:{name}" for name in _HISTORY] + [f"user_activity:{name}" for name in ACTIVITY_FEATURES]
 
@@ -126,22 +132,23 @@ class OnlineFeatures:
     def _store(self) -> Any:
         with self._opening:
             if self._opened is None:
-                if not (self._feast_dir / "registry.db").is_file():
-                    raise StoreError(
-                        f"Feast has no registry in {self._feast_dir}: run `headrace materialize_features` first."
-                    )
-                store = open_feature_store(self._feast_dir, self._online_store)
-                from feast.errors import FeastObjectNotFoundException
-
-                try:
-                    self._activity_ttl = store.get_feature_view("user_activity").ttl
-                except FeastObjectNotFoundException as error:
-                    raise StoreError(
-                        f"Feast's registry in {self._feast_dir} lacks our views ({error}): "
-                        "run `headrace materialize_features` again."
-                    ) from error
-                self._opened = store
+                self._opened = self._open()
             return self._opened
+
+    def _open(self) -> Any:
+        missing = StoreError(f"Feast has nothing for the service in {self._feast_dir}: {_NEXT}.")
+        if not (self._feast_dir / "registry.db").is_file():
+            raise missing
+        import_feast()
+        from feast.errors import FeastObjectNotFoundException
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+        try:
+            store = open_feature_store(self._feast_dir, self._online_store, serving=True)
+            self._activity_ttl = store.get_feature_view("user_activity").ttl
+        except (FeastObjectNotFoundException, DecodeError) as error:  # not applied yet, or just being written
+            raise missing from error
+        return store
 
     def _read(self, user_id: str) -> dict[str, list[Any]]:
         store = self._store()
@@ -151,6 +158,9 @@ class OnlineFeatures:
             ).to_dict(include_event_timestamps=True)
         except store_errors() as error:
             raise StoreError(f"The online store does not answer ({error}): the request can be repeated.") from error
+        except ValueError as error:  # Feast serves no view before its first materialization
+            self._opened = None
+            raise StoreError(f"The online features cannot be served ({error}): {_NEXT}.") from error
         return values
 
     def _write(self, user_id: str, history: Sequence[HistoryEntry], stamp: datetime) -> None:

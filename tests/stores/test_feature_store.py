@@ -189,6 +189,9 @@ def test_the_settings_of_the_feast_command_are_those_of_the_steps(tmp_path):
     }
     assert settings["online_store"] == online_store_settings(tmp_path / "feast", None)
     assert settings["offline_store"]["type"] == config.offline_store.type
+    assert (
+        settings["materialization"]["online_write_batch_size"] == config.materialization_config.online_write_batch_size
+    )
     assert settings["entity_key_serialization_version"] == config.entity_key_serialization_version
 
 

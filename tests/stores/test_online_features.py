@@ -8,8 +8,10 @@ import pytest
 
 from pipelines.errors import ConfigError, StoreError
 from pipelines.features.activity import ACTIVITY_FEATURES
+from pipelines.places import Places
 from pipelines.progress import SilentProgress
 from pipelines.stores.feast_settings import online_store_settings
+from pipelines.stores.feature_store import FeatureStoreClient
 from pipelines.stores.online_features import OnlineFeatures, UserFeatures
 from tests.stores.test_feature_store import EVENTS, UNTIL, feature_store
 from tests.toys.event_tables import day, event
@@ -134,6 +136,69 @@ def test_what_was_missing_at_first_is_found_later(tmp_path):
     feature_store(tmp_path, EVENTS).materialize(UNTIL, SilentProgress())
 
     assert features.read_user("u").item_ids == ["a", "b", "c"]
+
+
+def test_before_the_first_materialization_everybody_is_a_stranger(tmp_path):
+    feature_store(tmp_path, EVENTS).apply()
+
+    assert online(tmp_path / "feast").read_user("u") == UserFeatures()
+
+
+def test_views_that_feast_declares_unready_are_refused_until_they_are_loaded(feast_dir):
+    mark(feast_dir, "GENERATED")  # as two failed materializations leave them
+    features = online(feast_dir)
+    with pytest.raises(StoreError, match="run `headrace materialize_features` first"):
+        features.read_user("u")
+    FeatureStoreClient(places=Places(feast_dir.parent), environment={}).materialize(UNTIL, SilentProgress())
+
+    assert features.read_user("u").item_ids == ["a", "b", "c"]
+
+
+def test_a_materialization_in_progress_does_not_interrupt_the_service(feast_dir, caplog):
+    """Feast marks a view in the registry while it materializes it, and refuses to read it."""
+    running = online(feast_dir)
+    running.open()
+    mark(feast_dir, "MATERIALIZING")
+
+    running.push_events("u", [event("u", "d", day(9))])
+    assert running.read_user("u").item_ids == ["a", "b", "c", "d"]
+    assert online(feast_dir).read_user("u").item_ids == ["a", "b", "c", "d"]  # one that starts now
+    assert not caplog.records
+
+
+def mark(feast_dir: Path, state: str) -> None:
+    """Put the users' views into a state of Feast's; a materialization that was killed leaves MATERIALIZING."""
+    from feast.feature_view import FeatureViewState
+
+    from pipelines.stores.feast_settings import open_feature_store
+
+    store = open_feature_store(feast_dir, None)
+    for name in ("user_history", "user_activity"):
+        view = store.get_feature_view(name)
+        view.state = FeatureViewState[state]
+        store.registry.apply_feature_view(view, store.project)
+
+
+def test_a_registry_that_is_being_written_does_not_interrupt_a_running_service(feast_dir):
+    running = online(feast_dir)
+    running.open()
+    whole = (feast_dir / "registry.db").read_bytes()
+    (feast_dir / "registry.db").write_bytes(whole[: len(whole) // 2])
+
+    assert running.read_user("u").item_ids == ["a", "b", "c"]
+    starting = online(feast_dir)
+    with pytest.raises(StoreError):
+        starting.read_user("u")
+    (feast_dir / "registry.db").write_bytes(whole)
+    assert starting.read_user("u").item_ids == ["a", "b", "c"]
+
+
+def test_a_materialization_after_a_killed_one_works(feast_dir):
+    mark(feast_dir, "MATERIALIZING")
+    again = FeatureStoreClient(places=Places(feast_dir.parent), environment={})
+
+    assert again.materialize(UNTIL, SilentProgress())["user_history"] == 2
+    assert online(feast_dir).read_user("u").item_ids == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
