@@ -110,10 +110,10 @@ def _accepted_before(tables: TableStore, source: str, *, until: datetime) -> Ing
 
 
 def _remove_accepted(tables: TableStore) -> None:
-    """Remove the ingested folders that are part of the tables by now."""
+    """Remove the ingested folders that are part of the tables by now, and what a killed call left."""
     until = tables.accepted_until()
     for folder in tables.ingested.glob("*"):
-        if until is not None and folder.name <= window_id(until):
+        if folder.name.startswith(".") or (until is not None and folder.name <= window_id(until)):
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -9,6 +9,7 @@ ingested/<window>/<table>.parquet, window.json
 """
 
 import hashlib
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -280,7 +281,8 @@ class TableStore:
                 files = [self.folder / manifest.current[table].path] if table in manifest.current else []
             query = f"SELECT * FROM read_parquet({quoted_list(files)})" if files else empty_select(schema)
             connection.execute(f"CREATE VIEW {table} AS {query}")
-            aside = sorted(self.quarantine.glob(f"*/{table}.parquet"))
+            aside = [self.quarantine / window.window / f"{table}.parquet" for window in manifest.windows]
+            aside = [file for file in aside if file.exists()]
             query = (
                 f"SELECT {_columns(table)} FROM read_parquet({quoted_list(aside)})" if aside else empty_select(schema)
             )
@@ -335,13 +337,17 @@ class TableStore:
         return TableFile(path=str(path.relative_to(self.folder)), rows=rows, sha256=file_sha256(path))
 
     def _remove_strangers(self, manifest: TableManifest) -> None:
-        """Remove table files that the manifest does not know: older catalogues, and what a killed call left."""
+        """Remove files that the manifest does not know: older catalogues, and what a killed call left."""
         known = {file.path for file in manifest.current.values()}
         known |= {window.events.path for window in manifest.windows if window.events}
         for table in TABLES:
             for file in (self.folder / table).glob("*"):
                 if str(file.relative_to(self.folder)) not in known:
                     file.unlink(missing_ok=True)
+        windows = {window.window for window in manifest.windows}
+        for folder in self.quarantine.glob("*"):
+            if folder.name not in windows:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _columns(table: str) -> str:

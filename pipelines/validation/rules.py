@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.config import ValidationConfig
 from pipelines.schemas import EVENT_TYPES
 
-EARLIEST = datetime(1990, 1, 1)
+EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
 """Events before this day are wrong units, such as seconds read as milliseconds."""
 CLOCK_SKEW = timedelta(minutes=5)
 """How far ahead of ours a client's clock may be."""
@@ -47,7 +47,7 @@ READABLE = Rule("readable", "unreadable", "a value has the wrong type", "ExpectC
 
 
 def rules_for(table: str, config: ValidationConfig, *, until: datetime) -> tuple[Rule, ...]:
-    """Return the rules of a table.
+    """Return the rules of a table; bounds of timestamps are seconds since 1970.
 
     Args:
         until: End of the window; an event cannot have happened later.
@@ -64,11 +64,10 @@ def rules_for(table: str, config: ValidationConfig, *, until: datetime) -> tuple
             _true("is_first", "item_id appears twice with the same updated_at"),
         )
     if table == "events":
-        newest = (until + CLOCK_SKEW).astimezone(UTC).replace(tzinfo=None)
+        earliest, newest = EARLIEST.timestamp(), (until + CLOCK_SKEW).timestamp()
         kinds = ", ".join(EVENT_TYPES)
         return (
             READABLE,
-            _given("event_id"),
             _given("user_id"),
             _given("event_type"),
             _given("event_timestamp"),
@@ -80,7 +79,7 @@ def rules_for(table: str, config: ValidationConfig, *, until: datetime) -> tuple
                 "ExpectColumnValuesToBeInSet",
                 {"value_set": list(EVENT_TYPES)},
             ),
-            _between("event_timestamp", "event_timestamp is before 1990 or in the future", EARLIEST, newest),
+            _between("event_timestamp", "event_timestamp is before 1990 or in the future", earliest, newest),
             _between("value", f"value is not between 0 and {config.max_value:,.0f}", 0, config.max_value),
             _between("position", "position is negative", 0),
             _between("propensity", "propensity is not between 0 and 1", 0, 1),

@@ -8,9 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.config import SourceConfig
 from pipelines.errors import ConfigError, DataError
-from pipelines.sources.build import build_source
 from pipelines.sources.tables import TablesSource
 from pipelines.stores.sql import open_duckdb
 from tests.toys.catalogue import MAPPING, NOW, write_csv
@@ -75,11 +73,6 @@ def test_mapping_file_that_does_not_exist_is_named(tmp_path):
 def test_mapping_without_items_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="but not `items`"):
         TablesSource(remapped(tmp_path, MAPPING, MAPPING[MAPPING.index("events:") :]))
-
-
-def test_source_without_mapping_file_is_refused():
-    with pytest.raises(ConfigError, match=r"set source\.mapping"):
-        build_source(SourceConfig(kind="tables"))
 
 
 def test_empty_table_is_refused(tmp_path):

@@ -89,6 +89,7 @@ def test_call_killed_before_the_manifest_leaves_the_old_state(tmp_path):
     tables.accept(window, rejections={})
     undisturbed = state(tables)
     fingerprint = tables.fingerprint()
+    (tables.quarantine / "20260303T000000.000000Z").mkdir(parents=True)
     # The same as if it had been killed after the files and before the manifest, in a window that never came back.
     stranger = tables.folder / "events" / f"{window_id(NOW + timedelta(hours=1))}.parquet"
     stranger.write_bytes(tables.event_files[0].read_bytes())
@@ -98,6 +99,7 @@ def test_call_killed_before_the_manifest_leaves_the_old_state(tmp_path):
     write_text(tables.folder / "manifest.json", "{}")  # and here: before the manifest was ever written
     tables.accept(window, rejections={})
     assert state(tables) == undisturbed
+    assert not list(tables.quarantine.iterdir())
 
 
 def test_empty_window_moves_the_clock_and_not_the_fingerprint(tmp_path):

@@ -201,7 +201,7 @@ def toy_window(home: Path, *, until: datetime = NOW) -> tuple[TableStore, Ingest
 
 
 def toy_tables(home: Path) -> TableStore:
-    """Return a table store below `home` that holds the shop. Takes a tenth of a second: nothing is validated."""
+    """Return a table store below `home` that holds the shop. Takes less than a second: nothing is validated."""
     tables, window = toy_window(home)
     tables.accept(window, rejections={})
     return tables
