@@ -172,7 +172,7 @@ class ServingConfig(Settings):
     """Most items in one answer."""
     max_events: int = Field(default=1_000, ge=1)
     """Most events in one call."""
-    search_personalisation: float = Field(default=0.1, ge=0)
+    search_personalization: float = Field(default=0.1, ge=0)
     """Weight of the user's taste in a search, relative to the query."""
 
 

@@ -37,7 +37,7 @@ from pipelines.inference.preprocessing import (
     RecommendFusion,
     SearchFusion,
     UserFeatures,
-    behaviour_batch,
+    behavior_batch,
 )
 from pipelines.inference.sessions import Device, open_session
 from pipelines.inference.text_encoder import TextEncoder
@@ -361,7 +361,7 @@ class Bundle:
         known = np.flatnonzero(rows >= 0)[-self.preprocessing.max_history :]
         if len(known) == 0:
             return None
-        batch = behaviour_batch([(rows, features.event_types, features.event_times)], [now_s], self.preprocessing)
+        batch = behavior_batch([(rows, features.event_types, features.event_times)], [now_s], self.preprocessing)
         embedding, weights = self._user_tower.embed(batch, self._activity([features]))
         attention = np.zeros(len(rows), np.float32)
         attention[known] = weights[0, : len(known)]
@@ -382,7 +382,7 @@ class Bundle:
         indices = np.flatnonzero(has_history)
         for start in range(0, len(indices), _USER_BATCH):
             part = indices[start : start + _USER_BATCH]
-            batch = behaviour_batch(
+            batch = behavior_batch(
                 [(rows[i], features[i].event_types, features[i].event_times) for i in part],
                 [float(now_s[i]) for i in part],
                 self.preprocessing,

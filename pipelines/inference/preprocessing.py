@@ -117,7 +117,7 @@ class Preprocessing(Frozen):
 
 
 @dataclass(frozen=True)
-class BehaviourBatch:
+class BehaviorBatch:
     """Inputs of the user tower for `b` users; events are oldest first, at the left, padded at the right."""
 
     item_rows: np.ndarray
@@ -130,11 +130,11 @@ class BehaviourBatch:
     """float32 `(b, t)`, 1 where there is an event."""
 
 
-def behaviour_batch(
+def behavior_batch(
     histories: Sequence[tuple[np.ndarray, Sequence[str], Sequence[int]]],
     now_s: Sequence[float] | np.ndarray,
     preprocessing: Preprocessing,
-) -> BehaviourBatch:
+) -> BehaviorBatch:
     """Arrange histories as the user tower wants them.
 
     Events of unknown items (row −1) are dropped, then the newest `max_history` are kept. `t` is the longest
@@ -151,7 +151,7 @@ def behaviour_batch(
         kept.append((rows, event_types, event_times, known))
     length = max((len(known) for *_, known in kept), default=0) or 1
     shape = (len(kept), length)
-    batch = BehaviourBatch(
+    batch = BehaviorBatch(
         item_rows=np.full(shape, -1, np.int64),
         event_types=np.zeros(shape, np.int64),
         gap_buckets=np.zeros(shape, np.int64),

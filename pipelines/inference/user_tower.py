@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.inference.preprocessing import BehaviourBatch
+from pipelines.inference.preprocessing import BehaviorBatch
 
 
 class UserTower:
@@ -14,7 +14,7 @@ class UserTower:
         self._session = session
         self._item_vectors = item_vectors
 
-    def embed(self, batch: BehaviourBatch, activity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def embed(self, batch: BehaviorBatch, activity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return user embeddings and what they attended to.
 
         Args:

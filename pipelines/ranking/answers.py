@@ -111,11 +111,11 @@ def search(
     }
     weights = bundle.preprocessing.fusion.search.model_dump()
     exact = {"dense": query_vector}
-    if features is not None and serving.search_personalisation > 0:
+    if features is not None and serving.search_personalization > 0:
         embedded = bundle.user_embedding(features, now_s)
         if embedded is not None:
             parts["user"] = np.maximum(bundle.dense_index.scores(embedded[0]), 0.0)
-            weights["user"] = serving.search_personalisation * (weights["dense"] + weights["lexical"])
+            weights["user"] = serving.search_personalization * (weights["dense"] + weights["lexical"])
             exact["user"] = embedded[0]
     return _finish(bundle, parts, weights, exact, k, serving, allowed_items(bundle, filters), "user" in parts)
 

@@ -24,22 +24,22 @@ def history_weights(event_times: Sequence[int] | np.ndarray, decay: float) -> np
 
 
 def item_to_item_scores(
-    neighbour_ids: np.ndarray, neighbour_scores: np.ndarray, rows: np.ndarray, weights: np.ndarray
+    neighbor_ids: np.ndarray, neighbor_scores: np.ndarray, rows: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """Add up the neighbours of a history and scale to [0, 1].
+    """Add up the neighbors of a history and scale to [0, 1].
 
     Args:
-        neighbour_ids: int32 `(n_items, m)`, padded with −1.
-        neighbour_scores: float32 `(n_items, m)`, 0 where padded.
+        neighbor_ids: int32 `(n_items, m)`, padded with −1.
+        neighbor_scores: float32 `(n_items, m)`, 0 where padded.
         rows: int64 `(n,)`, items of the history, without unknown ones.
         weights: float32 `(n,)`, weight of each event.
 
     Returns:
         float32 `(n_items,)`, 1 for the best item, 0 for items that are nobody's neighbour.
     """
-    scores = np.zeros(len(neighbour_ids), np.float32)
-    ids = neighbour_ids[rows].ravel()
-    np.add.at(scores, ids, (neighbour_scores[rows] * weights[:, None]).ravel())  # −1 pads carry score 0
+    scores = np.zeros(len(neighbor_ids), np.float32)
+    ids = neighbor_ids[rows].ravel()
+    np.add.at(scores, ids, (neighbor_scores[rows] * weights[:, None]).ravel())  # −1 pads carry score 0
     top = scores.max(initial=0.0)
     return scores / top if top > 0 else scores
 
@@ -48,7 +48,7 @@ def build_item_to_item(
     events: pa.Table | Any,
     item_ids: Sequence[str],
     *,
-    neighbours: int = 50,
+    neighbors: int = 50,
     half_life_days: float = 90.0,
     user_weight: float = 0.0,
     max_basket: int = 200,
@@ -64,25 +64,25 @@ def build_item_to_item(
         events: Arrow table (or a DuckDB relation) with `user_id`, `session_id`, `item_id`, `event_type`,
             `event_timestamp`. Only events that were known when the table is built.
         item_ids: The items in row order; events of others are ignored.
-        neighbours: Neighbours kept per item.
+        neighbors: Neighbours kept per item.
         half_life_days: Age at which a basket counts half.
         user_weight: Weight of items that share a user instead of a basket, relative to those that share a basket.
 
     Returns:
-        Row numbers int32 `(n_items, neighbours)`, best first, padded with −1, and similarities float32 of the same
+        Row numbers int32 `(n_items, neighbors)`, best first, padded with −1, and similarities float32 of the same
         shape in (0, 1], 0 where padded. Ties are in row order.
 
     Raises:
         DataError: a column is missing.
     """
     baskets, items, weights, users = _basket_matrix_entries(events, item_ids, half_life_days)
-    ids = np.full((len(item_ids), neighbours), -1, np.int32)
-    scores = np.zeros((len(item_ids), neighbours), np.float32)
+    ids = np.full((len(item_ids), neighbors), -1, np.int32)
+    scores = np.zeros((len(item_ids), neighbors), np.float32)
     if len(items) == 0:
         return ids, scores
-    similar = [(1.0, _normalised(baskets, items, weights, len(item_ids), max_basket))]
+    similar = [(1.0, _normalized(baskets, items, weights, len(item_ids), max_basket))]
     if user_weight > 0:
-        similar.append((user_weight, _normalised(users, items, weights, len(item_ids), None)))
+        similar.append((user_weight, _normalized(users, items, weights, len(item_ids), None)))
     total = sum(weight for weight, _ in similar)
     for start in range(0, len(item_ids), _BLOCK):
         stop = min(start + _BLOCK, len(item_ids))
@@ -133,7 +133,7 @@ def _basket_matrix_entries(
     )
 
 
-def _normalised(groups: np.ndarray, items: np.ndarray, weights: np.ndarray, n_items: int, max_size: int | None) -> Any:
+def _normalized(groups: np.ndarray, items: np.ndarray, weights: np.ndarray, n_items: int, max_size: int | None) -> Any:
     """Return the group × item matrix whose columns have L2 norm 1; entries are the roots of the weights."""
     from scipy import sparse
 
@@ -152,16 +152,16 @@ def _normalised(groups: np.ndarray, items: np.ndarray, weights: np.ndarray, n_it
 def _keep_best(block: Any, first_row: int, ids: np.ndarray, scores: np.ndarray) -> None:
     """Write the best entries of each row of a sparse similarity block, without the item itself."""
     block.sort_indices()
-    neighbours = ids.shape[1]
+    neighbors = ids.shape[1]
     for row in range(block.shape[0]):
         begin, end = block.indptr[row], block.indptr[row + 1]
         columns, values = block.indices[begin:end], block.data[begin:end]
         others = (columns != first_row + row) & (values > 0)
         columns, values = columns[others], values[others]
-        if len(values) > neighbours:
-            threshold = np.partition(values, -neighbours)[-neighbours]
+        if len(values) > neighbors:
+            threshold = np.partition(values, -neighbors)[-neighbors]
             at_least = values >= threshold
             columns, values = columns[at_least], values[at_least]
-        order = np.argsort(-values, kind="stable")[:neighbours]
+        order = np.argsort(-values, kind="stable")[:neighbors]
         ids[row, : len(order)] = columns[order]
         scores[row, : len(order)] = np.minimum(values[order], 1.0)

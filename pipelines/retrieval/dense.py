@@ -27,17 +27,17 @@ def dense_scores(vectors: np.ndarray, item_vectors: np.ndarray) -> np.ndarray:
 def build_dense_index(item_vectors: np.ndarray) -> bytes:
     """Return the int8 index as an ONNX model: vectors float32 `(b, dim)` → scores float32 `(b, n_items)`.
 
-    Each item has its own scale; the vectors asked for are quantised on the way in.
+    Each item has its own scale; the vectors asked for are quantized on the way in.
     """
     from onnx import TensorProto, helper, numpy_helper
 
     n_items, dim = item_vectors.shape
     scales = np.abs(item_vectors).max(axis=1).astype(np.float32) / _LEVELS
-    quantised = np.rint(item_vectors / scales[:, None]).astype(np.int8)
+    quantized = np.rint(item_vectors / scales[:, None]).astype(np.int8)
     graph = helper.make_graph(
         [
-            helper.make_node("DynamicQuantizeLinear", ["vectors"], ["quantised", "scale", "zero"]),
-            helper.make_node("MatMulInteger", ["quantised", "items", "zero"], ["products"]),
+            helper.make_node("DynamicQuantizeLinear", ["vectors"], ["quantized", "scale", "zero"]),
+            helper.make_node("MatMulInteger", ["quantized", "items", "zero"], ["products"]),
             helper.make_node("Cast", ["products"], ["float_products"], to=TensorProto.FLOAT),
             helper.make_node("Mul", ["item_scales", "scale"], ["scales"]),
             helper.make_node("Mul", ["float_products", "scales"], ["scores"]),
@@ -46,7 +46,7 @@ def build_dense_index(item_vectors: np.ndarray) -> bytes:
         [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["b", dim])],
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["b", n_items])],
         [
-            numpy_helper.from_array(np.ascontiguousarray(quantised.T), "items"),
+            numpy_helper.from_array(np.ascontiguousarray(quantized.T), "items"),
             numpy_helper.from_array(scales, "item_scales"),
         ],
     )

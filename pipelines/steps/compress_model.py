@@ -102,7 +102,7 @@ def _write(
         neighbors = build_item_to_item(
             _events(connection, cut, config.compression.window_days),
             catalog.item_ids,
-            neighbours=config.compression.neighbors,
+            neighbors=config.compression.neighbors,
         )
         progress.update("item-to-item table", 1, 1)
         items = connection.sql("SELECT * EXCLUDE (attributes) FROM items ORDER BY item_id").to_arrow_table()

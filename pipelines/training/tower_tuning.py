@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipelines.config import TrainingConfig
-from pipelines.inference.preprocessing import Preprocessing, behaviour_batch
+from pipelines.inference.preprocessing import Preprocessing, behavior_batch
 from pipelines.model.item_tower import ItemInputs
 from pipelines.model.losses import sampled_softmax_loss
 from pipelines.model.towers import Towers
@@ -167,7 +167,7 @@ def _user_vectors(
     towers: Towers, rows: Rows, chosen: np.ndarray, vectors: Tensor, preprocessing: Preprocessing
 ) -> Tensor:
     """Embed the users of `chosen` rows over ready item vectors, float32 `(len(chosen), dim)`."""
-    batch = behaviour_batch([rows.histories[row] for row in chosen], rows.as_of_s[chosen], preprocessing)
+    batch = behavior_batch([rows.histories[row] for row in chosen], rows.as_of_s[chosen], preprocessing)
     return _run_user_tower(towers, batch, vectors[torch.from_numpy(np.maximum(batch.item_rows, 0))], rows, chosen)
 
 
@@ -195,7 +195,7 @@ def _next_item_loss(
     preprocessing: Preprocessing,
 ) -> Tensor:
     device = items.text.device
-    batch = behaviour_batch([rows.histories[row] for row in chosen], rows.as_of_s[chosen], preprocessing)
+    batch = behavior_batch([rows.histories[row] for row in chosen], rows.as_of_s[chosen], preprocessing)
     distinct, places = np.unique(np.maximum(batch.item_rows, 0), return_inverse=True)
     sequence_items = torch.from_numpy(distinct).to(device)
     sequences = towers.item(sequence_items, items.rows(sequence_items))[

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from pipelines.inference.preprocessing import Preprocessing, behaviour_batch
+from pipelines.inference.preprocessing import Preprocessing, behavior_batch
 
 DAY_S = 86_400
 
@@ -23,7 +23,7 @@ def test_gap_buckets_close_at_their_upper_end():
 
 def test_a_batch_is_left_aligned_without_unknown_items_and_with_the_newest_events():
     preprocessing = Preprocessing(max_history=2, gap_bucket_edges_s=(DAY_S,))
-    batch = behaviour_batch(
+    batch = behavior_batch(
         [
             (np.array([7, -1, 8, 9]), ["view", "view", "purchase", "cart"], [0, 1, 2, 3 * DAY_S]),
             (np.array([5]), ["click"], [3 * DAY_S]),

@@ -119,7 +119,7 @@ def test_taste_decides_between_equal_matches(bundle):
     ranking = search(bundle, "apple", k=1, now_s=NOW_S, serving=SERVING, features=green)
     assert item_ids(bundle, ranking) == ["b"]
     assert ranking.personalized
-    no_taste = ServingConfig(search_personalisation=0)
+    no_taste = ServingConfig(search_personalization=0)
     assert item_ids(bundle, search(bundle, "apple", k=1, now_s=NOW_S, serving=no_taste, features=green)) == ["a"]
 
 

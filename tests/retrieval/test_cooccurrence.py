@@ -25,7 +25,7 @@ def events(*rows: tuple[str, str | None, str, float], event_type: str = "purchas
     )
 
 
-def neighbours(ids: np.ndarray, scores: np.ndarray, row: int) -> dict[int, float]:
+def neighbors(ids: np.ndarray, scores: np.ndarray, row: int) -> dict[int, float]:
     return {int(i): pytest.approx(float(s), abs=1e-5) for i, s in zip(ids[row], scores[row], strict=True) if i >= 0}
 
 
@@ -33,7 +33,7 @@ def test_cosine_of_shared_baskets():
     # a: baskets 1 2, b: baskets 1 2, c: basket 2, d: alone.
     baskets = {"1": "ab", "2": "abc", "3": "d"}
     table = events(*(("u", session, item, 0) for session, items in baskets.items() for item in items))
-    ids, scores = build_item_to_item(table, ["a", "b", "c", "d"], neighbours=3)
+    ids, scores = build_item_to_item(table, ["a", "b", "c", "d"], neighbors=3)
     assert ids.tolist() == [[1, 2, -1], [0, 2, -1], [0, 1, -1], [-1, -1, -1]]
     np.testing.assert_allclose(scores[0], [1.0, 1 / np.sqrt(2), 0.0], rtol=1e-5)
     np.testing.assert_allclose(scores[2], [1 / np.sqrt(2)] * 2 + [0.0], rtol=1e-5)
@@ -42,7 +42,7 @@ def test_cosine_of_shared_baskets():
 def test_an_old_basket_counts_less():
     # a and b share a basket of weight 1/2 (one half-life old); a has another of weight 1.
     table = events(("u", "old", "a", 30), ("u", "old", "b", 30), ("u", "new", "a", 0))
-    ids, scores = build_item_to_item(table, ["a", "b"], neighbours=1, half_life_days=30)
+    ids, scores = build_item_to_item(table, ["a", "b"], neighbors=1, half_life_days=30)
     assert ids.tolist() == [[1], [0]]
     assert scores[0, 0] == pytest.approx(0.5 / np.sqrt(1.5 * 0.5))
 
@@ -50,31 +50,31 @@ def test_an_old_basket_counts_less():
 def test_a_session_of_another_user_is_another_basket_and_a_day_stands_in_for_a_session():
     days = [("w", None, "c", 5), ("w", None, "d", 5), ("w", None, "e", 7)]
     table = events(("u", "1", "a", 0), ("v", "1", "b", 0), *days)
-    ids, _ = build_item_to_item(table, list("abcde"), neighbours=2)
+    ids, _ = build_item_to_item(table, list("abcde"), neighbors=2)
     assert ids.tolist() == [[-1, -1], [-1, -1], [3, -1], [2, -1], [-1, -1]]
 
 
 def test_only_the_best_neighbours_are_kept_ties_in_row_order():
     table = events(*(("u", "1", item, 0) for item in "abcd"), ("u", "2", "a", 0), ("u", "2", "d", 0))
-    ids, _ = build_item_to_item(table, list("abcd"), neighbours=2)
+    ids, _ = build_item_to_item(table, list("abcd"), neighbors=2)
     assert ids[0].tolist() == [3, 1]
 
 
 def test_unknown_items_impressions_and_huge_baskets_say_nothing():
     known = [("u", "1", item, 0) for item in "ab"]
-    ids, _ = build_item_to_item(events(*known), ["a"], neighbours=1)
+    ids, _ = build_item_to_item(events(*known), ["a"], neighbors=1)
     assert ids.tolist() == [[-1]]
-    ids, _ = build_item_to_item(events(*known, event_type="impression"), ["a", "b"], neighbours=1)
+    ids, _ = build_item_to_item(events(*known, event_type="impression"), ["a", "b"], neighbors=1)
     assert ids.tolist() == [[-1], [-1]]
-    ids, _ = build_item_to_item(events(*known), ["a", "b"], neighbours=1, max_basket=1)
+    ids, _ = build_item_to_item(events(*known), ["a", "b"], neighbors=1, max_basket=1)
     assert ids.tolist() == [[-1], [-1]]
 
 
 def test_items_of_one_user_count_where_asked():
     table = events(("u", "1", "a", 0), ("u", "2", "b", 0))
-    assert build_item_to_item(table, ["a", "b"], neighbours=1)[0].tolist() == [[-1], [-1]]
-    ids, scores = build_item_to_item(table, ["a", "b"], neighbours=1, user_weight=1.0)
-    assert neighbours(ids, scores, 0) == {1: 0.5}
+    assert build_item_to_item(table, ["a", "b"], neighbors=1)[0].tolist() == [[-1], [-1]]
+    ids, scores = build_item_to_item(table, ["a", "b"], neighbors=1, user_weight=1.0)
+    assert neighbors(ids, scores, 0) == {1: 0.5}
 
 
 def test_a_missing_column_is_named():
