@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
-from pipelines.config import HeadraceConfig, load_config
+from pipelines.config import HeadraceConfig, Settings, load_config
 from pipelines.errors import ConfigError, HeadraceError
 from pipelines.places import Places
 from pipelines.progress import PROGRESS_VARIABLE, Progress, progress_from_environment
@@ -75,11 +75,12 @@ class TrainingInputs(Record):
 
     tables: str = Field(description="Fingerprint of the accepted tables.")
     settings: str = Field(description="Fingerprint of the settings that shape the model.")
+    policy: str = Field(description="Fingerprint of the settings by which it is measured and promoted.")
     choices: Choices
 
 
 class NothingNew(Exception):  # noqa: N818 - a result, not an error
-    """The champion was already trained on exactly these tables with these settings."""
+    """A model was already trained on exactly these tables with these settings, and is champion or was refused."""
 
 
 class Wiring:
@@ -233,9 +234,8 @@ class Wiring:
         return champion.bundle
 
 
-def settings_fingerprint(config: HeadraceConfig) -> str:
-    """Return a SHA-256 over every setting that shapes the model: features, training and compression."""
-    parts = [config.features, config.training, config.compression]
+def settings_fingerprint(*parts: Settings) -> str:
+    """Return a SHA-256 over settings."""
     return hashlib.sha256("\n".join(part.model_dump_json() for part in parts).encode()).hexdigest()
 
 
@@ -309,10 +309,11 @@ def _build_training_set(
 
     choices = Choices(window_days=window_days, encoder_steps=encoder_steps, tower_steps=tower_steps, force=force)
     config = wiring.config_for(choices)
-    settings = settings_fingerprint(config)
+    model = (config.features, config.training, config.compression)
     inputs = TrainingInputs(
         tables=wiring.tables.fingerprint(),
-        settings=hashlib.sha256((settings + config.training_set.model_dump_json()).encode()).hexdigest(),
+        settings=settings_fingerprint(config.training_set, *model),
+        policy=settings_fingerprint(config.evaluation, config.promotion, config.serving),
         choices=choices,
     )
     champion = wiring.registry.champion()
@@ -328,11 +329,19 @@ def _build_training_set(
         feature_store=wiring.feature_store,
         training_dir=wiring.places.training,
         config=config.training_set,
-        model_fingerprint=settings,
+        model_fingerprint=settings_fingerprint(*model),
         champion=champion.bundle if champion else None,
         force=force,
         progress=wiring.progress,
     )
+    decision = wiring.records.find(training_set.run, "promote_challenger", PromotionDecision)
+    if decision and not decision.promoted and not force:
+        tried = wiring.records.find(training_set.run, "training_inputs", TrainingInputs)
+        if tried and tried.policy == inputs.policy:
+            raise NothingNew(
+                f"Nothing new: run {training_set.run} was trained on these tables with these settings, and the gate "
+                f"refused it: {'; '.join(decision.reasons)} (`--force` trains again)."
+            )
     wiring.records.save(training_set.run, "training_inputs", inputs)
     return training_set.run, training_set
 

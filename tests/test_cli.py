@@ -1,0 +1,115 @@
+"""The command line as a person meets it: in its own process."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import STEP_ORDER, cli
+from pipelines.wiring import STEPS
+
+HEADRACE = [sys.executable, "-m", "pipelines"]
+ROOT = Path(__file__).parents[1]
+
+
+def headrace(*arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
+    return subprocess.run(
+        [*HEADRACE, *arguments],
+        env={**kept, "HEADRACE_HOME": str(home), **environment},
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_help_answers_within_half_a_second(tmp_path):
+    def seconds() -> float:
+        began = time.perf_counter()
+        assert headrace("--help", home=tmp_path).returncode == 0
+        return time.perf_counter() - began
+
+    assert min(seconds() for _ in range(5)) < 0.5
+
+
+def test_help_lists_the_steps_in_the_order_of_the_loop(tmp_path):
+    text = headrace("--help", home=tmp_path).stdout
+    places = [text.index(f"\n  {name} ") for name in STEP_ORDER]
+    assert places == sorted(places)
+
+
+def test_each_step_has_one_name_as_command_function_and_file():
+    assert tuple(STEPS) == STEP_ORDER
+    assert set(STEP_ORDER) <= set(cli.commands)
+    assert {path.stem for path in (ROOT / "pipelines" / "steps").glob("[a-z]*.py")} == set(STEP_ORDER)
+
+
+@pytest.mark.parametrize("name", sorted(set(cli.commands) - {"bench"}))
+def test_each_command_has_an_example(name):
+    help_text = cli.commands[name].help
+    assert help_text and f"Example: headrace {name}" in help_text
+
+
+def test_looking_at_the_command_line_writes_nothing(tmp_path):
+    headrace("--help", home=tmp_path / "home")
+    headrace("finetune_model", "--help", home=tmp_path / "home")
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        pytest.param(["validate_tables"], "Run `headrace ingest_tables` first", id="no run yet"),
+        pytest.param(["compress_model", "--run", "abc"], "run `headrace build_training_set --run abc` first", id="run"),
+        pytest.param(["serve", "--port", "3999"], "Run `headrace loop`", id="nothing to serve"),
+        pytest.param(["mlflow", "--port", "5999"], "There is no tracking store", id="no tracking store"),
+    ],
+)
+def test_an_error_is_one_line_with_the_next_action(tmp_path, arguments, said):
+    done = headrace(*arguments, home=tmp_path)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_misspelt_setting_is_named(tmp_path):
+    (tmp_path / "settings.yaml").write_text("training: {tower_stepps: 5}\n")
+    done = headrace("ingest_tables", home=tmp_path, HEADRACE_CONFIG=str(tmp_path / "settings.yaml"))
+    assert done.returncode == 1
+    assert "`training.tower_stepps`" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_wrong_option_exits_2(tmp_path):
+    done = headrace("loop", "--window-days", "0", home=tmp_path)
+    assert done.returncode == 2
+    assert "--window-days" in done.stderr
+
+
+def test_a_taken_port_is_said_before_anything_runs(tmp_path):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = headrace("demo", "--port", str(port), home=tmp_path / "home")
+    assert done.returncode == 1
+    assert f"Port {port} on 127.0.0.1 cannot be used" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_bug_shows_its_traceback():
+    code = "from pipelines.cli import cli, main\n@cli.command()\ndef broken(): return 1 / 0\nmain()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "broken"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ZeroDivisionError" in done.stderr
