@@ -3,6 +3,7 @@
 Source: BM25 as in Lucene, scores computed ahead of time (BM25S, https://arxiv.org/abs/2407.03618).
 """
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,6 +59,7 @@ class LexicalIndex:
         if not vocabulary:
             vocabulary = {"": 0}  # texts without a single word: nothing is ever found
             documents[0] = [0]
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG
         scorer = bm25s.BM25(backend="numpy")
         scorer.index((documents, vocabulary), show_progress=False, create_empty_token=False)
         return cls(scorer)
