@@ -1,9 +1,13 @@
 """Fixtures that several folders of tests share."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+
+# Toys are small: more threads only wait for each other, above all on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -75,6 +75,8 @@ def load_encoder(name: str) -> tuple[SentenceEncoder, PreTrainedTokenizerBase]:
             f"The encoder {name} cannot be loaded: {str(error).splitlines()[0]} "
             "Give the name of a packaged encoder, a folder in Hugging Face format or a hub name."
         ) from None
+    if hasattr(transformer, "pooler"):
+        transformer.pooler = None  # mean pooling needs none, and where the file has none its weights would be random
     return SentenceEncoder(transformer), tokenizer
 
 

@@ -27,15 +27,11 @@ def test_a_negative_that_is_a_positive_does_not_count():
 
 def test_an_item_that_is_drawn_twice_as_often_counts_half():
     log_q = torch.log(torch.tensor([0.5]))
-    loss = sampled_softmax_loss(
-        EAST, EAST, NORTH, temperature=1.0, positive_log_q=torch.zeros(1), negative_log_q=log_q
-    )
+    loss = sampled_softmax_loss(EAST, EAST, NORTH, temperature=1.0, positive_log_q=torch.zeros(1), negative_log_q=log_q)
     assert loss.item() == pytest.approx(-math.log(math.e / (math.e + 2)), abs=1e-6)
 
 
 def test_equal_sampling_chances_change_nothing():
     log_q = torch.log(torch.tensor([0.25]))
-    corrected = sampled_softmax_loss(
-        EAST, EAST, NORTH, temperature=1.0, positive_log_q=log_q, negative_log_q=log_q
-    )
+    corrected = sampled_softmax_loss(EAST, EAST, NORTH, temperature=1.0, positive_log_q=log_q, negative_log_q=log_q)
     assert corrected.item() == pytest.approx(sampled_softmax_loss(EAST, EAST, NORTH, temperature=1.0).item())

@@ -29,13 +29,14 @@ def connection():
     )
     connection.execute(
         """
-        CREATE TABLE events AS SELECT * FROM (VALUES
-            ('e1', 'purchase', 'a', NULL, TIMESTAMPTZ '2026-02-01 00:00:00+00', TIMESTAMPTZ '2026-02-01 00:00:00+00'),
-            ('e2', 'purchase', 'a', NULL, TIMESTAMPTZ '2026-02-01 00:00:00+00', TIMESTAMPTZ '2026-03-02 00:00:00+00'),
-            ('e3', 'purchase', 'b', NULL, TIMESTAMPTZ '2026-03-01 00:00:00+00', TIMESTAMPTZ '2026-03-01 00:00:00+00'),
-            ('e4', 'click', 'b', ' Chips ', TIMESTAMPTZ '2026-02-02 00:00:00+00', TIMESTAMPTZ '2026-02-02 00:00:00+00'),
-            ('e5', 'impression', 'a', 'chips', TIMESTAMPTZ '2026-02-02 00:00:00+00', TIMESTAMPTZ '2026-02-02 00:00:00+00'),
-            ('e6', 'click', 'gone', 'chips', TIMESTAMPTZ '2026-02-02 00:00:00+00', TIMESTAMPTZ '2026-02-02 00:00:00+00')
+        CREATE TABLE events AS SELECT * REPLACE (event_timestamp::TIMESTAMPTZ AS event_timestamp,
+            created_timestamp::TIMESTAMPTZ AS created_timestamp) FROM (VALUES
+            ('e1', 'purchase', 'a', NULL, TIMESTAMP '2026-02-01 00:00:00', TIMESTAMP '2026-02-01 00:00:00'),
+            ('e2', 'purchase', 'a', NULL, TIMESTAMP '2026-02-01 00:00:00', TIMESTAMP '2026-03-02 00:00:00'),
+            ('e3', 'purchase', 'b', NULL, TIMESTAMP '2026-03-01 00:00:00', TIMESTAMP '2026-03-01 00:00:00'),
+            ('e4', 'click', 'b', ' Chips ', TIMESTAMP '2026-02-02 00:00:00', TIMESTAMP '2026-02-02 00:00:00'),
+            ('e5', 'impression', 'a', 'chips', TIMESTAMP '2026-02-02 00:00:00', TIMESTAMP '2026-02-02 00:00:00'),
+            ('e6', 'click', 'gone', 'chips', TIMESTAMP '2026-02-02 00:00:00', TIMESTAMP '2026-02-02 00:00:00')
         ) t(event_id, event_type, item_id, query, event_timestamp, created_timestamp)
         """
     )

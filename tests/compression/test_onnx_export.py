@@ -1,0 +1,53 @@
+"""The exported graphs give the numbers that torch gives, at any batch and length."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from pipelines.compression.onnx_export import export_encoder, export_user_tower
+from pipelines.compression.quantization import quantize_int8
+from pipelines.inference.text_encoder import TextEncoder
+from pipelines.model.encoder import encode_texts, load_encoder
+from pipelines.model.user_tower import UserTower
+from pipelines.progress import SilentProgress
+
+TEXTS = ["red apple", "a very long text about nothing at all", "tea"]
+
+
+@pytest.mark.parametrize(("batch", "length"), [(1, 1), (3, 7), (2, 50)])
+def test_user_tower_in_onnx_gives_what_torch_gives(tmp_path, batch, length):
+    generator = torch.Generator().manual_seed(0)
+    tower = UserTower(8, n_event_types=6, n_gap_buckets=12, n_activity=2)
+    with torch.no_grad():
+        for parameter in tower.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    export_user_tower(tower, tmp_path / "user_tower.onnx", dim=8, n_activity=2)
+    mask = torch.ones(batch, length)
+    mask[-1, length // 2 + 1 :] = 0
+    inputs = {
+        "item_vectors": torch.randn(batch, length, 8, generator=generator),
+        "event_types": torch.randint(0, 6, (batch, length), generator=generator),
+        "gap_buckets": torch.randint(0, 12, (batch, length), generator=generator),
+        "mask": mask,
+        "activity": torch.randn(batch, 2, generator=generator),
+    }
+    with torch.no_grad():
+        expected = tower(*inputs.values())
+    session = onnxruntime.InferenceSession(tmp_path / "user_tower.onnx", providers=["CPUExecutionProvider"])
+    found = session.run(["user_embedding", "attention"], {name: value.numpy() for name, value in inputs.items()})
+    for one, other in zip(found, expected, strict=True):
+        assert one == pytest.approx(other.numpy(), abs=1e-5)
+
+
+def test_encoder_in_onnx_gives_what_torch_gives_and_int8_stays_close(tmp_path, tiny_encoder_folder):
+    encoder, tokenizer = load_encoder(str(tiny_encoder_folder))
+    expected = encode_texts(encoder, tokenizer, TEXTS, max_tokens=16, progress=SilentProgress())
+    export_encoder(encoder, tmp_path / "float.onnx")
+    quantize_int8(tmp_path / "float.onnx", tmp_path / "int8.onnx")
+    vectors = {}
+    for name in ("float", "int8"):
+        session = onnxruntime.InferenceSession(tmp_path / f"{name}.onnx", providers=["CPUExecutionProvider"])
+        vectors[name] = TextEncoder(session, tiny_encoder_folder / "tokenizer.json", 16).encode(TEXTS)
+    assert vectors["float"] == pytest.approx(expected, abs=1e-5)
+    assert np.min((vectors["int8"] * expected).sum(1)) > 0.98
