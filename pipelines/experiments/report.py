@@ -38,7 +38,11 @@ def evaluation_page(
     tables = (
         ("Items that are new to the user", "", "What the user had seen before is left out of the ranking."),
         ("The whole next basket", NEXT_BASKET, "Nothing is left out; most targets were bought before."),
-        ("Search", SEARCH, "Every item takes part; an item that reads the same as the wanted one counts as found."),
+        (
+            "Search",
+            SEARCH,
+            "Items that read the same as the wanted one are targets too: they can be many, so look at ndcg@10 and mrr.",
+        ),
     )
     parts = [
         f"<h1>Evaluation of bundle {escape(report.bundle)}</h1>",
