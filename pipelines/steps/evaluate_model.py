@@ -31,7 +31,6 @@ from pipelines.stores.model_registry import ModelRegistry
 from pipelines.stores.table_store import TableStore
 from pipelines.training.catalog import Catalog, load_catalog
 from pipelines.training.catalog_queries import catalog_pairs
-from pipelines.training.search_pairs import MIN_LOGGED_PAIRS, logged_pairs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -121,38 +120,42 @@ def evaluate_model(
 def _read(
     training_set: TrainingSet, bundle: Bundle, tables: TableStore, config: EvaluationConfig, encode: TextEncoder
 ) -> _Data:
+    from pipelines.training.search_pairs import MIN_LOGGED_PAIRS, logged_pairs  # imports torch
+
     with tables.connect() as connection:
         catalog = load_catalog(connection, training_set.test_start)
         interactions = read_interactions(connection, bundle.item_ids, training_set.test_start)
-        earlier = logged_pairs(connection, catalog, training_set.test_start)[0]
+        earlier = logged_pairs(connection, catalog, training_set.test_start)
         logged = logged_pairs(connection, catalog, training_set.test_end)
     # Items may have come or gone since the challenger was made: its catalogue is the one that counts.
     text_of = dict(zip(catalog.item_ids, catalog.texts, strict=True))
     texts = [text_of.get(item_id, title) for item_id, title in zip(bundle.item_ids, bundle.titles, strict=True)]
+    typed = len(logged[0]) - len(earlier[0])  # newest first, so that many are of the test window
+    fresh = (logged[0][:typed], logged[1][:typed]) if typed >= MIN_LOGGED_PAIRS else None
     return _Data(
         item_ids=bundle.item_ids,
         title_vectors=encode(texts),
         encode=encode,
         rows=read_rows(training_set.folder, "test", bundle.item_ids),
         interactions=interactions,
-        judged=_judged_queries(logged, len(logged[0]) - len(earlier), catalog, bundle, texts, config),
+        judged=_judged_queries(fresh, catalog, bundle, texts, config),
     )
 
 
 def _judged_queries(
-    logged: tuple[list[str], np.ndarray],
-    fresh: int,
+    fresh: tuple[list[str], np.ndarray] | None,
     catalog: Catalog,
     bundle: Bundle,
     texts: Sequence[str],
     config: EvaluationConfig,
 ) -> JudgedQueries:
-    """Return the searches of the test window, the first `fresh` of the log, or made-up ones where those are few."""
-    queries, wanted, origin = logged[0][:fresh], logged[1][:fresh], "searches of the test window"
-    if fresh < MIN_LOGGED_PAIRS:
+    """Return the searches of the test window and what was chosen; made-up ones where `fresh` is None."""
+    if fresh is None:
         rng = np.random.default_rng([config.seed, _QUERY_STREAM])
         queries, wanted = catalog_pairs(catalog, config.search_queries, rng)
         origin = "made up from titles and categories, for want of a search log; drawn apart from those of training"
+    else:
+        (queries, wanted), origin = fresh, "searches of the test window"
     rows = bundle.rows_of([catalog.item_ids[row] for row in wanted])
     kept = np.flatnonzero(rows >= 0)[: config.search_queries]
     return JudgedQueries([queries[place] for place in kept], same_text_targets(rows[kept], texts), origin)
