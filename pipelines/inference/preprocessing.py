@@ -88,7 +88,7 @@ class Preprocessing(Frozen):
     """Upper ends of the age buckets of an event, seconds, rising; there is one bucket more than edges."""
     activity_features: tuple[str, ...] = ()
     """Names of the activity features in the order of the vector; empty: the model uses none."""
-    history_decay: float = Field(default=0.7, gt=0, le=1)
+    history_decay: float = Field(default=0.9, gt=0, le=1)
     """Weight of a basket relative to the next newer one in the item-to-item generator."""
     fusion: Fusion = Fusion()
 
