@@ -48,7 +48,8 @@ lint: setup ## Check style and types
 	@$(BIN)/mypy
 
 bench: setup ## Time the service's answers
-	@$(BIN)/headrace bench serving --json serving-bench.json
+	@mkdir -p .benchmarks
+	@$(BIN)/headrace bench serving --json .benchmarks/serving.json
 
 clean: ## Delete everything the loop wrote (.headrace) and all caches
 	rm -rf .headrace .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist

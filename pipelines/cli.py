@@ -221,9 +221,13 @@ def models(as_json: bool) -> None:
     versions = Wiring.from_environment().registry.versions()
     if not versions:
         click.echo("There is no model version yet: run `headrace loop`.", err=True)
-    for entry in versions:
-        values = entry.model_dump(mode="json")
-        click.echo(json.dumps(values) if as_json else _row(values))
+    for version in versions:
+        if as_json:
+            click.echo(version.model_dump_json())
+        else:
+            aliases, tags = ", ".join(version.aliases), version.tags
+            decision = " ".join(part for part in (tags.get("promotion"), tags.get("promotion_reasons")) if part)
+            click.echo(f"{version.version:>4}  {version.bundle:<14}  {aliases:<22}  {decision}")
 
 
 @cli.group()
@@ -246,10 +250,6 @@ def bench_serving(json_file: Path | None, requests: int | None) -> None:
 
     options = {"requests": requests} if requests else {}
     run_bench(json_file=json_file, **options)
-
-
-def _row(values: dict[str, Any]) -> str:
-    return "  ".join(f"{name}={value}" for name, value in values.items() if value not in (None, "", [], {}))
 
 
 # --- steps -----------------------------------------------------------------------------------------------------------
