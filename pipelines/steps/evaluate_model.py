@@ -54,7 +54,6 @@ class _Data:
     """The challenger's catalogue: what every row number means."""
     title_vectors: np.ndarray
     """float32 `(n_items, dim)` by the untouched encoder, each row L2 norm 1."""
-    encode: TextEncoder
     rows: EvaluationRows
     interactions: Interactions
     judged: JudgedQueries
@@ -92,12 +91,13 @@ def evaluate_model(
     bundle = load_bundle(compressed.folder)
     with tracker.step(training_set.run, STEP) as log:
         log.params({**config.model_dump(), "metric.ties": TIE_RULE})
-        data = _read(training_set, bundle, tables, config, _untouched_encoder(bundle, cache_dir, progress))
+        encode_queries, encode_items = _untouched_encoder(bundle, cache_dir, progress)
+        data = _read(training_set, bundle, tables, config, encode_items)
         champion = _champion(compressed, bundles_dir, registry)
         own = BundleScorer(bundle, data.item_ids)
         live = BundleScorer(champion, data.item_ids) if champion else None
         cases = _cases(own, live, data)
-        metrics = _metrics(cases, _search_scorers(own, live, data), data, config, progress)
+        metrics = _metrics(cases, _search_scorers(own, live, data, encode_queries), data, config, progress)
         report = EvaluationReport(
             run=training_set.run,
             bundle=compressed.bundle,
@@ -118,7 +118,7 @@ def evaluate_model(
 
 
 def _read(
-    training_set: TrainingSet, bundle: Bundle, tables: TableStore, config: EvaluationConfig, encode: TextEncoder
+    training_set: TrainingSet, bundle: Bundle, tables: TableStore, config: EvaluationConfig, encode_items: TextEncoder
 ) -> _Data:
     from pipelines.training.search_pairs import MIN_LOGGED_PAIRS, logged_pairs  # imports torch
 
@@ -134,8 +134,7 @@ def _read(
     fresh = (logged[0][:typed], logged[1][:typed]) if typed >= MIN_LOGGED_PAIRS else None
     return _Data(
         item_ids=bundle.item_ids,
-        title_vectors=encode(texts),
-        encode=encode,
+        title_vectors=encode_items(texts),
         rows=read_rows(training_set.folder, "test", bundle.item_ids),
         interactions=interactions,
         judged=_judged_queries(fresh, catalog, bundle, texts, config),
@@ -161,8 +160,8 @@ def _judged_queries(
     return JudgedQueries([queries[place] for place in kept], same_text_targets(rows[kept], texts), origin)
 
 
-def _untouched_encoder(bundle: Bundle, cache_dir: Path, progress: Progress) -> TextEncoder:
-    """Return the pre-trained encoder that the bundle once started from, behind the cache of text embeddings."""
+def _untouched_encoder(bundle: Bundle, cache_dir: Path, progress: Progress) -> tuple[TextEncoder, TextEncoder]:
+    """Return the pre-trained encoder that the bundle once started from, for queries, and behind the cache for items."""
     from pipelines.model.encoder import EmbeddingCache, encode_texts, encoder_fingerprint, load_encoder
 
     encoder, tokenizer = load_encoder(bundle.manifest.encoder)
@@ -174,7 +173,7 @@ def _untouched_encoder(bundle: Bundle, cache_dir: Path, progress: Progress) -> T
             encoder, tokenizer, texts, max_tokens=max_tokens, progress=progress, stage="texts encoded, untouched"
         )
 
-    return lambda texts: EmbeddingCache(cache_dir).encode(texts, name, encoder.dim, encode)
+    return encode, lambda texts: EmbeddingCache(cache_dir).encode(texts, name, encoder.dim, encode)
 
 
 def _cases(own: BundleScorer, live: BundleScorer | None, data: _Data) -> list[Case]:
@@ -189,13 +188,15 @@ def _cases(own: BundleScorer, live: BundleScorer | None, data: _Data) -> list[Ca
     ]
 
 
-def _search_scorers(own: BundleScorer, live: BundleScorer | None, data: _Data) -> dict[str, QueryScorer]:
+def _search_scorers(
+    own: BundleScorer, live: BundleScorer | None, data: _Data, encode_queries: TextEncoder
+) -> dict[str, QueryScorer]:
     return {
         CHALLENGER_CASE: own.search_scores,
         **({CHAMPION_CASE: live.search_scores} if live else {}),
         DENSE_CASE: own.dense_search_scores,
         "lexical": own.lexical_search_scores,
-        UNTOUCHED_CASE: lambda queries: data.encode(queries) @ data.title_vectors.T,
+        UNTOUCHED_CASE: lambda queries: encode_queries(queries) @ data.title_vectors.T,
     }
 
 
