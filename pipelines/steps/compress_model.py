@@ -16,7 +16,6 @@ from pipelines.config import HeadraceConfig
 from pipelines.errors import DataError
 from pipelines.evaluation.rows import read_rows
 from pipelines.features.history import HISTORY_EVENT_TYPES
-from pipelines.features.popularity import popularity_as_of_sql
 from pipelines.inference.bundle import Bundle, BundleParts, load_bundle, read_manifest, write_bundle
 from pipelines.inference.preprocessing import Fusion
 from pipelines.inference.sessions import open_session
@@ -97,7 +96,7 @@ def _write(
     source = TrainedFolder(trained.folder)
     cut = training_set.validation_start
     with tables.connect() as connection:
-        catalog = load_catalog(connection, cut)
+        catalog = load_catalog(connection, cut, config.features.popularity_half_life_days)
         progress.update("item-to-item table", 0, 1)
         neighbors = build_item_to_item(
             _events(connection, cut, config.compression.window_days),
@@ -106,7 +105,6 @@ def _write(
         )
         progress.update("item-to-item table", 1, 1)
         items = connection.sql("SELECT * EXCLUDE (attributes) FROM items ORDER BY item_id").to_arrow_table()
-        popularity = _popularity(connection, cut, catalog, config.features.popularity_half_life_days)
     encoder, tokenizer, towers = load_trained_model(source, catalog, config.training)
     with TemporaryDirectory(prefix="headrace-") as scratch:
         work = Path(scratch)
@@ -156,7 +154,7 @@ def _write(
                 items=items,
                 item_to_item_ids=neighbors[0],
                 item_to_item_scores=neighbors[1],
-                popularity=popularity,
+                popularity=catalog.popularity,
                 preprocessing=source.preprocessing(),
                 metrics={"int8_cosine_mean": float(cosines.mean()), "int8_cosine_min": float(cosines.min())},
             ),
@@ -191,15 +189,3 @@ def _events(connection: duckdb.DuckDBPyConnection, until: datetime, window_days:
         """,
         params={"since": until - timedelta(days=window_days), "until": until},
     ).to_arrow_table()
-
-
-def _popularity(
-    connection: duckdb.DuckDBPyConnection, as_of: datetime, catalog: Catalog, half_life_days: float
-) -> np.ndarray:
-    table = connection.sql(popularity_as_of_sql(half_life_days), params={"as_of": as_of}).to_arrow_table()
-    numbers = catalog.row_numbers()
-    out = np.zeros(len(catalog), np.float32)
-    for item_id, value in zip(table["item_id"].to_pylist(), table["popularity"].to_pylist(), strict=True):
-        if (row := numbers.get(item_id)) is not None:
-            out[row] = value
-    return out

@@ -140,6 +140,7 @@ def _train(
         load_rows(training_set.folder, "train", catalog),
         load_rows(training_set.folder, "validation", catalog),
         query_pairs,
+        popularity=catalog.popularity,
         config=config,
         preprocessing=preprocessing,
         checkpoint=checkpoints / "towers.pt",

@@ -9,6 +9,7 @@ import numpy as np
 
 from pipelines.errors import DataError
 from pipelines.features.history import HISTORY_EVENT_TYPES
+from pipelines.features.popularity import popularity_as_of_sql
 
 UNKNOWN = ""
 
@@ -32,6 +33,8 @@ class Catalog:
     """float32 `(n,)`, standardised to mean 0 and deviation 1, 0 where there is no price."""
     event_counts: np.ndarray
     """float32 `(n,)`, events before the validation window."""
+    popularity: np.ndarray
+    """float32 `(n,)`, purchases before the validation window, older ones counting less."""
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -46,11 +49,14 @@ def item_text(title: str, description: str | None) -> str:
     return f"{title}. {description}" if description else title
 
 
-def load_catalog(connection: duckdb.DuckDBPyConnection, until: datetime) -> Catalog:
+def load_catalog(
+    connection: duckdb.DuckDBPyConnection, until: datetime, popularity_half_life_days: float = 14.0
+) -> Catalog:
     """Read the items, and count the events of each one before `until`.
 
     Args:
         connection: Has the views `items` and `events` of the data contract.
+        popularity_half_life_days: Age at which a purchase counts half.
 
     Raises:
         DataError: there are no items.
@@ -58,14 +64,15 @@ def load_catalog(connection: duckdb.DuckDBPyConnection, until: datetime) -> Cata
     types = ", ".join(f"'{name}'" for name in HISTORY_EVENT_TYPES)
     table = connection.sql(
         f"""
-        SELECT i.item_id, i.title, i.description, i.category, i.brand, i.price, coalesce(e.n, 0)::FLOAT AS n
-        FROM items i LEFT JOIN (
+        SELECT i.item_id, i.title, i.description, i.category, i.brand, i.price, coalesce(e.n, 0)::FLOAT AS n,
+            coalesce(p.popularity, 0)::FLOAT AS popularity
+        FROM items i LEFT JOIN ({popularity_as_of_sql(popularity_half_life_days)}) p USING (item_id) LEFT JOIN (
             SELECT item_id, count(*) AS n FROM events
-            WHERE event_type IN ({types}) AND event_timestamp < $until AND created_timestamp <= $until GROUP BY item_id
+            WHERE event_type IN ({types}) AND event_timestamp < $as_of AND created_timestamp <= $as_of GROUP BY item_id
         ) e USING (item_id)
         ORDER BY i.item_id
         """,
-        params={"until": until},
+        params={"as_of": until},
     ).to_arrow_table()
     if table.num_rows == 0:
         raise DataError("The items table is empty: run `headrace ingest_tables` and `headrace validate_tables` first.")
@@ -83,6 +90,7 @@ def load_catalog(connection: duckdb.DuckDBPyConnection, until: datetime) -> Cata
         brands=brands,
         log_prices=standardized_log(table["price"].to_numpy().astype(np.float64)),
         event_counts=table["n"].to_numpy().astype(np.float32),
+        popularity=table["popularity"].to_numpy().astype(np.float32),
     )
 
 

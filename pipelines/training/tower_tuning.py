@@ -2,6 +2,9 @@
 
 Two losses are added in each step: the next new items of a basket given the user's history, and an item given a query.
 The second keeps item vectors where a query finds them.
+
+How popular an item is changes from week to week, so the vectors need not learn it: the log of its popularity is added
+to u · v as a fixed offset, that of the training rows while training, the latest one when items are ranked.
 """
 
 from dataclasses import dataclass, field
@@ -58,6 +61,7 @@ def tune_towers(
     validation: Rows,
     query_pairs: QueryPairs,
     *,
+    popularity: np.ndarray,
     config: TrainingConfig,
     preprocessing: Preprocessing,
     checkpoint: Path,
@@ -66,6 +70,10 @@ def tune_towers(
     """Train until the validation recall stops rising; `towers` holds the best weights afterwards.
 
     Like `tune_encoder`, it goes on from its checkpoint and ends with the same weights as an undisturbed run.
+
+    Args:
+        event_counts: float32 `(n_items,)`, behind the sampling of negatives.
+        popularity: float32 `(n_items,)`, the latest popularity, which the validation ranks with.
     """
     device = items.text.device
     behavior = [towers.item.behavior.weight]
@@ -82,6 +90,8 @@ def tune_towers(
         lr=config.tower_learning_rate,
     )
     sampler = NegativeSampler(event_counts, config.negatives)
+    offsets = torch.from_numpy(log_popularity(target_counts(train, len(event_counts)))).to(device)
+    latest = torch.from_numpy(log_popularity(popularity) * config.temperature).to(device)
     usable = np.array(
         [row for row in range(len(train)) if len(train.new_targets[row]) and len(train.histories[row][0])]
     )
@@ -96,7 +106,7 @@ def tune_towers(
         result = TuningResult(dict(state["losses"]), dict(state["recall"]), state["best_step"])
         stopping = EarlyStopping.replayed(config.patience, list(result.recall.values()))
     else:
-        result.recall[0] = validation_recall(towers, items, validation, preprocessing)
+        result.recall[0] = validation_recall(towers, items, validation, preprocessing, offsets=latest)
         stopping.observe(result.recall[0])
     for step in range(start, config.tower_steps):
         if stopping.exhausted or not len(usable):
@@ -106,7 +116,7 @@ def tune_towers(
             group["lr"] = group["peak"] * warmup_then_linear(step, config.tower_steps, config.warmup_share)
         chosen = usable[rng.integers(0, len(usable), config.tower_batch)]
         with mixed_precision(device):
-            loss = _next_item_loss(towers, items, train, chosen, sampler, rng, config, preprocessing)
+            loss = _next_item_loss(towers, items, train, chosen, sampler, offsets, rng, config, preprocessing)
             loss = loss + _query_loss(towers, items, query_pairs, rng, config)
         optimizer.zero_grad()
         loss.backward()
@@ -115,7 +125,7 @@ def tune_towers(
         result.losses[step + 1] = float(loss.detach())
         note = f"loss {result.losses[step + 1]:.3f}"
         if (step + 1) % config.validate_every == 0 or step + 1 == config.tower_steps:
-            recall = validation_recall(towers, items, validation, preprocessing)
+            recall = validation_recall(towers, items, validation, preprocessing, offsets=latest)
             result.recall[step + 1] = recall
             if stopping.observe(recall):
                 best = {name: value.detach().clone() for name, value in towers.state_dict().items()}
@@ -126,6 +136,16 @@ def tune_towers(
     towers.load_state_dict(best)
     towers.eval()
     return result
+
+
+def target_counts(rows: Rows, n_items: int) -> np.ndarray:
+    """Return how many rows have each item among their targets, float32 `(n_items,)`."""
+    return np.bincount(np.concatenate([*rows.targets, np.zeros(0, np.int64)]), minlength=n_items).astype(np.float32)
+
+
+def log_popularity(counts: np.ndarray) -> np.ndarray:
+    """Return log(counts + 1/2), float32, so that an item without any stands behind, but can be reached."""
+    return np.log(np.asarray(counts, np.float32) + np.float32(0.5))
 
 
 def item_vectors(towers: Towers, items: ItemInputs, batch_size: int = 8_192) -> Tensor:
@@ -144,6 +164,7 @@ def validation_recall(
     rows: Rows,
     preprocessing: Preprocessing,
     *,
+    offsets: Tensor | None = None,
     k: int = 10,
     max_rows: int = 1_500,
 ) -> float:
@@ -151,6 +172,9 @@ def validation_recall(
 
     recall@k = |top k ∩ targets| / |targets|, averaged over rows that have a target: at most
     `max_rows` of them, spread evenly.
+
+    Args:
+        offsets: float32 `(n_items,)`, added to the cosine of each item.
     """
     wanted = [row for row in range(len(rows)) if len(rows.new_targets[row])]
     if len(wanted) > max_rows:
@@ -161,6 +185,8 @@ def validation_recall(
         for start in range(0, len(wanted), _EVAL_BATCH):
             part = np.array(wanted[start : start + _EVAL_BATCH])
             scores = _user_vectors(towers, rows, part, vectors, preprocessing) @ vectors.T
+            if offsets is not None:
+                scores += offsets
             for place, row in enumerate(part):
                 scores[place, torch.from_numpy(rows.seen[row]).to(scores.device)] = -torch.inf
             top = scores.topk(min(k, scores.shape[1])).indices.cpu().numpy()
@@ -199,6 +225,7 @@ def _next_item_loss(
     rows: Rows,
     chosen: np.ndarray,
     sampler: NegativeSampler,
+    offsets: Tensor,
     rng: np.random.Generator,
     config: TrainingConfig,
     preprocessing: Preprocessing,
@@ -218,14 +245,15 @@ def _next_item_loss(
     negatives = sampler.draw(rng)
     both = torch.from_numpy(np.concatenate([positives, negatives])).to(device)
     vectors = towers.item(both, items.rows(both))
+    log_chances = torch.from_numpy(sampler.log_chances).to(device)[both]
     known = np.stack([np.isin(negatives, rows.targets[row]) for row in chosen])
     return sampled_softmax_loss(
         users[torch.from_numpy(owners).to(device)],
         vectors[: len(positives)],
         vectors[len(positives) :],
         temperature=config.temperature,
-        positive_log_q=torch.from_numpy(sampler.log_chances[positives]).to(device),
-        negative_log_q=torch.from_numpy(sampler.log_chances[negatives]).to(device),
+        positive_log_q=log_chances[: len(positives)] - offsets[both[: len(positives)]],
+        negative_log_q=log_chances[len(positives) :] - offsets[both[len(positives) :]],
         accidental=torch.from_numpy(known[owners]).to(device),
     )
 

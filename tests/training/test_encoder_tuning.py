@@ -20,9 +20,7 @@ TITLES = [f"{color} {fruit}" for color in ("red", "green", "blue") for fruit in 
 def catalog():
     n = len(TITLES)
     zeros = np.zeros(n, np.int64)
-    return Catalog(
-        [str(i) for i in range(n)], TITLES, TITLES, [""], zeros, [""], zeros, zeros.astype("f4"), zeros.astype("f4")
-    )
+    return Catalog([str(i) for i in range(n)], TITLES, TITLES, [""], zeros, [""], zeros, *[zeros.astype("f4")] * 3)
 
 
 class KilledError(Exception):

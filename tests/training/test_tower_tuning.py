@@ -68,6 +68,7 @@ def tune(towers: Towers, items: ItemInputs, checkpoint, config: TrainingConfig =
         toy_rows(1),
         toy_rows(2),
         pairs,
+        popularity=np.ones(N_ITEMS, np.float32),
         config=config,
         preprocessing=PREPROCESSING,
         checkpoint=checkpoint,
@@ -78,7 +79,7 @@ def tune(towers: Towers, items: ItemInputs, checkpoint, config: TrainingConfig =
 def test_what_follows_what_is_learned(tmp_path):
     towers, items = toy_model()
     before = validation_recall(towers, items, toy_rows(2), PREPROCESSING, k=1)
-    result = tune(towers, items, tmp_path / "towers.pt", CONFIG.model_copy(update={"tower_steps": 300}))
+    result = tune(towers, items, tmp_path / "towers.pt", CONFIG.model_copy(update={"tower_steps": 500}))
     assert before < 0.2
     assert validation_recall(towers, items, toy_rows(2), PREPROCESSING, k=1) > 0.8
     assert result.recall[result.best_step] == max(result.recall.values())
@@ -111,6 +112,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
             toy_rows(1),
             toy_rows(2),
             pairs,
+            popularity=np.ones(N_ITEMS, np.float32),
             config=CONFIG,
             preprocessing=PREPROCESSING,
             checkpoint=tmp_path / "killed.pt",
