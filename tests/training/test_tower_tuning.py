@@ -78,10 +78,10 @@ def tune(towers: Towers, items: ItemInputs, checkpoint, config: TrainingConfig =
 
 def test_what_follows_what_is_learned(tmp_path):
     towers, items = toy_model()
-    before = validation_recall(towers, items, toy_rows(2), PREPROCESSING, k=3)
+    before = validation_recall(towers, items, toy_rows(2), PREPROCESSING, k=1)
     result = tune(towers, items, tmp_path / "towers.pt", CONFIG.model_copy(update={"tower_steps": 300}))
     assert before < 0.2
-    assert validation_recall(towers, items, toy_rows(2), PREPROCESSING, k=3) > 0.8
+    assert validation_recall(towers, items, toy_rows(2), PREPROCESSING, k=1) > 0.7
     assert result.recall[result.best_step] == max(result.recall.values())
 
 
