@@ -71,7 +71,8 @@ def run_demo(
         if exit_after:
             return
         console.print(
-            "Serving until Ctrl-C. In other terminals: `make airflow` (the DAGs), `make mlflow` (runs and pictures)."
+            "Serving until Ctrl-C. In other terminals: `make airflow` (the DAGs), `make mlflow` (runs and pictures).",
+            soft_wrap=True,
         )
         code = process.wait()
         raise StoreError(f"The service ended with exit code {code}: the last lines of {_log(places)} say why.")
@@ -88,21 +89,27 @@ def try_requests(base: str, *, user: str, query: str, console: "Console") -> Non
     shown = {item["item_id"] for item in before["items"]}
     found = _post(base, "/search", {"query": query, "k": 20})["items"]
     carted = [item["item_id"] for item in found if item["item_id"] not in shown][:_CARTED]
-    events = [{"user_id": user, "event_type": "cart", "item_id": item} for item in carted]
-    _show(
-        console, f"3. Somebody puts {len(carted)} of the items found into the cart", base, "/events", {"events": events}
-    )
+    # What was just bought is not offered again, so the next answer differs even where taste outweighs the cart.
+    bought = [item["item_id"] for item in before["items"][:1]]
+    events = [{"user_id": user, "event_type": "purchase", "item_id": item} for item in bought]
+    events += [{"user_id": user, "event_type": "cart", "item_id": item} for item in carted]
+    title = f"3. They buy the first of these and put {len(carted)} of the items found into the cart"
+    _show(console, title, base, "/events", {"events": events})
     after = _show(console, "   and the recommendation changes", base, "/recommend", {"user_id": user, "k": 5})
+    left_out = [item for item in bought if item not in {item["item_id"] for item in after["items"]}]
     new = [item for item in after["items"] if item["item_id"] not in shown]
     if [item["item_id"] for item in after["items"]] == [item["item_id"] for item in before["items"]]:
         console.print("   The recommendation stayed the same.\n")
     else:
-        console.print(f"   {len(new)} of {len(after['items'])} items are new.\n")
+        console.print(
+            f"   {len(new)} of {len(after['items'])} items are new; {len(left_out)} just bought is left out.\n"
+        )
 
 
 def curl_line(url: str, body: Mapping[str, Any]) -> str:
-    """Return the request as a line for a shell."""
-    return f"curl -s {url} -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
+    """Return the request as a line for a shell; the key, where one is needed, stays in its variable."""
+    key = ' -H "X-API-Key: $HEADRACE_API_KEY"' if os.environ.get("HEADRACE_API_KEY") else ""
+    return f"curl -s {url}{key} -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
 
 
 def known_user(places: Places) -> str:
