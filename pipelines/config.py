@@ -96,6 +96,10 @@ class TrainingConfig(Settings):
     """Training rows in one tower step."""
     tower_learning_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate of the towers."""
+    behavior_learning_rate: float = Field(default=3e-3, gt=0)
+    """Peak learning rate of the behavior embeddings, each of which sees few gradients."""
+    event_dropout: float = Field(default=0.2, ge=0, lt=1)
+    """Share of a history that a training step does not see."""
     warmup_share: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises."""
     negatives: int = Field(default=2_048, ge=1)

@@ -14,6 +14,7 @@ preprocessing.json        `Preprocessing`
 metrics.json              what was measured when the bundle was made
 """
 
+import copy
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -335,6 +336,13 @@ class Bundle:
     def display(self) -> list[dict[str, Any]]:
         """What an answer shows of each item."""
         return self.items.select(["item_id", "title", "category", "brand", "price", "currency"]).to_pylist()
+
+    def with_popularity(self, popularity: np.ndarray) -> "Bundle":
+        """Return the same bundle with another popularity, float32 `(n_items,)`."""
+        other = copy.copy(self)
+        other.__dict__.pop("popularity_score", None)
+        other.popularity = popularity
+        return other
 
     def row_of(self, item_id: str) -> int | None:
         """Return the row number of an item, None if it is unknown."""

@@ -14,6 +14,9 @@ from pipelines.errors import ConfigError
 from pipelines.model.pretrained import locate_encoder
 from pipelines.progress import Progress
 
+_SHARD = 8_192
+"""Texts in one file of the cache: what an interrupted run loses at most."""
+
 TextEncoder = Callable[[Sequence[str]], np.ndarray]
 """Turns `n` texts into float32 `(n, dim)`, each row L2 norm 1."""
 
@@ -148,13 +151,15 @@ class EmbeddingCache:
                 known.update(zip((key.tobytes() for key in data["keys"]), data["vectors"], strict=True))
         keys = [hashlib.sha256(text.encode()).digest()[:16] for text in texts]
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
-        if missing:
-            vectors = encode(list(missing.values()))
-            stacked = np.frombuffer(b"".join(missing), dtype=np.uint8).reshape(-1, 16)
+        todo = list(missing)
+        for start in range(0, len(todo), _SHARD):
+            part = todo[start : start + _SHARD]
+            vectors = encode([missing[key] for key in part])
+            stacked = np.frombuffer(b"".join(part), dtype=np.uint8).reshape(-1, 16)
             name = hashlib.sha256(stacked.tobytes()).hexdigest()[:16]
             with replacing_file(folder / f"{name}.npz") as temporary, temporary.open("wb") as file:
                 np.savez(file, keys=stacked, vectors=vectors)
-            known.update(zip(missing, vectors, strict=True))
+            known.update(zip(part, vectors, strict=True))
         out = np.empty((len(texts), dim), dtype=np.float32)
         for row, key in enumerate(keys):
             out[row] = known[key]

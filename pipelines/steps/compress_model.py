@@ -28,7 +28,7 @@ from pipelines.schemas import CompressedBundle, TrainedModel, TrainingSet
 from pipelines.stores.experiment_tracker import ExperimentTracker
 from pipelines.stores.model_registry import ModelRegistry
 from pipelines.stores.table_store import TableStore
-from pipelines.training.catalog import Catalog, load_catalog
+from pipelines.training.catalog import Catalog, item_popularity, load_catalog
 from pipelines.training.tower_tuning import item_vectors
 from pipelines.training.trained_model import TrainedFolder, item_inputs, load_trained_model
 
@@ -53,7 +53,8 @@ def compress_model(
     """Export to ONNX, quantize to int8, embed the catalogue, write the bundle and register it as the challenger.
 
     The bundle has the id of the run, so running it again replaces nothing and registers nothing twice. Nothing in
-    the bundle has seen the validation or the test window, but for the fusion weights, which are fitted on validation.
+    the bundle has seen the test window. The validation window decides the fusion weights, and counts in the
+    popularity that is served; the weights are fitted with the popularity from before it.
 
     Args:
         now: Written into the manifest.
@@ -104,6 +105,12 @@ def _write(
             neighbors=config.compression.neighbors,
         )
         progress.update("item-to-item table", 1, 1)
+        latest_popularity = item_popularity(
+            connection,
+            training_set.test_start,
+            catalog.item_ids,
+            config.features.popularity_half_life_days,
+        )
         items = connection.sql("SELECT * EXCLUDE (attributes) FROM items ORDER BY item_id").to_arrow_table()
     encoder, tokenizer, towers = load_trained_model(source, catalog, config.training)
     with TemporaryDirectory(prefix="headrace-") as scratch:
@@ -154,7 +161,7 @@ def _write(
                 items=items,
                 item_to_item_ids=neighbors[0],
                 item_to_item_scores=neighbors[1],
-                popularity=catalog.popularity,
+                popularity=latest_popularity,
                 preprocessing=source.preprocessing(),
                 metrics={"int8_cosine_mean": float(cosines.mean()), "int8_cosine_min": float(cosines.min())},
             ),
@@ -166,12 +173,13 @@ def _write(
 
 def _fit_fusion(bundle: Bundle, training_set: TrainingSet, catalog: Catalog) -> tuple[Fusion, dict[str, float]]:
     rows = read_rows(training_set.folder, "validation", catalog.item_ids)
+    as_it_was = bundle.with_popularity(catalog.popularity)  # the bundle's own popularity has seen the validation week
 
     def ids(numbers: np.ndarray) -> list[str]:
         return [catalog.item_ids[number] for number in numbers if number >= 0]
 
     return fit_fusion_weights(
-        bundle,
+        as_it_was,
         rows.features,
         rows.now_s,
         [ids(part) for part in rows.new_targets],

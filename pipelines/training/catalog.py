@@ -64,9 +64,8 @@ def load_catalog(
     types = ", ".join(f"'{name}'" for name in HISTORY_EVENT_TYPES)
     table = connection.sql(
         f"""
-        SELECT i.item_id, i.title, i.description, i.category, i.brand, i.price, coalesce(e.n, 0)::FLOAT AS n,
-            coalesce(p.popularity, 0)::FLOAT AS popularity
-        FROM items i LEFT JOIN ({popularity_as_of_sql(popularity_half_life_days)}) p USING (item_id) LEFT JOIN (
+        SELECT i.item_id, i.title, i.description, i.category, i.brand, i.price, coalesce(e.n, 0)::FLOAT AS n
+        FROM items i LEFT JOIN (
             SELECT item_id, count(*) AS n FROM events
             WHERE event_type IN ({types}) AND event_timestamp < $as_of AND created_timestamp <= $as_of GROUP BY item_id
         ) e USING (item_id)
@@ -90,8 +89,21 @@ def load_catalog(
         brands=brands,
         log_prices=standardized_log(table["price"].to_numpy().astype(np.float64)),
         event_counts=table["n"].to_numpy().astype(np.float32),
-        popularity=table["popularity"].to_numpy().astype(np.float32),
+        popularity=item_popularity(connection, until, table["item_id"].to_pylist(), popularity_half_life_days),
     )
+
+
+def item_popularity(
+    connection: duckdb.DuckDBPyConnection, as_of: datetime, item_ids: Sequence[str], half_life_days: float
+) -> np.ndarray:
+    """Return the popularity of each item at a moment, float32 `(len(item_ids),)`, 0 for what nobody bought.
+
+    Args:
+        half_life_days: Age at which a purchase counts half.
+    """
+    table = connection.sql(popularity_as_of_sql(half_life_days), params={"as_of": as_of}).to_arrow_table()
+    found = dict(zip(table["item_id"].to_pylist(), table["popularity"].to_pylist(), strict=True))
+    return np.array([found.get(item_id, 0.0) for item_id in item_ids], np.float32)
 
 
 def standardized_log(prices: np.ndarray) -> np.ndarray:
