@@ -1,8 +1,9 @@
 """Step: give the challenger the champion alias if it passes the gate."""
 
 from pipelines.config import PromotionConfig
-from pipelines.promotion.gate import decide_promotion
+from pipelines.promotion.gate import GateAnswer, decide_promotion
 from pipelines.schemas import CompressedBundle, EvaluationReport, PromotionDecision
+from pipelines.steps.rollback_champion import ROLLED_BACK
 from pipelines.stores.experiment_tracker import ExperimentTracker
 from pipelines.stores.model_registry import ModelRegistry
 
@@ -18,18 +19,23 @@ def promote_challenger(
 ) -> PromotionDecision:
     """Move the champion alias to the challenger, or record why it stays.
 
-    Safe to run twice: alias and tags end up the same. A challenger that is the champion already stays it.
+    Safe to run twice: alias and tags end up the same. A challenger that is the champion already stays it; one that was
+    rolled back by hand is refused.
 
     Args:
         force: Promote in spite of the gate; its objections are kept with the decision.
     """
     answer = decide_promotion(report, compressed.size_mib, policy)
+    known = registry.find(compressed.bundle)
+    if known and (rolled_back_to := known.tags.get(ROLLED_BACK)):
+        answer = GateAnswer(passed=False, reasons=(f"this bundle was rolled back by hand to {rolled_back_to}",))
     promoted = answer.passed or force
     reasons = answer.reasons if answer.passed or not force else ("forced by hand in spite of:", *answer.reasons)
     with tracker.step(report.run, "promote_challenger") as log:
         registry.tag(compressed.version, "promotion", "promoted" if promoted else "refused")
         registry.tag(compressed.version, "promotion_reasons", "; ".join(reasons))
         if promoted:
+            registry.tag(compressed.version, ROLLED_BACK, "")
             registry.set_champion(compressed.version)
         champion = registry.champion()
         decision = PromotionDecision(

@@ -4,9 +4,14 @@ from pipelines.errors import DataError
 from pipelines.schemas import PromotionDecision
 from pipelines.stores.model_registry import ModelRegistry
 
+ROLLED_BACK = "rolled_back_to"
+"""Tag of a version that was taken out of service by hand; the gate does not let it in again by itself."""
+
 
 def rollback_champion(*, registry: ModelRegistry, to: str | None = None) -> PromotionDecision:
     """Move the champion alias back; `deploy_bundle` then makes the service answer from it.
+
+    The version that is left is marked, so that the next training on the same tables does not promote it again.
 
     With `to`, running it twice gives the same state. Without, each call goes one champion further back.
 
@@ -28,6 +33,9 @@ def rollback_champion(*, registry: ModelRegistry, to: str | None = None) -> Prom
             known = ", ".join(version.bundle for version in registry.versions()) or "none"
             raise DataError(f"Bundle {to} is not registered (registered are: {known}): name one of those.")
     registry.restore_champion(target.version)
+    registry.tag(target.version, ROLLED_BACK, "")
+    if champion and champion.version != target.version:
+        registry.tag(champion.version, ROLLED_BACK, target.bundle)
     before = champion.bundle if champion else "none"
     return PromotionDecision(
         run=target.run,

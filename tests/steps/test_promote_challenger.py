@@ -8,6 +8,7 @@ import pytest
 from pipelines.config import PromotionConfig
 from pipelines.schemas import CompressedBundle, EvaluationReport, Metric
 from pipelines.steps.promote_challenger import promote_challenger
+from pipelines.steps.rollback_champion import rollback_champion
 from pipelines.stores.experiment_tracker import ExperimentTracker
 from pipelines.stores.mlflow_client import MlflowBackend
 from pipelines.stores.model_registry import ModelRegistry
@@ -103,3 +104,14 @@ def test_running_it_twice_gives_the_same_state(challenge, registry):
     first, second = (challenge("b2", "champion", 0.05) for _ in range(2))
     assert first == second
     assert (registry.champion().bundle, registry.previous_champion().bundle) == ("b2", "b1")
+
+
+def test_what_was_rolled_back_does_not_come_back_by_itself(challenge, registry):
+    challenge("b1", "popularity", 0.02)
+    challenge("b2", "champion", 0.02)
+    rollback_champion(registry=registry)
+    refused = challenge("b2", "champion", 0.02)
+    assert (refused.promoted, refused.champion) == (False, "b1")
+    assert refused.reasons == ("this bundle was rolled back by hand to b1",)
+    assert challenge("b2", "champion", 0.02, force=True).champion == "b2"
+    assert challenge("b2", "champion", 0.02).promoted
