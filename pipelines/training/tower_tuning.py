@@ -3,8 +3,7 @@
 Two losses are added in each step: the next new items of a basket given the user's history, and an item given a query.
 The second keeps item vectors where a query finds them.
 
-How popular an item is changes from week to week, so the vectors need not learn it: the log of its popularity is added
-to u · v as a fixed offset, that of the training rows while training, the latest one when items are ranked.
+What is popular changes from week to week, so validation ranks as the bundle will: by u · v and the latest popularity.
 """
 
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from pipelines.training.rows import Rows
 from pipelines.training.schedule import mixed_precision, warmup_then_linear
 
 _EVAL_BATCH = 128
-_OFFSET_SCALES = (1.0, 2.0, 4.0)
+_OFFSET_SCALES = (0.0, 1.0, 2.0, 4.0)
 """Weights of popularity that validation tries: the fusion is fitted after the training."""
 
 
@@ -90,7 +89,6 @@ def tune_towers(
         lr=config.tower_learning_rate,
     )
     sampler = NegativeSampler(event_counts, config.negatives)
-    offsets = torch.from_numpy(log_popularity(target_counts(train, len(event_counts)))).to(device)
     latest = torch.from_numpy(log_popularity(popularity) * config.temperature).to(device)
     usable = np.array(
         [row for row in range(len(train)) if len(train.new_targets[row]) and len(train.histories[row][0])]
@@ -116,7 +114,7 @@ def tune_towers(
             group["lr"] = group["peak"] * warmup_then_linear(step, config.tower_steps, config.warmup_share)
         chosen = usable[rng.integers(0, len(usable), config.tower_batch)]
         with mixed_precision(device):
-            loss = _next_item_loss(towers, items, train, chosen, sampler, offsets, rng, config, preprocessing)
+            loss = _next_item_loss(towers, items, train, chosen, sampler, rng, config, preprocessing)
             loss = loss + _query_loss(towers, items, query_pairs, rng, config)
         optimizer.zero_grad()
         loss.backward()
@@ -147,11 +145,6 @@ def forget_events(mask: np.ndarray, share: float, rng: np.random.Generator) -> N
     kept = mask * (rng.random(mask.shape) >= share)
     alive = kept.any(axis=1)
     mask[alive] = kept[alive]
-
-
-def target_counts(rows: Rows, n_items: int) -> np.ndarray:
-    """Return how many rows have each item among their targets, float32 `(n_items,)`."""
-    return np.bincount(np.concatenate([*rows.targets, np.zeros(0, np.int64)]), minlength=n_items).astype(np.float32)
 
 
 def log_popularity(counts: np.ndarray) -> np.ndarray:
@@ -236,7 +229,6 @@ def _next_item_loss(
     rows: Rows,
     chosen: np.ndarray,
     sampler: NegativeSampler,
-    offsets: Tensor,
     rng: np.random.Generator,
     config: TrainingConfig,
     preprocessing: Preprocessing,
@@ -264,8 +256,8 @@ def _next_item_loss(
         vectors[: len(positives)],
         vectors[len(positives) :],
         temperature=config.temperature,
-        positive_log_q=log_chances[: len(positives)] - offsets[both[: len(positives)]],
-        negative_log_q=log_chances[len(positives) :] - offsets[both[len(positives) :]],
+        positive_log_q=log_chances[: len(positives)],
+        negative_log_q=log_chances[len(positives) :],
         accidental=torch.from_numpy(known[owners]).to(device),
     )
 

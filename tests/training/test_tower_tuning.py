@@ -59,7 +59,7 @@ def toy_model() -> tuple[Towers, ItemInputs]:
     return towers, items
 
 
-def tune(towers: Towers, items: ItemInputs, checkpoint, config: TrainingConfig = CONFIG):
+def tune(towers: Towers, items: ItemInputs, checkpoint, config: TrainingConfig = CONFIG, progress=None):
     pairs = QueryPairs(items.text.numpy(), np.arange(N_ITEMS))
     return tune_towers(
         towers,
@@ -72,7 +72,7 @@ def tune(towers: Towers, items: ItemInputs, checkpoint, config: TrainingConfig =
         config=config,
         preprocessing=PREPROCESSING,
         checkpoint=checkpoint,
-        progress=SilentProgress(),
+        progress=progress or SilentProgress(),
     )
 
 
@@ -103,21 +103,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path):
     expected = tune(undisturbed, items, tmp_path / "undisturbed.pt")
 
     first, items = toy_model()
-    pairs = QueryPairs(items.text.numpy(), np.arange(N_ITEMS))
     with pytest.raises(KilledError):
-        tune_towers(
-            first,
-            items,
-            np.full(N_ITEMS, 9.0),
-            toy_rows(1),
-            toy_rows(2),
-            pairs,
-            popularity=np.ones(N_ITEMS, np.float32),
-            config=CONFIG,
-            preprocessing=PREPROCESSING,
-            checkpoint=tmp_path / "killed.pt",
-            progress=KilledAt(33),
-        )
+        tune(first, items, tmp_path / "killed.pt", progress=KilledAt(33))
     second, items = toy_model()
     result = tune(second, items, tmp_path / "killed.pt")
     assert result.recall == expected.recall
