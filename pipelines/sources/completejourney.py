@@ -131,9 +131,10 @@ class CompleteJourneySource:
         connection.unregister("completejourney_kinds")
         joined = " AND ".join(f"product.{key} IS NOT DISTINCT FROM name.{key}" for key in keys)
         # The catalogue has no prices: the median paid stands in. The newest weeks do not count, or having a price
-        # would tell that an item is going to be sold in a test window.
+        # would tell that an item is going to be sold in a test window. Fuel, counted in thousandths of a gallon, would
+        # cost nothing: it has no price.
         prices = f"""(
-            SELECT product_id, round(median(sales_value / quantity), 2) AS price FROM {transactions}
+            SELECT product_id, nullif(round(median(sales_value / quantity), 2), 0) AS price FROM {transactions}
             WHERE quantity > 0 AND sales_value > 0 AND transaction_timestamp
                 < (SELECT max(transaction_timestamp) FROM {transactions}) - INTERVAL {_PRICE_CUTOFF_DAYS} DAY
             GROUP BY product_id)"""

@@ -154,3 +154,13 @@ def test_real_package_has_the_year():
         }
     assert counts == {"items": 92_331, "users": 801, "events": 1_465_242}
     assert tables.left_out == {"events: quantity of 0 or less, nothing was bought": 4_065}
+
+
+def test_fuel_counted_in_thousandths_of_a_gallon_has_no_price(folder):
+    lines = folder / "transactions.parquet"
+    with duckdb.connect() as connection:
+        connection.execute(f"CREATE TABLE t AS FROM '{lines}'")
+        connection.execute("INSERT INTO t VALUES (901, 15, 3, 9000, 20.00, TIMESTAMP '2017-03-03 11:00:00')")
+        connection.execute(f"COPY t TO '{lines}' (FORMAT parquet)")
+    _, items = read(folder, "items")
+    assert {item["item_id"]: item["price"] for item in items}["3"] is None
