@@ -160,7 +160,7 @@ def test_fuel_counted_in_thousandths_of_a_gallon_has_no_price(folder):
     lines = folder / "transactions.parquet"
     with duckdb.connect() as connection:
         connection.execute(f"CREATE TABLE t AS FROM '{lines}'")
-        connection.execute("INSERT INTO t VALUES (901, 15, 3, 9000, 20.00, TIMESTAMP '2017-03-03 11:00:00')")
+        connection.execute("INSERT INTO t VALUES (901, 15, 3, 9000, 9.00, TIMESTAMP '2017-03-03 11:00:00')")
         connection.execute(f"COPY t TO '{lines}' (FORMAT parquet)")
     _, items = read(folder, "items")
     assert {item["item_id"]: item["price"] for item in items}["3"] is None
