@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import StoreError
+from pipelines.stores.files import replacing_file
 
 MLFLOW_VARIABLE = "HEADRACE_MLFLOW_URI"
 EXPERIMENT = "headrace"
@@ -82,12 +83,25 @@ class MlflowBackend:
         _settle()
         from mlflow import MlflowClient
 
-        if self.uri is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
         with mlflow_errors(f"open {self.tracking_uri}"):
+            if self.uri is None:
+                self._create_database()
             client = MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
             client.search_experiments(max_results=1)
         return client
+
+    def _create_database(self) -> None:
+        """Create the SQLite database where there is none: under another name first, as MLflow cannot go on with one
+        whose creation was interrupted.
+        """
+        database = self.folder / "mlflow.db"
+        if database.exists():
+            return
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        with replacing_file(database) as temporary:
+            store = SqlAlchemyStore(f"sqlite:///{temporary}", (self.folder / "artifacts").resolve().as_uri())
+            store.engine.dispose()
 
     @cached_property
     def experiment_id(self) -> str:
