@@ -66,6 +66,9 @@ class OnlineFeatures:
         self._clock = clock
         self._opening = threading.Lock()
         self._opened: Any = None
+        # Feast has one SQLite connection a store, and threads that share one see each other's half-written rows:
+        # what is written goes through a store of its own, so that a reader has a history whole or not yet.
+        self._opened_to_write: Any = None
         self._activity_ttl = timedelta(0)
 
     def open(self) -> None:
@@ -135,6 +138,12 @@ class OnlineFeatures:
                 self._opened = self._open()
             return self._opened
 
+    def _writing_store(self) -> Any:
+        with self._opening:
+            if self._opened_to_write is None:
+                self._opened_to_write = open_feature_store(self._feast_dir, self._online_store, serving=True)
+            return self._opened_to_write
+
     def _open(self) -> Any:
         missing = StoreError(f"Feast has nothing for the service in {self._feast_dir}: {_NEXT}.")
         if not (self._feast_dir / "registry.db").is_file():
@@ -166,7 +175,7 @@ class OnlineFeatures:
     def _write(self, user_id: str, history: Sequence[HistoryEntry], stamp: datetime) -> None:
         import pandas as pd
 
-        store = self._store()
+        store = self._writing_store()
         columns = {name: [list(column)] for name, column in zip(_HISTORY, zip(*history, strict=True), strict=True)}
         row = pd.DataFrame(
             {"user_id": [user_id], "event_timestamp": [stamp], "created_timestamp": [self._clock()], **columns}

@@ -124,6 +124,25 @@ def test_concurrent_pushes_lose_nothing(feast_dir):
     assert several[0].read_user("u").item_ids == ["a", "b", "c", *(f"item-{number:02d}" for number in range(24))]
 
 
+def test_a_read_during_a_push_sees_the_history_before_or_after_it_and_nothing_in_between(feast_dir):
+    features = online(feast_dir)
+    features.open()
+
+    def push() -> None:
+        for number in range(60):
+            features.push_events("u", [event("u", f"item-{number:02d}", day(5 + number))])
+
+    with ThreadPoolExecutor(1) as pool:
+        pushes = pool.submit(push)
+        lengths = set()
+        while not pushes.done():
+            user = features.read_user("u")
+            lengths.add((len(user.item_ids), len(user.event_types), len(user.event_times)))
+        pushes.result()
+
+    assert {length for length in lengths if len(set(length)) > 1} == set()
+
+
 def test_before_the_first_materialization_the_error_says_what_to_run(tmp_path):
     with pytest.raises(StoreError, match="run `headrace materialize_features` first"):
         online(tmp_path / "feast").read_user("u")
