@@ -69,6 +69,9 @@ def prepare_airflow(places: Places, environment: Mapping[str, str], log: IO[str]
     if database_exists and stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
         return
     places.airflow.mkdir(parents=True, exist_ok=True)
+    if embedded and not stamp.exists():
+        # Its creation was interrupted: it holds no run yet, and Airflow cannot go on with half of its tables.
+        (places.airflow / "airflow.db").unlink(missing_ok=True)
     log.flush()
     done = subprocess.run(
         ["airflow", "db", "migrate"],
