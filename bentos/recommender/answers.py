@@ -32,6 +32,7 @@ from pipelines.ranking.answers import Ranking, recommend, search, similar
 from pipelines.ranking.filtering import Filters, allowed_items
 from pipelines.ranking.ordering import top_rows
 from pipelines.stores.event_log import EventLog
+from pipelines.validation.rules import EARLIEST
 
 _REMEMBERED_USERS = 10_000
 _FEATURE_THREADS = 8
@@ -172,7 +173,7 @@ class Answers:
     def search(self, body: SearchBody) -> dict[str, Any]:
         """Items for a query, best first."""
         query = body.query.strip()
-        if not query:
+        if not any(character.isprintable() and not character.isspace() for character in query):
             raise RequestError(422, "`query` is empty: send the words to search for.")
         limit = self.serving.max_query_characters
         if len(query) > limit:
@@ -287,6 +288,12 @@ class Answers:
         if event.event_type == "search" and event.query is None:
             raise RequestError(422, f"`{where}.query` is missing: a search needs the words searched for.")
         happened = event.event_timestamp or now
+        if happened < EARLIEST:  # also what is too early to be written in UTC at all
+            raise RequestError(
+                422,
+                f"`{where}.event_timestamp` is {happened.isoformat()}, before {EARLIEST.date()}, which no event is: "
+                "send the time at which it happened.",
+            )
         if happened > now + _FUTURE_TOLERANCE:
             raise RequestError(
                 422,

@@ -45,7 +45,9 @@ def build_api() -> Starlette:
         routes=[
             *(Route(f"/{name}", _endpoint(name), methods=["POST"]) for name in _CALLS),
             Route("/openapi.json", _openapi, methods=["GET"]),
-            Route("/{path:path}", _no_such_call, methods=["POST", "PUT", "DELETE", "PATCH"]),
+            # All that is left, so that BentoML's own web page, which loads a tracking script, is not shown either.
+            Route("/", _overview, methods=["GET"]),
+            Route("/{path:path}", _no_such_call, methods=["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]),
         ],
         exception_handlers={HTTPException: _http_error, Exception: _bug},
     )
@@ -143,17 +145,24 @@ async def _openapi(_: Request) -> Response:
     )
 
 
+async def _overview(_: Request) -> Response:
+    """Name the calls, for those who look at the address in a browser."""
+    calls = {f"POST /{name}": (getattr(Answers, name).__doc__ or "").strip() for name in _CALLS}
+    return JSON({"service": "headrace", "calls": calls, "described in": "/openapi.json"})
+
+
 async def _no_such_call(request: Request) -> Response:
+    if request.url.path.strip("/") in _CALLS and request.method != "POST":
+        sentence = f"{request.url.path} takes POST with a JSON body, not {request.method}."
+        return JSON({"error": sentence}, status_code=405, headers={"Allow": "POST"})
     calls = ", ".join(f"POST /{name}" for name in _CALLS)
     return JSON(
         {"error": f"There is no {request.method} {request.url.path[:100]}: there are {calls}."}, status_code=404
     )
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
+async def _http_error(_: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    if status == 405:
-        return JSON({"error": f"{request.url.path[:100]} takes POST with a JSON body, not {request.method}."}, status)
     return JSON({"error": str(getattr(error, "detail", error))}, status_code=status)
 
 

@@ -73,7 +73,7 @@ class EventBody(Body):
     session_id: str | None = Field(default=None, min_length=1, max_length=MAX_ID_CHARACTERS)
     position: int | None = Field(default=None, ge=0, lt=2**31)
     propensity: float | None = Field(default=None, gt=0, le=1)
-    value: float | None = Field(default=None, allow_inf_nan=False)
+    value: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     event_id: str | None = Field(default=None, min_length=1, max_length=MAX_ID_CHARACTERS)
     event_timestamp: AwareDatetime | None = None
 

@@ -173,6 +173,7 @@ EVENT = {"user_id": "ann", "event_type": "view", "item_id": "a"}
         ("search", {}, 422, "`query` is missing: add it"),
         ("search", {"query": 5}, 422, "`query`: .*valid string, found 5"),
         ("search", {"query": "  "}, 422, "`query` is empty"),
+        ("search", {"query": "\u200b\x00"}, 422, "`query` is empty"),
         ("search", {"query": "x" * 10_000}, 422, "`query` has 10,000 characters, at most 20 are allowed: shorten it"),
         ("search", {"query": "x", "k": 0}, 422, "`k`: .*greater than or equal to 1, found 0"),
         ("search", {"query": "x", "k": 6}, 422, "`k` is 6, at most 5 is allowed"),
@@ -195,6 +196,8 @@ EVENT = {"user_id": "ann", "event_type": "view", "item_id": "a"}
         ("events", b'{"events": [{"user_id": "u", "event_type": "view", "item_id": "a", "value": NaN}]}', 422, "value"),
         ("events", {"events": [{**EVENT, "event_timestamp": "2026-03-01T00:00:00"}]}, 422, "timezone"),
         ("events", {"events": [{**EVENT, "event_timestamp": "2027-01-01T00:00:00Z"}]}, 422, "send a time that is over"),
+        ("events", {"events": [{**EVENT, "event_timestamp": "0001-01-01T00:00:00+14:00"}]}, 422, "before 1990-01-01"),
+        ("events", {"events": [{**EVENT, "value": -1.0}]}, 422, "`events.0.value`: .*greater than or equal to 0"),
         ("nothing", {}, 404, "There is no POST /nothing: there are POST /search"),
     ],
 )
@@ -215,10 +218,18 @@ def test_an_oversized_body_is_refused(service):
     assert "larger than 2 MiB" in response.json()["error"]
 
 
-def test_get_on_a_call_says_how_to_ask(service):
-    response = service.client().get("/search")
-    assert response.status_code == 405
-    assert "takes POST with a JSON body, not GET" in response.json()["error"]
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_another_method_on_a_call_says_how_to_ask(service, method):
+    response = service.client().request(method, "/search")
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+    assert response.json() == {"error": f"/search takes POST with a JSON body, not {method}."}
+
+
+@pytest.mark.parametrize("path", ["/nope", "/static_content/index.css", "/docs.json"])
+def test_a_page_that_does_not_exist_is_not_found(service, path):
+    response = service.client().get(path)
+    assert response.status_code == 404
+    assert f"There is no GET {path}: there are POST /search" in response.json()["error"]
 
 
 def test_openapi_names_every_call(service):
