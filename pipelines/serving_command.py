@@ -35,14 +35,17 @@ def check_surroundings(places: Places, *, host: str, port: int, environment: Map
     """Check port, settings, key and bundle without importing what the service imports.
 
     Raises:
-        ConfigError: the port is taken, there is no key, no setting file or no bundle.
+        ConfigError: the port is taken, there is no key, no setting file or no bundle, or the online store is of an
+            unknown kind.
         BundleError: the bundle is incomplete or was changed.
     """
     from pipelines.inference.bundle import read_manifest, verify_files
+    from pipelines.stores.feast_settings import online_store_from_environment, online_store_settings
     from pipelines.stores.serving_pointer import read_pointer
 
     refuse_taken_port(port, "headrace serve --port", host)
     load_config(environment)
+    online_store_settings(places.feast, online_store_from_environment(environment))
     named = environment.get(BUNDLE_VARIABLE)
     pointer = read_pointer(places.current_bundle)
     if not named and pointer is None:

@@ -72,9 +72,11 @@ def check_surroundings() -> None:
     from pipelines.inference.bundle import read_manifest, verify_files
     from pipelines.places import Places
     from pipelines.pseudonyms import Pseudonymizer, load_pseudonym_key
+    from pipelines.stores.feast_settings import online_store_from_environment, online_store_settings
 
     places = Places.from_environment()
     load_config()
+    online_store_settings(places.feast, online_store_from_environment())
     folder = find_bundle(places, os.environ)
     verify_files(folder, read_manifest(folder))
     Pseudonymizer(load_pseudonym_key(places.pseudonym_key, create=False))

@@ -144,6 +144,13 @@ def test_health_and_metrics(client):
     assert 'endpoint="/search"' in metrics
 
 
+def test_the_start_page_names_the_calls_and_loads_nothing_from_elsewhere(client):
+    status, page = client.get("/")
+    assert status == 200
+    assert "POST /search" in page
+    assert "http" not in page
+
+
 def test_a_search_and_similar_items(client):
     status, found = client.post("search", {"query": "red apples", "k": 2})
     assert (status, item_ids(found)[0]) == (200, "a")
@@ -274,6 +281,11 @@ def test_without_a_bundle_it_says_what_to_run(tmp_path):
 def test_without_the_key_it_says_where_it_belongs(places):
     with pytest.raises(ConfigError, match=r"The pseudonym key is missing: HEADRACE_PSEUDONYM_KEY is not set"):
         check(places)
+
+
+def test_an_unknown_kind_of_online_store_is_named_before_anything_starts(places):
+    with pytest.raises(ConfigError, match=r"HEADRACE_ONLINE_STORE is an address with the scheme 'memcached'"):
+        check(places, HEADRACE_PSEUDONYM_KEY=KEY, HEADRACE_ONLINE_STORE="memcached://127.0.0.1")
 
 
 def test_a_taken_port_is_named_with_another_one(places):
