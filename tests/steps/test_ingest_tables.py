@@ -139,6 +139,18 @@ def test_event_log_on_disk_is_read(tmp_path):
     assert window.rows == {"events": 1}
 
 
+def test_event_that_a_client_sent_twice_is_read_once(tmp_path):
+    tables = toy_tables(tmp_path)
+    moments = [NOW + timedelta(minutes=minute) for minute in (5, 6)]
+    log = Log(click("e1", "item-03", moments[0]), click("e1", "item-03", moments[1]))
+    window = ingest(tables, tmp_path / "shop" / "mapping.yaml", until=NOW + timedelta(hours=1), event_log=log)
+    with tables.connect() as connection:
+        found = connection.sql(
+            f"SELECT event_id, event_timestamp FROM read_parquet('{window.folder}/events.parquet')"
+        ).fetchall()
+    assert found == [("e1", moments[0])]
+
+
 def test_event_that_was_accepted_is_not_read_again(tmp_path):
     tables = toy_tables(tmp_path)
     log = Log(click("sale-00-00-0", "item-03", NOW + timedelta(minutes=5)))
