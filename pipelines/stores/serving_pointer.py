@@ -22,7 +22,8 @@ class ServingPointer(Record):
 def read_pointer(path: Path) -> ServingPointer | None:
     """Return the pointer, or None where nothing was ever deployed.
 
-    A home folder that was moved or mounted elsewhere still works: the bundle is then looked up below it.
+    The bundle of this name in the same home folder is meant, wherever the home folder was when it was deployed: one
+    that was moved or mounted elsewhere still works, and a copy does not serve the files of its original.
 
     Raises:
         BundleError: the file is not a pointer.
@@ -35,8 +36,8 @@ def read_pointer(path: Path) -> ServingPointer | None:
         raise BundleError(
             f"{path} does not say which bundle is live ({str(error).splitlines()[0]}): run `headrace deploy_bundle`."
         ) from None
-    beside = path.parents[1] / "bundles" / pointer.bundle
-    if not pointer.folder.is_dir() and beside.is_dir():
+    beside = path.resolve().parents[1] / "bundles" / pointer.bundle
+    if beside.is_dir():
         return pointer.model_copy(update={"folder": beside})
     return pointer
 

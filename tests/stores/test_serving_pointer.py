@@ -1,5 +1,6 @@
 """The pointer to the live bundle."""
 
+import shutil
 from datetime import UTC, datetime
 
 import pytest
@@ -24,6 +25,17 @@ def test_a_pointer_survives_a_moved_home(tmp_path):
     moved = read_pointer(new / "serving" / "current.json")
     assert moved is not None
     assert moved.folder == new / "bundles" / "b1"
+
+
+def test_a_copied_home_serves_its_own_files(tmp_path):
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    (original / "bundles" / "b1").mkdir(parents=True)
+    pointer = ServingPointer(bundle="b1", folder=original / "bundles" / "b1", deployed_at=NOW)
+    write_pointer(original / "serving" / "current.json", pointer)
+    shutil.copytree(original, copy)
+    copied = read_pointer(copy / "serving" / "current.json")
+    assert copied is not None
+    assert copied.folder == copy / "bundles" / "b1"
 
 
 def test_a_broken_pointer_names_the_command(tmp_path):
