@@ -236,7 +236,7 @@ def _show(console: "Console", title: str, base: str, call: str, body: Mapping[st
     began = time.perf_counter()
     answer = _post(base, call, body)
     took_ms = 1_000 * (time.perf_counter() - began)
-    console.print(f"\n{title} ({took_ms:.0f} ms)", style="bold")
+    console.print(f"\n{title} ({took_ms:.0f} ms)", style="bold", soft_wrap=True)
     # Printed as it is: a person copies it, so no wrapping and no markup.
     console.print(curl_line(base + call, body), soft_wrap=True, markup=False, style="cyan")
     for line in _answer_lines(answer):
