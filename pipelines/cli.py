@@ -76,7 +76,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line: an error of ours is one line on stderr and exit code 1, a bug shows its traceback."""
+    """Run the command line: an error of ours or of a file is one line and exit code 1, a bug shows its traceback."""
     # As with Ctrl-C, what was started is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
@@ -93,6 +93,16 @@ def main() -> None:
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - the reader is gone; nothing may be flushed to it
         sys.exit(141)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        home = os.environ.get("HEADRACE_HOME") or ".headrace"
+        click.echo(
+            f"Error: {error.filename} cannot be used ({error.strerror}): HEADRACE_HOME ({home}) must be a folder that "
+            "this user may write to, on a disk with room. Mend that or name another folder, then run this again.",
+            err=True,
+        )
+        sys.exit(1)
 
 
 # --- what a person starts with ---------------------------------------------------------------------------------------

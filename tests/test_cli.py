@@ -87,6 +87,16 @@ def test_a_misspelt_setting_is_named(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["ingest_tables", "serve", "loop"])
+def test_a_home_that_is_a_file_is_named(tmp_path, command):
+    home = tmp_path / "home"
+    home.write_text("")
+    result = headrace(command, home=home)
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert f"HEADRACE_HOME ({home}) must be a folder that this user may write to" in result.stderr
+
+
 def test_a_wrong_option_exits_2(tmp_path):
     done = headrace("loop", "--window-days", "0", home=tmp_path)
     assert done.returncode == 2
