@@ -6,7 +6,10 @@ missing in one line; `bentoml serve bentos.recommender.service:Recommender` star
 
 import gc
 import os
+import signal
 import sys
+import threading
+import time
 from typing import TYPE_CHECKING
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
@@ -18,6 +21,8 @@ from pipelines.errors import HeadraceError, StoreError
 
 if TYPE_CHECKING:
     from bentos.recommender.answers import Answers
+
+_PARENT_WATCH_INTERVAL_S = 1.0
 
 api = build_api()
 
@@ -50,6 +55,7 @@ class Recommender:
         # Full collections over the loaded libraries take 80 to 150 ms; what is there now stays anyway.
         gc.collect()
         gc.freeze()
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), name="parent-watch", daemon=True).start()
 
     @bentoml.on_shutdown
     def close(self) -> None:
@@ -59,6 +65,13 @@ class Recommender:
     async def __is_ready__(self) -> bool:
         """Whether a bundle is loaded: always, once the service has started."""
         return bool(self._answers.model_version)
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this worker when the process that started it was killed: it would go on alone and keep the port."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_WATCH_INTERVAL_S)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def check_surroundings() -> None:

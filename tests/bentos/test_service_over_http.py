@@ -92,7 +92,7 @@ class Client:
 
 
 @contextmanager
-def running(command: list[str], environment: dict[str, str], port: int, log: Path):
+def running(command: list[str], environment: dict[str, str], port: int, log: Path, end_with: int = signal.SIGTERM):
     """Run a service until it is ready, and end it with the block."""
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=log.parent)
@@ -105,7 +105,7 @@ def running(command: list[str], environment: dict[str, str], port: int, log: Pat
             time.sleep(0.2)
         yield client
     finally:
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(end_with)
         process.wait(timeout=20)
 
 
@@ -264,6 +264,23 @@ def test_a_built_bento_serves_its_bundle_without_our_disk(places, tmp_path):
         assert (status, found["model_version"], item_ids(found)) == (200, "b2", ["d"])
         _, popular = client.post("recommend", {"user_id": "ann", "k": 1})
         assert (item_ids(popular), popular["degraded"]) == (["d"], True)
+
+
+def test_after_kill_9_the_port_is_free_again(places, patient, tmp_path):
+    port = free_port()
+    command = [str(Path(sys.executable).parent / "headrace"), "serve", "--port", str(port)]
+    environment = {
+        **ENVIRONMENT,
+        "HEADRACE_HOME": str(places.home),
+        "HEADRACE_PSEUDONYM_KEY": KEY,
+        "HEADRACE_CONFIG": patient,
+    }
+    with running(command, environment, port, tmp_path / "log", end_with=signal.SIGKILL) as client:
+        pass
+    deadline = time.monotonic() + 15
+    while client.get("/livez")[0] == 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 # What keeps it from starting
