@@ -67,6 +67,8 @@ class TrainingSetConfig(Settings):
     """Days of the validation window."""
     test_days: int = Field(default=7, ge=1)
     """Days of the test window, the newest ones."""
+    min_eval_rows: int = Field(default=200, ge=1)
+    """Baskets below which the validation or the test window grows back in time, to a tenth of all baskets at most."""
     max_train_rows: int = Field(default=200_000, ge=1)
     """Training rows at most; the newest baskets are kept."""
     max_eval_rows: int = Field(default=4_000, ge=1)

@@ -1,11 +1,15 @@
 """Baskets: what a user bought together, the rows of every training set, and their split by time."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from pipelines.config import TrainingSetConfig
 
 _DAY = timedelta(days=1)
+_LARGEST_GROWN_SHARE = 0.1
+"""A window grows to at most this share of all baskets, so that a small shop keeps something to train on."""
 
 
 @dataclass(frozen=True)
@@ -18,11 +22,42 @@ class Split:
     test_end: datetime
 
 
-def split_by_time(newest: datetime, config: TrainingSetConfig) -> Split:
-    """Return the split whose last test day is the day of the newest purchase."""
-    test_end = newest.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + _DAY
-    test_start = test_end - config.test_days * _DAY
-    validation_start = test_start - config.validation_days * _DAY
+def daily_baskets_sql() -> str:
+    """Return a query over `events`: `day` (its start, UTC) and `baskets` of each day with purchases, oldest first."""
+    return """
+SELECT
+    date_trunc('day', event_timestamp) AS day,
+    count(DISTINCT (user_id, coalesce(session_id, event_timestamp::VARCHAR))) AS baskets
+FROM events WHERE event_type = 'purchase' AND item_id IS NOT NULL
+GROUP BY day ORDER BY day
+"""
+
+
+def split_by_time(daily: Sequence[tuple[datetime, int]], config: TrainingSetConfig) -> Split:
+    """Return the split whose last test day is the newest day with purchases.
+
+    The test and the validation window are as long as the settings say, and longer where that holds too few baskets to
+    measure anything: after a gap in the data, a handful of new purchases must not become the whole test.
+
+    Args:
+        daily: Start of each UTC day with purchases and its number of baskets, oldest first, not empty.
+    """
+    needed = min(config.min_eval_rows, math.ceil(_LARGEST_GROWN_SHARE * sum(baskets for _, baskets in daily)))
+
+    def start_before(end: datetime, days: int) -> datetime:
+        start, held = end - days * _DAY, 0
+        for day, baskets in reversed(daily):
+            if day >= end:
+                continue
+            if day < start and held >= needed:
+                break
+            held += baskets
+            start = min(start, day)
+        return start
+
+    test_end = daily[-1][0].astimezone(UTC) + _DAY
+    test_start = start_before(test_end, config.test_days)
+    validation_start = start_before(test_start, config.validation_days)
     return Split(validation_start - config.window_days * _DAY, validation_start, test_start, test_end)
 
 

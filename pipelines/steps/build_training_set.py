@@ -13,7 +13,14 @@ from pydantic import ValidationError
 from pipelines.config import TrainingSetConfig
 from pipelines.errors import DataError, StoreError
 from pipelines.features.activity import ACTIVITY_FEATURES
-from pipelines.features.baskets import Split, baskets_sql, seen_items_sql, split_by_time, training_rows_sql
+from pipelines.features.baskets import (
+    Split,
+    baskets_sql,
+    daily_baskets_sql,
+    seen_items_sql,
+    split_by_time,
+    training_rows_sql,
+)
 from pipelines.progress import Progress
 from pipelines.schemas import TIMESTAMP, TrainingSet
 from pipelines.stores.feature_store import FeatureStoreClient
@@ -82,7 +89,7 @@ def build_training_set(
         return done
 
     with tables.connect() as connection:
-        split = split_by_time(_newest_purchase(connection), config)
+        split = split_by_time(_daily_baskets(connection), config)
         rows = _rows(connection, split, config)
         counts = {name: pc.sum(pc.equal(rows["split"], name)).as_py() or 0 for name in SPLITS}
         _refuse_empty_splits(counts, split, config)
@@ -119,16 +126,14 @@ def _find(folder: Path) -> TrainingSet | None:
     return found.model_copy(update={"folder": folder})
 
 
-def _newest_purchase(connection: duckdb.DuckDBPyConnection) -> datetime:
-    [(newest,)] = connection.execute(
-        "SELECT max(event_timestamp) FROM events WHERE event_type = 'purchase' AND item_id IS NOT NULL"
-    ).fetchall()
-    if newest is None:
+def _daily_baskets(connection: duckdb.DuckDBPyConnection) -> list[tuple[datetime, int]]:
+    daily = connection.execute(daily_baskets_sql()).fetchall()
+    if not daily:
         raise DataError(
             "The tables hold no purchase of an item, and baskets are what the model learns from: check the mapping of "
             "`event_type` and `item_id` in your source, then run `headrace ingest_tables` again."
         )
-    return newest
+    return daily
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, split: Split, config: TrainingSetConfig) -> pa.Table:

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from pipelines.config import TrainingSetConfig
-from pipelines.features.baskets import baskets_sql, seen_items_sql, split_by_time, training_rows_sql
+from pipelines.features.baskets import baskets_sql, daily_baskets_sql, seen_items_sql, split_by_time, training_rows_sql
 from pipelines.stores.sql import open_duckdb
 from tests.toys.event_tables import day, event, events_table
 
@@ -33,8 +33,39 @@ def one_basket_a_day(days: int) -> list[dict]:
     return [event("u", f"item-{number:02d}", day(number + 0.5)) for number in range(days)]
 
 
+def daily(days, baskets: int = 1_000) -> list[tuple]:
+    return [(day(number), baskets) for number in days]
+
+
+def test_baskets_are_counted_by_day():
+    events = [
+        event("u", "a", day(1.1), session="s"),
+        event("u", "b", day(1.1), session="s"),
+        event("u", "a", day(1.2)),
+        event("v", "a", day(1.2)),
+        event("v", "a", day(3), kind="view"),
+        event("v", "a", day(4.9)),
+    ]
+    with open_duckdb() as connection:
+        connection.register("events", events_table(events))
+        assert connection.execute(daily_baskets_sql()).fetchall() == [(day(1), 3), (day(4), 1)]
+
+
+def test_a_window_with_too_few_baskets_grows_back_over_the_gap():
+    config = TrainingSetConfig(window_days=30, validation_days=5, test_days=7, min_eval_rows=25)
+    split = split_by_time([*daily(range(60), baskets=10), (day(90), 1)], config)
+    assert (split.test_start, split.test_end) == (day(57), day(91))  # 1 + 3 * 10 baskets
+    assert split.validation_start == day(52)
+
+
+def test_a_window_never_grows_beyond_a_tenth_of_all_baskets():
+    config = TrainingSetConfig(window_days=30, validation_days=1, test_days=1, min_eval_rows=1_000)
+    split = split_by_time(daily(range(100), baskets=1), config)
+    assert (split.validation_start, split.test_start, split.test_end) == (day(80), day(90), day(100))
+
+
 def test_the_split_is_whole_days_and_ends_with_the_day_of_the_newest_purchase():
-    split = split_by_time(day(99.4), TrainingSetConfig(window_days=30, validation_days=5, test_days=7))
+    split = split_by_time(daily(range(100)), TrainingSetConfig(window_days=30, validation_days=5, test_days=7))
 
     assert (split.train_start, split.validation_start, split.test_start, split.test_end) == (
         day(58),
