@@ -20,8 +20,8 @@ Brings new rows in, checks them and refreshes the features that training and the
   first rows and what to do. Mend the source (or the mapping), then clear the task: nothing half-written is left.
 - *A red task after three tries* is a store that does not answer (a lock, a full disk, Feast's online store).
   Mend the store, then clear the task.
-- Rejected rows lie in `quarantine/<window>/` below `HEADRACE_HOME`, each with its reason; the Data Docs in
-  `great_expectations/` show every rule.
+- Rejected rows lie in `quarantine/<window>/` below `HEADRACE_HOME`, each with its reason; the Data Docs,
+  `great_expectations/index.html`, show every rule.
 - Killing a task is safe: run it again.
 """
 

@@ -12,8 +12,10 @@ from pipelines.config import ValidationConfig
 from pipelines.errors import DataError
 from pipelines.progress import Progress
 from pipelines.schemas import TABLES, IngestedWindow, ValidationReport
+from pipelines.stores.files import write_text
 from pipelines.stores.sql import quoted
 from pipelines.stores.table_store import REJECTIONS, TableStore
+from pipelines.validation.data_docs import index_page
 from pipelines.validation.judge import Judge, Verdict
 from pipelines.validation.rules import Rule, facts_query, rules_for
 
@@ -24,6 +26,8 @@ _PIECE_ROWS = 500_000
 _FEW_VALUES = ("user_id", "session_id", "event_type", "category", "brand", "currency", "source", "unreadable")
 """Text columns that repeat themselves, kept as categories."""
 _ROWS_NAMED = 5
+_CHECKS_LISTED = 300
+"""Rows of the index page: 100 windows of three tables."""
 
 
 def validate_tables(
@@ -57,6 +61,7 @@ def validate_tables(
                 connection.execute(f"CREATE OR REPLACE TEMP TABLE judged AS SELECT row_id, {columns} FROM ({facts})")
                 frames = _pieces(connection, table, window.rows[table], progress)
                 verdict = judge.judge(table, rules, frames, run=window.window)
+                _write_index(judge)
                 rejected = _rejections(verdict, rules)
                 _check_policy(table, file, verdict, rejected, rules, window, config, judge.data_docs)
                 if table == "items":
@@ -75,6 +80,11 @@ def validate_tables(
         reasons=accepted.reasons,
         data_docs=judge.data_docs if judge.data_docs.exists() else None,
     )
+
+
+def _write_index(judge: Judge) -> None:
+    checks, older = judge.checks(_CHECKS_LISTED)
+    write_text(judge.data_docs, index_page(checks, older=older))
 
 
 def _parquet(file: Path) -> str:

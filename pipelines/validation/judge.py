@@ -1,14 +1,17 @@
 """Great Expectations as the judge of rows: suites from our rules, a checkpoint a table, Data Docs for people."""
 
+import json
 import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from pipelines.validation.data_docs import Check
 from pipelines.validation.rules import Rule
 
 if TYPE_CHECKING:
@@ -35,15 +38,39 @@ class Judge:
 
     @property
     def data_docs(self) -> Path:
-        """The index page of the Data Docs."""
-        return self._folder / "gx" / "uncommitted" / "data_docs" / "local_site" / "index.html"
+        """The index page of the Data Docs; `validate_tables` writes it."""
+        return self._folder / "index.html"
+
+    def checks(self, limit: int) -> tuple[list[Check], int]:
+        """Return what was checked, newest window first and at most `limit` of them, and how many are older."""
+        uncommitted = self._folder / "gx" / "uncommitted"
+        results = uncommitted / "validations"
+        pages = (uncommitted / "data_docs" / "local_site" / "validations").relative_to(self._folder)
+        # <table>/<window>/<time of the run>/<batch>.json
+        found = sorted(file.relative_to(results) for file in results.glob("*/*/*/*.json"))
+        found.sort(key=lambda file: file.parts[1:3], reverse=True)
+        checks = []
+        for file in found[:limit]:
+            result = json.loads((results / file).read_text(encoding="utf-8"))
+            run, numbers = result["meta"]["run_id"], result["statistics"]
+            checks.append(
+                Check(
+                    window=run["run_name"],
+                    table=file.parts[0],
+                    until=datetime.fromisoformat(run["run_time"]),
+                    met=numbers["successful_expectations"],
+                    expectations=numbers["evaluated_expectations"],
+                    page=(pages / file.with_suffix(".html")).as_posix(),
+                )
+            )
+        return checks, len(found) - len(checks)
 
     def judge(self, table: str, rules: tuple[Rule, ...], frames: Iterable[pd.DataFrame], *, run: str) -> Verdict:
         """Check the table piece by piece; each piece becomes a page of the Data Docs.
 
         Args:
             frames: Pieces of the table, indexed by `row_id`.
-            run: Shown as the name of the run.
+            run: Shown as the name of the run; from the second piece on with its number, such as `<run>-2`.
         """
         import great_expectations as gx
 
@@ -74,9 +101,12 @@ class Judge:
             )
         )
         verdict = Verdict()
-        for frame in frames:
+        first = gx.core.RunIdentifier(run_name=run)
+        for piece, frame in enumerate(frames, start=1):
             verdict.rows += len(frame)
-            run_id = gx.core.RunIdentifier(run_name=run)
+            # With one name for all, the page of a piece would replace that of the piece before.
+            shown = run if piece == 1 else f"{run}-{piece}"
+            run_id = gx.core.RunIdentifier(run_name=shown, run_time=first.run_time)
             result = checkpoint.run(batch_parameters={"dataframe": frame}, run_id=run_id)
             (summary,) = result.run_results.values()
             failed = {name for name in map(_rule_name, summary.results) if name} & {

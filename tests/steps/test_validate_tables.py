@@ -1,5 +1,8 @@
 """What the real Great Expectations accepts, what goes to quarantine, and what stops the run."""
 
+import re
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -55,8 +58,26 @@ def test_clean_window_is_accepted_whole(tmp_path, validate):
     report = validate(tables, window)
     assert report.accepted == {"items": 60, "events": 1500, "users": 30}
     assert (report.quarantined, report.reasons) == ({}, {})
-    assert "headrace" in report.data_docs.read_text()
     assert not tables.quarantine.exists()
+
+
+def test_data_docs_lead_to_every_page_without_scripts(tmp_path):
+    tables, window = toy_window(tmp_path)
+    change(window, "items", {(0, "title"): "  "})
+    folder = tmp_path / "great_expectations"
+    report = validate_tables(
+        window, tables=tables, great_expectations_dir=folder, config=ValidationConfig(), progress=SilentProgress()
+    )
+    assert report.data_docs == folder / "index.html"
+    text = report.data_docs.read_text()
+    assert "<script" not in text and "http" not in text
+    rows = re.findall(r"<td>(\w+)</td><td[^>]*>(\w+)</td><td>(\d+) of (\d+)</td><td><a href='([^']+)'", text)
+    assert [(table, outcome, int(all_) - int(met)) for table, outcome, met, all_, _ in rows] == [
+        ("events", "failed", 1),
+        ("items", "failed", 1),
+        ("users", "success", 0),
+    ]
+    assert all((folder / page).is_file() for *_, page in rows)
 
 
 def test_each_broken_row_is_set_aside_with_its_rule(tmp_path, validate):
@@ -123,6 +144,8 @@ def test_too_many_broken_rows_stop_the_run_and_are_named(tmp_path, validate):
     assert "100 of 1,500 rows are broken (6.7%, allowed: 5.0%)" in sentence
     assert "item_id is not in items: 100 rows, first at 4, 5, 6, 7, 8 of sales.csv" in sentence
     assert "\n" not in sentence
+    index = Path(sentence.split("Details: ")[1])
+    assert f"<td>{window.window}</td><td>events</td><td class='failed'>failed</td>" in index.read_text()
     assert tables.accepted_until() is None
     assert not tables.quarantine.exists()
 
@@ -155,14 +178,18 @@ def test_accepted_window_gives_its_report_again(tmp_path, validate):
     assert validate(tables, window) == first
 
 
-def test_pieces_give_the_same_verdict_as_the_whole(great_expectations_dir):
+def test_pieces_give_the_same_verdict_as_the_whole_and_a_page_each(tmp_path):
     import pandas as pd
 
     from pipelines.validation.rules import Rule
 
     rule = Rule("even", "number", "number is odd", "ExpectColumnValuesToBeInSet", {"value_set": [0, 2, 4]})
     frame = pd.DataFrame({"number": [0, 1, 2, 3, 4, 5]})
-    judge = Judge(great_expectations_dir)
-    for pieces in ([frame], [frame[:2], frame[2:4], frame[4:]]):
-        verdict = judge.judge("numbers", (rule,), pieces, run="test")
+    judge = Judge(tmp_path)
+    for run, pieces in (("whole", [frame]), ("thirds", [frame[:2], frame[2:4], frame[4:]])):
+        verdict = judge.judge("numbers", (rule,), pieces, run=run)
         assert (verdict.rows, verdict.broken) == (6, {"even": [1, 3, 5]})
+    checks, older = judge.checks(3)
+    assert [check.window for check in checks] == ["whole", "thirds-3", "thirds-2"]
+    assert all((tmp_path / check.page).is_file() for check in checks)
+    assert older == 1

@@ -1,0 +1,65 @@
+"""The index page of the Data Docs: plain HTML that needs no script and no network. Pure: what was checked -> HTML.
+
+Great Expectations writes an index of its own, whose table stays empty without scripts from the Internet.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+from urllib.parse import quote
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; }
+th, td { padding: .3rem .8rem; text-align: left; border-bottom: 1px solid #ddd; white-space: nowrap; }
+.failed { color: #a40000; font-weight: 600; }
+"""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One table of one window, or one piece of a long table, as Great Expectations saw it."""
+
+    window: str
+    table: str
+    until: datetime
+    """End of the window."""
+    met: int
+    """Expectations that every row meets."""
+    expectations: int
+    page: str
+    """Path of the validation page, relative to the index."""
+
+    @property
+    def success(self) -> bool:
+        """Whether every row meets every expectation."""
+        return self.met == self.expectations
+
+
+def index_page(checks: Sequence[Check], *, older: int = 0) -> str:
+    """Return the page, one row a check in the given order.
+
+    Args:
+        older: How many checks are not listed.
+    """
+    rows = [
+        f"<tr><td>{check.until.astimezone(UTC):%Y-%m-%d %H:%M:%S}</td><td>{escape(check.window)}</td>"
+        f"<td>{escape(check.table)}</td>{_outcome(check)}<td>{check.met} of {check.expectations}</td>"
+        f"<td><a href='{escape(quote(check.page))}'>details</a></td></tr>"
+        for check in checks
+    ]
+    rest = f"<p>{older:,} older checks are not listed; their pages are beside these.</p>" if older else ""
+    return (
+        "<!doctype html><html lang='en'><meta charset='utf-8'><title>Data Docs of headrace</title>"
+        f"<style>{_STYLE}</style>\n<h1>Data Docs</h1>\n"
+        "<p>What each window's tables looked like, newest first. <em>Failed</em> means that some rows break an "
+        "expectation: these go to quarantine, and too many of them stop the run.</p>\n"
+        "<div class='wide'><table><tr><th>window ends (UTC)</th><th>window</th><th>table</th><th>outcome</th>"
+        "<th>expectations met</th><th>page</th></tr>\n" + "\n".join(rows) + f"\n</table></div>{rest}</html>\n"
+    )
+
+
+def _outcome(check: Check) -> str:
+    return "<td>success</td>" if check.success else "<td class='failed'>failed</td>"
