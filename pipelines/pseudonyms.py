@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import json
 import os
 import secrets
 from collections.abc import Mapping
@@ -11,6 +12,8 @@ from pipelines.errors import ConfigError
 
 KEY_VARIABLE = "HEADRACE_PSEUDONYM_KEY"
 MIN_KEY_BYTES = 16
+_FINGERPRINT_TEXT = b"headrace: fingerprint of the pseudonym key"
+"""Longer than 16 digits of it are never kept, and no user id reads like this."""
 
 
 class Pseudonymizer:
@@ -24,12 +27,49 @@ class Pseudonymizer:
             )
         self._key = key
 
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that tell one key from another and do not give it away."""
+        return hmac.new(self._key, _FINGERPRINT_TEXT, hashlib.sha256).hexdigest()[:16]
+
+    def require_key_of(self, tables: str | None, where: Path) -> None:
+        """Refuse another key than that of the tables: every known user would become a stranger.
+
+        Args:
+            tables: Fingerprint of the key that the tables were written with; None where it is not known.
+            where: The tables' folder.
+
+        Raises:
+            ConfigError: the keys differ.
+        """
+        if tables is not None and tables != self.fingerprint:
+            raise ConfigError(
+                f"The pseudonym key has the fingerprint {self.fingerprint}, but the tables in {where} were written "
+                f"with the key of fingerprint {tables}: set {KEY_VARIABLE} to that key or put its file back."
+            )
+
     def pseudonym(self, raw_user_id: str) -> str:
         """Return 32 hex digits that stand for the user.
 
         Source: HMAC-SHA256 (RFC 2104), cut to 128 bits.
         """
         return hmac.new(self._key, raw_user_id.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def require_key_of_tables(pseudonymizer: Pseudonymizer, tables: Path) -> None:
+    """Refuse another key than that of the tables, where there are tables; a service may run without them.
+
+    Args:
+        tables: The tables' folder. Only its manifest is read, and without DuckDB.
+
+    Raises:
+        ConfigError: the keys differ.
+    """
+    try:
+        manifest = json.loads((tables / "manifest.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # a broken manifest is for the steps to complain about
+        return
+    pseudonymizer.require_key_of(manifest.get("pseudonym_key"), tables)
 
 
 def load_pseudonym_key(key_file: Path, *, create: bool, environment: Mapping[str, str] = os.environ) -> bytes:

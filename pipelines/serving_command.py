@@ -9,7 +9,7 @@ from pipelines.config import load_config
 from pipelines.errors import ConfigError
 from pipelines.places import HOME_VARIABLE, Places
 from pipelines.ports import refuse_taken_port
-from pipelines.pseudonyms import Pseudonymizer, load_pseudonym_key
+from pipelines.pseudonyms import Pseudonymizer, load_pseudonym_key, require_key_of_tables
 
 SERVICE = "bentos.recommender.service:Recommender"
 BUNDLE_VARIABLE = "HEADRACE_BUNDLE"
@@ -35,8 +35,8 @@ def check_surroundings(places: Places, *, host: str, port: int, environment: Map
     """Check port, settings, key and bundle without importing what the service imports.
 
     Raises:
-        ConfigError: the port is taken, there is no key, no setting file or no bundle, or the online store is of an
-            unknown kind.
+        ConfigError: the port is taken, there is no key, no setting file or no bundle, the key is not that of the
+            tables, or the online store is of an unknown kind.
         BundleError: the bundle is incomplete or was changed.
     """
     from pipelines.inference.bundle import read_manifest, verify_files
@@ -55,7 +55,8 @@ def check_surroundings(places: Places, *, host: str, port: int, environment: Map
         )
     folder = Path(named) if named else pointer.folder  # type: ignore[union-attr]
     verify_files(folder, read_manifest(folder))
-    Pseudonymizer(load_pseudonym_key(places.pseudonym_key, create=False, environment=environment))
+    key = load_pseudonym_key(places.pseudonym_key, create=False, environment=environment)
+    require_key_of_tables(Pseudonymizer(key), places.tables)
 
 
 def serving_environment(places: Places, environment: Mapping[str, str]) -> dict[str, str]:

@@ -84,7 +84,7 @@ def check_surroundings() -> None:
     from pipelines.config import load_config
     from pipelines.inference.bundle import read_manifest, verify_files
     from pipelines.places import Places
-    from pipelines.pseudonyms import Pseudonymizer, load_pseudonym_key
+    from pipelines.pseudonyms import Pseudonymizer, load_pseudonym_key, require_key_of_tables
     from pipelines.stores.feast_settings import online_store_from_environment, online_store_settings
 
     places = Places.from_environment()
@@ -92,7 +92,7 @@ def check_surroundings() -> None:
     online_store_settings(places.feast, online_store_from_environment())
     folder = find_bundle(places, os.environ)
     verify_files(folder, read_manifest(folder))
-    Pseudonymizer(load_pseudonym_key(places.pseudonym_key, create=False))
+    require_key_of_tables(Pseudonymizer(load_pseudonym_key(places.pseudonym_key, create=False)), places.tables)
 
 
 def open_answers() -> "Answers":

@@ -43,9 +43,10 @@ def ingest_tables(
     window is written anew, and a window that was accepted already is returned as it is.
 
     Raises:
-        ConfigError: the source is not set up right.
+        ConfigError: the source is not set up right, or the tables were written with another pseudonym key.
         DataError: the source cannot be read, or the first window is empty.
     """
+    pseudonymizer.require_key_of(tables.manifest().pseudonym_key, tables.folder)
     since = tables.accepted_until()
     if since is not None and until <= since:
         return _accepted_before(tables, source.name, until=since)
@@ -90,7 +91,12 @@ def ingest_tables(
             folder=tables.ingested / window,
             rows=rows,
         )
-        manifest = IngestedManifest(window=result, source_state=dict(read.state), left_out=dict(read.left_out))
+        manifest = IngestedManifest(
+            window=result,
+            source_state=dict(read.state),
+            left_out=dict(read.left_out),
+            pseudonym_key=pseudonymizer.fingerprint,
+        )
         write_text(folder / "window.json", manifest.model_dump_json(indent=2))
     return result
 

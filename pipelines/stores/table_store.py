@@ -69,6 +69,9 @@ class TableManifest(Record):
     windows: tuple[AcceptedWindow, ...] = ()
     current: dict[str, TableFile] = Field(default={}, description="Newest file of items, users, judgements.")
     source_state: dict[str, dict[str, Any]] = Field(default={}, description="What each source wants to find again.")
+    pseudonym_key: str | None = Field(
+        default=None, description="Fingerprint of the key behind the pseudonyms; None in tables of older versions."
+    )
 
 
 class IngestedManifest(Record):
@@ -77,6 +80,7 @@ class IngestedManifest(Record):
     window: IngestedWindow
     source_state: dict[str, Any]
     left_out: dict[str, int] = Field(description="Rows of the data that are not rows of the contract, by reason.")
+    pseudonym_key: str | None = Field(default=None, description="Fingerprint of the key behind the pseudonyms.")
 
 
 def window_id(until: datetime) -> str:
@@ -251,6 +255,7 @@ class TableStore:
             windows=(*manifest.windows, result) if window.rows else manifest.windows,
             current=current,
             source_state=state,
+            pseudonym_key=manifest.pseudonym_key or ingested.pseudonym_key,
         )
         write_text(self.folder / "manifest.json", written.model_dump_json(indent=2))
         self._remove_strangers(written)

@@ -300,6 +300,27 @@ def test_without_the_key_it_says_where_it_belongs(places):
         check(places)
 
 
+def test_another_key_than_that_of_the_tables_does_not_start(places, tmp_path):
+    home = Places(tmp_path)
+    home.tables.mkdir()
+    other = Pseudonymizer(b"another key, long enough").fingerprint
+    (home.tables / "manifest.json").write_text(json.dumps({"pseudonym_key": other}))
+    bundle = str(places.bundles / "b1")
+    with pytest.raises(ConfigError, match=rf"were written with the key of fingerprint {other}: set HEADRACE_PSEUDONYM"):
+        check(home, HEADRACE_PSEUDONYM_KEY=KEY, HEADRACE_BUNDLE=bundle)
+    environment = {
+        **ENVIRONMENT,
+        "HEADRACE_HOME": str(tmp_path),
+        "HEADRACE_PSEUDONYM_KEY": KEY,
+        "HEADRACE_BUNDLE": bundle,
+    }
+    alone = "from bentos.recommender.service import check_surroundings\ncheck_surroundings()"
+    result = subprocess.run(
+        [sys.executable, "-c", alone], env=environment, capture_output=True, text=True, check=False, cwd=PROJECT
+    )
+    assert f"were written with the key of fingerprint {other}" in result.stderr
+
+
 def test_an_unknown_kind_of_online_store_is_named_before_anything_starts(places):
     with pytest.raises(ConfigError, match=r"HEADRACE_ONLINE_STORE is an address with the scheme 'memcached'"):
         check(places, HEADRACE_PSEUDONYM_KEY=KEY, HEADRACE_ONLINE_STORE="memcached://127.0.0.1")

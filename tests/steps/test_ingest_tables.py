@@ -1,12 +1,13 @@
 """What `ingest_tables` reads, and what a second call changes."""
 
+import json
 from datetime import timedelta
 
 import duckdb
 import pyarrow as pa
 import pytest
 
-from pipelines.errors import DataError
+from pipelines.errors import ConfigError, DataError
 from pipelines.progress import SilentProgress
 from pipelines.pseudonyms import Pseudonymizer
 from pipelines.schemas import EVENTS
@@ -176,6 +177,32 @@ def test_earlier_moment_than_the_accepted_one_reads_nothing(tmp_path):
     window = ingest(tables, tmp_path / "shop" / "mapping.yaml", until=NOW - timedelta(days=1))
     assert window.until == NOW
     assert tables.accept(window, rejections={}).accepted == {"items": 60, "events": 1500, "users": 30}
+
+
+def test_another_key_than_that_of_the_tables_is_refused(tmp_path):
+    tables = toy_tables(tmp_path)
+    mapping = tmp_path / "shop" / "mapping.yaml"
+    other = Pseudonymizer(b"another key, long enough")
+    with pytest.raises(ConfigError) as failure:
+        ingest(tables, mapping, until=NOW + timedelta(hours=1), pseudonymizer=other)
+    own = toy_pseudonymizer().fingerprint
+    assert tables.manifest().pseudonym_key == own
+    assert str(failure.value) == (
+        f"The pseudonym key has the fingerprint {other.fingerprint}, but the tables in {tables.folder} were written "
+        f"with the key of fingerprint {own}: set HEADRACE_PSEUDONYM_KEY to that key or put its file back."
+    )
+
+
+def test_tables_of_an_older_version_learn_their_key_with_the_next_window(tmp_path):
+    tables = toy_tables(tmp_path)
+    path = tables.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["pseudonym_key"]
+    path.write_text(json.dumps(manifest))
+    window = ingest(tables, tmp_path / "shop" / "mapping.yaml", until=NOW + timedelta(hours=1))
+    assert tables.manifest().pseudonym_key is None
+    tables.accept(window, rejections={})
+    assert tables.manifest().pseudonym_key == toy_pseudonymizer().fingerprint
 
 
 def test_first_window_without_events_is_refused(tmp_path):
