@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+.wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
@@ -86,12 +87,14 @@ def _table(
     *,
     signed: bool = False,
 ) -> str:
-    lines = ["<table><tr><th>case</th>", *(f"<th>{escape(name.removeprefix(prefix))}</th>" for name in names), "</tr>"]
-    for case in cases:
+    """Return a table that scrolls on its own where it is too wide, with the cases that have any value."""
+    titles = (f"<th>{escape(name.removeprefix(prefix))}</th>" for name in names)
+    lines = ["<div class='wide'><table><tr><th>case</th>", *titles, "</tr>"]
+    for case in (case for case in cases if any(name in metrics[case] for name in names)):
         lines.append(f"<tr{' class=own' if case == challenger else ''}><td>{escape(case)}</td>")
         lines += [f"<td>{_words(metrics[case].get(name), signed)}</td>" for name in names]
         lines.append("</tr>")
-    return "".join([*lines, "</table>"])
+    return "".join([*lines, "</table></div>"])
 
 
 def _words(metric: Metric | None, signed: bool) -> str:

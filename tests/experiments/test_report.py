@@ -43,3 +43,16 @@ def test_a_table_has_only_the_cases_that_were_measured_in_it():
     search = page.split("<h2>Search</h2>")[1].split("<h2>")[0]
     assert "headrace" in search and "popularity" not in search
     assert "next basket" not in page
+
+
+def test_a_gain_without_any_value_has_no_row():
+    searched = {"gain over lexical": {"search.recall@10": Metric(value=0.3)}, "lexical": {}}
+    report = REPORT.model_copy(update={"metrics": {**REPORT.metrics, **searched}})
+    gains = evaluation_page(report, [], {}).split("Paired gains")[1].split("<h2>")[0]
+    assert "gain over popularity" in gains and "gain over lexical" not in gains
+
+
+def test_each_table_of_cases_scrolls_on_its_own():
+    page = evaluation_page(REPORT, [], {})
+    assert ".wide { overflow-x: auto; }" in page
+    assert page.count("<div class='wide'><table><tr><th>case</th>") == page.count("<th>case</th>") == 3
