@@ -117,6 +117,15 @@ def test_what_a_dockerfile_copies_exists_and_is_not_ignored(path):
             assert source.split("/")[0] in kept, source
 
 
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
+def test_nothing_is_sent_to_the_build_that_no_line_copies(path):
+    ignored = (path.parent / f"{path.name}.dockerignore").read_text(encoding="utf-8").splitlines()
+    copied = {
+        source.split("/")[0] for name, value in instructions(path) if name == "COPY" for source in value.split()[:-1]
+    }
+    assert {line[1:] for line in ignored if line.startswith("!")} == copied
+
+
 def test_the_serving_image_holds_nothing_of_the_training():
     commands = " ".join(value for _, value in instructions(DOCKER / "serving.Dockerfile"))
     assert "[cpu,serving]" in commands
