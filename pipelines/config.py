@@ -219,4 +219,18 @@ def load_config(environment: Mapping[str, str] = os.environ) -> HeadraceConfig:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(_settings_beside(first["loc"]))
+            raise ConfigError(f"{path}: `{where}` is not a setting (known: {known}): leave it out.") from None
         raise ConfigError(f"{path}: `{where}`: {first['msg']} (found {first['input']!r}).") from None
+
+
+def _settings_beside(location: tuple[int | str, ...]) -> list[str]:
+    """Return the settings that are known where the unknown one was found."""
+    kind: type[BaseModel] = HeadraceConfig
+    for name in location[:-1]:
+        inner = kind.model_fields[str(name)].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        kind = inner
+    return list(kind.model_fields)

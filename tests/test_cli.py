@@ -83,7 +83,8 @@ def test_a_misspelt_setting_is_named(tmp_path):
     (tmp_path / "settings.yaml").write_text("training: {tower_stepps: 5}\n")
     done = headrace("ingest_tables", home=tmp_path, HEADRACE_CONFIG=str(tmp_path / "settings.yaml"))
     assert done.returncode == 1
-    assert "`training.tower_stepps`" in done.stderr
+    assert "`training.tower_stepps` is not a setting (known: " in done.stderr
+    assert " tower_steps" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
