@@ -30,6 +30,7 @@ STEPS = (
     ("compress_model",),
     ("evaluate_model",),
     ("promote_challenger",),
+    ("build_bento",),
     ("deploy_bundle",),
 )
 KILLS_AT = (0.55, 0.85)
@@ -87,6 +88,7 @@ def state(home: Path) -> dict[str, object]:
         "bundle": {file: entry["sha256"] for file, entry in manifest["files"].items()},
         "metrics": report.model_dump(mode="json")["metrics"],
         "champion": champion.bundle,
+        "bentos": sorted(path.parent.name for path in places.bentoml.glob("bentos/headrace/*/bento.yaml")),
         "live": json.loads(places.current_bundle.read_text())["bundle"],
     }
 
