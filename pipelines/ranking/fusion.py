@@ -16,6 +16,8 @@ from pipelines.retrieval.dense import dense_scores
 
 _RATIOS = (0.0, 0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 2.0, 4.0)
 _CANDIDATES = 200
+_DEPTH = 100
+"""Ranks that the choice of weights looks at."""
 _BLOCK = 64
 Parts = dict[str, np.ndarray]
 
@@ -88,9 +90,12 @@ def fit_fusion_weights(
     seen: Sequence[Sequence[str]],
     *,
     k: int = 10,
-    max_rows: int = 1_500,
+    max_rows: int = 3_000,
 ) -> tuple[Fusion, dict[str, float]]:
-    """Choose the recommendation weights with the best recall@k of new items on validation rows.
+    """Choose the recommendation weights that rank new items best on validation rows, by NDCG@100.
+
+    Recall@k would follow the luck of a few rows: two trainings that differed by next to nothing got weights of
+    .17 and .65 for popularity by recall@10. NDCG@100 hears ten times as many hits, those at the top the loudest.
 
     Every ratio of item-to-item and popularity to dense on a geometric grid is tried, and each generator alone. Only
     the best 200 items of each generator and row take part, which gives the same top ten as all items would but for
@@ -134,21 +139,26 @@ def fit_fusion_weights(
             for column, name in enumerate(names):
                 values[at, : len(candidates), column] = parts[name][offset, candidates]
 
-    def recall(weights: np.ndarray) -> float:
+    def measure(weights: np.ndarray) -> tuple[float, float]:
+        """Return NDCG at `_DEPTH` and recall at `k`."""
         scores = np.where(is_candidate, values @ weights.astype(np.float32), -1.0)
-        best = np.argpartition(-scores, min(k, n_candidates - 1), axis=1)[:, :k]
-        hits = np.take_along_axis(is_target, best, axis=1).sum(1)
-        return float((hits / n_targets).mean())
+        best = np.argpartition(-scores, min(_DEPTH, n_candidates - 1), axis=1)[:, :_DEPTH]
+        order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
+        hits = np.take_along_axis(is_target, np.take_along_axis(best, order, axis=1), axis=1)
+        discounts = 1 / np.log2(np.arange(hits.shape[1]) + 2)
+        ideal = np.cumsum(discounts)[np.minimum(n_targets.astype(int), hits.shape[1]) - 1]
+        return float((hits @ discounts / ideal).mean()), float((hits[:, :k].sum(1) / n_targets).mean())
 
     default = np.array([getattr(bundle.preprocessing.fusion.recommend, name) for name in names])
     grid = [default, *np.eye(len(names))]
     grid += [np.array([1.0, near, popular]) for near in _RATIOS for popular in _RATIOS]
-    recalls = [recall(weights) for weights in grid]
-    best_weights = grid[int(np.argmax(recalls))] / grid[int(np.argmax(recalls))].sum()
+    ndcgs, recalls = zip(*(measure(weights) for weights in grid), strict=True)
+    chosen = int(np.argmax(ndcgs))
+    best_weights = grid[chosen] / grid[chosen].sum()
     fusion = Fusion(
         recommend=RecommendFusion(**dict(zip(names, map(float, best_weights), strict=True))),
         search=bundle.preprocessing.fusion.search,
     )
-    measured = {f"fusion_validation_recall@{k}": max(recalls)}
+    measured = {f"fusion_validation_recall@{k}": recalls[chosen], f"fusion_validation_ndcg@{_DEPTH}": ndcgs[chosen]}
     measured |= {f"{name}_validation_recall@{k}": recalls[1 + index] for index, name in enumerate(names)}
     return fusion, measured
