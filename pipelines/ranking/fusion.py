@@ -92,10 +92,11 @@ def fit_fusion_weights(
     k: int = 10,
     max_rows: int = 3_000,
 ) -> tuple[Fusion, dict[str, float]]:
-    """Choose the recommendation weights that rank new items best on validation rows, by NDCG@100.
+    """Choose the recommendation weights that rank new items best on validation rows, by recall@k and NDCG@100.
 
-    Recall@k would follow the luck of a few rows: two trainings that differed by next to nothing got weights of
-    .17 and .65 for popularity by recall@10. NDCG@100 hears ten times as many hits, those at the top the loudest.
+    Each counts relative to the best that any weights reach. Recall@k alone would follow the luck of a few rows: two
+    trainings that differed by next to nothing got weights of .17 and .65 for popularity by recall@10. NDCG@100 hears
+    ten times as many hits, but alone would give away the first ten for the hundred.
 
     Every ratio of item-to-item and popularity to dense on a geometric grid is tried, and each generator alone. Only
     the best 200 items of each generator and row take part, which gives the same top ten as all items would but for
@@ -153,7 +154,7 @@ def fit_fusion_weights(
     grid = [default, *np.eye(len(names))]
     grid += [np.array([1.0, near, popular]) for near in _RATIOS for popular in _RATIOS]
     ndcgs, recalls = zip(*(measure(weights) for weights in grid), strict=True)
-    chosen = int(np.argmax(ndcgs))
+    chosen = int(np.argmax(_relative(ndcgs) + _relative(recalls)))
     best_weights = grid[chosen] / grid[chosen].sum()
     fusion = Fusion(
         recommend=RecommendFusion(**dict(zip(names, map(float, best_weights), strict=True))),
@@ -162,3 +163,9 @@ def fit_fusion_weights(
     measured = {f"fusion_validation_recall@{k}": recalls[chosen], f"fusion_validation_ndcg@{_DEPTH}": ndcgs[chosen]}
     measured |= {f"{name}_validation_recall@{k}": recalls[1 + index] for index, name in enumerate(names)}
     return fusion, measured
+
+
+def _relative(values: Sequence[float]) -> np.ndarray:
+    """Return values relative to the best one, float64, all 0 where none is positive."""
+    best = max(values)
+    return np.asarray(values) / best if best > 0 else np.zeros(len(values))
