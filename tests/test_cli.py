@@ -88,11 +88,13 @@ def test_a_misspelt_setting_is_named(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["ingest_tables", "serve", "loop"])
+@pytest.mark.parametrize(
+    "command", [["ingest_tables"], ["serve", "--port", "3998"], ["loop"]], ids=lambda words: words[0]
+)
 def test_a_home_that_is_a_file_is_named(tmp_path, command):
     home = tmp_path / "home"
     home.write_text("")
-    result = headrace(command, home=home)
+    result = headrace(*command, home=home)
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1
     assert f"HEADRACE_HOME ({home}) must be a folder that this user may write to" in result.stderr
