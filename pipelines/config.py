@@ -5,13 +5,14 @@ overrides defaults; a misspelt setting is an error.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipelines.errors import ConfigError
 
@@ -34,6 +35,45 @@ class SourceConfig(Settings):
     """For `tables`: the YAML file that maps your columns to the contract."""
     replay_until: date | Literal["today"] | None = "today"
     """For `completejourney`: 2017 moves by whole weeks to end within the week before this day; null keeps it."""
+
+
+EventType = Literal["impression", "click", "view", "cart", "purchase", "rating", "search"]
+
+
+class PreparationConfig(Settings):
+    """What is mended, merged or removed in events before they are validated; every rule is counted."""
+
+    event_types: dict[str, EventType] = {
+        "add_to_cart": "cart",
+        "basket": "cart",
+        "buy": "purchase",
+        "checkout": "purchase",
+        "detail_view": "view",
+        "impressions": "impression",
+        "order": "purchase",
+        "page_view": "view",
+        "pageview": "view",
+        "query": "search",
+        "rate": "rating",
+        "review": "rating",
+        "transaction": "purchase",
+    }
+    """Your word -> ours. Case, blanks and hyphens do not matter: `Page View` is `page_view`. A word that is in neither
+    list stays as it is, and validation sets its row aside."""
+    missing_event_timestamp: Literal["reject", "arrival"] = "reject"
+    """`reject`: a row without the time at which it happened is set aside. `arrival`: it happened when it arrived."""
+    remove_duplicates: bool = True
+    """Keep one of several rows that agree in everything but their arrival; the same id with other content stays for
+    validation to set aside."""
+    repeat_gap_s: float = Field(default=2, ge=0, le=3_600)
+    """The same user, item and type again within this many seconds of the last time is one event; 0 keeps all."""
+    repeat_types: tuple[EventType, ...] = ("impression", "click", "view")
+    """Types of which adjacent repeats are merged: the first stays."""
+
+    @field_validator("event_types")
+    @classmethod
+    def _folded(cls, value: dict[str, EventType]) -> dict[str, EventType]:
+        return {re.sub(r"[\s-]+", "_", word.strip().lower()): ours for word, ours in value.items()}
 
 
 class ValidationConfig(Settings):
@@ -186,6 +226,7 @@ class HeadraceConfig(Settings):
     """All choices."""
 
     source: SourceConfig = SourceConfig()
+    preparation: PreparationConfig = PreparationConfig()
     validation: ValidationConfig = ValidationConfig()
     features: FeatureConfig = FeatureConfig()
     training_set: TrainingSetConfig = TrainingSetConfig()

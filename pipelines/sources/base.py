@@ -14,8 +14,14 @@ import duckdb
 from pipelines.schemas import TABLES
 from pipelines.stores.sql import identifier, quoted, sql_type
 
-ORIGIN_COLUMNS = {"row_number": "BIGINT", "source": "VARCHAR", "unreadable": "VARCHAR"}
-"""Columns beside the contract's: where the row stood (from 1), who gave it, which of its values could not be read."""
+ORIGIN_COLUMNS = {
+    "row_number": "BIGINT",
+    "source": "VARCHAR",
+    "unreadable": "VARCHAR",
+    "rejected_because": "VARCHAR",
+}
+"""Columns beside the contract's: where the row stood (from 1), who gave it, which of its values could not be read, and
+why the source itself refuses it (null where it does not)."""
 
 
 @dataclass(frozen=True)
