@@ -1,0 +1,1 @@
+"""Events are mended, merged and counted before they are validated. Pure SQL."""
