@@ -7,22 +7,22 @@ import io
 import os
 import sqlite3
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from pipelines.errors import DataError, StoreError
+from pipelines.errors import StoreError
 from pipelines.features.activity import ACTIVITY_FEATURES
 from pipelines.places import Places
 from pipelines.progress import Progress
 from pipelines.schemas import TIMESTAMP
 from pipelines.stores.feast_settings import online_store_from_environment, open_feature_store, store_errors
 from pipelines.stores.feature_files import FeatureFiles, FeatureManifest
+from pipelines.stores.point_in_time import TIME, join_features
 from pipelines.stores.sql import open_duckdb, quoted
 
 DEFINITIONS = Path(__file__).parents[2] / "feature_repo" / "features.py"
@@ -98,64 +98,43 @@ class FeatureStoreClient:
         """Join to each row what was known of its user at `as_of`: a point-in-time join with the arrival cut-off.
 
         A feature row counts if its time and its arrival are not later than `as_of` and, for activity, not older
-        than its time to live. Feast loses the order of rows; here they come back in the order given.
+        than its time to live (`pipelines/stores/point_in_time.py`).
 
         Args:
-            rows: `row_id` int64 (unique), `user_id` string, `as_of` timestamp[us, UTC].
+            rows: `row_id` int64, `user_id` string, `as_of` timestamp[us, UTC].
 
         Returns:
             USER_FEATURES, one row for each given row, in the same order.
 
         Raises:
-            DataError: rows were lost, doubled or changed by the join: a bug, never to be trained on.
+            ConfigError: the offline store cannot leave out what arrived later.
+            DataError: the offline store lost or changed keys: a bug, never to be trained on.
             StoreError: there are no feature files.
         """
         self.manifest()
         self.apply()
         if not rows.num_rows:
             return USER_FEATURES.empty_table()
-        entities = pa.table(
-            {"row_id": rows["row_id"], "user_id": rows["user_id"], "event_timestamp": rows["as_of"].cast(TIMESTAMP)}
+        asked = pa.table({"user_id": rows["user_id"], TIME: rows["as_of"].cast(TIMESTAMP)})
+        known = self.joined(asked, [*(f"user_activity:{name}" for name in ACTIVITY_FEATURES), "user_moment:moment_id"])
+        histories = self.joined(
+            known.select(["moment_id", TIME]), [f"moment_history:{name}" for name in HISTORY_FEATURES]
         )
-        activity = [f"user_activity:{name}" for name in ACTIVITY_FEATURES]
-        known = self._joined(entities, [*activity, "user_moment:moment_id"])
-        moments = known.select(["row_id", "moment_id", "event_timestamp"]).filter(pc.is_valid(known["moment_id"]))
-        histories = self._joined(moments, [f"moment_history:{name}" for name in HISTORY_FEATURES])
-        position = pc.index_in(known["row_id"], value_set=histories["row_id"].combine_chunks())
-        nothing = {"item_ids": pa.string(), "event_types": pa.string(), "event_times": pa.int64()}
-        columns: dict[str, Any] = {"row_id": known["row_id"]}
-        for name, kind in nothing.items():
-            lists = histories[name].combine_chunks().cast(pa.list_(kind)).take(position.combine_chunks())
-            columns[name] = pc.coalesce(lists, pa.scalar([], pa.list_(kind)))
-        for name in ACTIVITY_FEATURES:
-            columns[name] = known[name].cast(pa.float64())
-        return pa.table(columns, schema=USER_FEATURES)
+        columns = {name: histories[name] for name in HISTORY_FEATURES}
+        columns |= {name: known[name].cast(pa.float64()) for name in ACTIVITY_FEATURES}
+        return pa.table({"row_id": rows["row_id"], **columns}, schema=USER_FEATURES)
+
+    def joined(self, entities: pa.Table, features: Sequence[str]) -> pa.Table:
+        """Add features to entities as of `event_timestamp`: see `join_features`."""
+        with self._locked(), _feast_calls("The point-in-time join failed"):
+            self._limit_memory()
+            return join_features(self._store, entities, features)
 
     # Inside
 
     @cached_property
     def _store(self) -> Any:
         return open_feature_store(self._places.feast, self._online_store)
-
-    def _joined(self, entities: pa.Table, features: list[str]) -> pa.Table:
-        """Join features to entities; as many rows, with the same keys, in the same order."""
-        if not entities.num_rows:
-            fields = [pa.field(name.split(":")[1], pa.null()) for name in features]
-            return pa.schema([*entities.schema, *fields]).empty_table()
-        with self._locked(), _feast_calls("The point-in-time join failed"):
-            self._limit_memory()
-            joined = self._store.get_historical_features(
-                entity_df=entities.to_pandas(), features=features, filter_by_created_timestamp=True
-            ).to_arrow()
-        position = pc.index_in(entities["row_id"], value_set=joined["row_id"].combine_chunks())
-        if joined.num_rows == entities.num_rows and not position.null_count:
-            ordered = joined.take(position)
-            if all(ordered[name].cast(entities[name].type).equals(entities[name]) for name in entities.column_names):
-                return ordered
-        raise DataError(
-            f"The point-in-time join of {', '.join(features)} gave {joined.num_rows} rows for {entities.num_rows}, or "
-            "changed their keys: nothing may be trained on it. Check that row ids are unique; otherwise report a bug."
-        )
 
     def _ttl(self, view: str) -> timedelta:
         ttl: timedelta = self._store.get_feature_view(view).ttl
