@@ -87,6 +87,8 @@ class IngestedWindow(Record):
     source: str
     folder: Path
     rows: dict[str, int] = Field(description="Rows read per table; a table that did not change is absent.")
+    mended: dict[str, int] = Field(default={}, description="Rows that preparation changed, by '<table>: <rule>'.")
+    removed: dict[str, int] = Field(default={}, description="Rows that were left out, by '<table>: <rule>'.")
 
 
 class ValidationReport(Record):

@@ -247,6 +247,8 @@ def _ingest_tables(wiring: Wiring, *, until: datetime | None = None) -> tuple[st
         tables=wiring.tables,
         event_log=wiring.event_log,
         pseudonymizer=wiring.pseudonymizer,
+        preparation=wiring.config.preparation,
+        late_days=wiring.config.validation.late_days,
         until=until or datetime.now(UTC),
         progress=wiring.progress,
     )

@@ -1,19 +1,24 @@
 """Step: read everything that arrived since the last accepted window, in contract form, with pseudonyms."""
 
 import shutil
-from datetime import datetime
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Protocol
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from pipelines.config import PreparationConfig
 from pipelines.errors import DataError
+from pipelines.preparation.behavior import PreparedEvents, prepare_events
 from pipelines.progress import Progress
 from pipelines.pseudonyms import Pseudonymizer
 from pipelines.schemas import EVENTS, TABLES, IngestedWindow
 from pipelines.sources.base import Source, contract_query, timestamp
 from pipelines.stores.files import replacing_folder, write_text
-from pipelines.stores.sql import identifier, write_parquet
+from pipelines.stores.sql import identifier, open_duckdb, quoted, quoted_list, write_parquet
 from pipelines.stores.table_store import IngestedManifest, TableStore, window_id
 
 EVENT_LOG = "event_log"
@@ -23,8 +28,13 @@ _ID_BATCH = 50_000
 class AcceptedEvents(Protocol):
     """The events that the service acknowledged."""
 
-    def read(self, since: datetime | None, until: datetime) -> pa.Table:
-        """Return the events that arrived in `(since, until]`, in the contract's form."""
+    def read_from(
+        self, cursor: Mapping[str, Any] | None, until: datetime
+    ) -> tuple[Iterable[pa.RecordBatch], Mapping[str, Any]]:
+        """Return the events behind the cursor that arrived up to `until`, in the contract's form.
+
+        The second value is the cursor to go on from: with it, the next call gives each later event once.
+        """
         ...
 
 
@@ -34,13 +44,19 @@ def ingest_tables(
     tables: TableStore,
     event_log: AcceptedEvents,
     pseudonymizer: Pseudonymizer,
+    preparation: PreparationConfig,
+    late_days: int,
     until: datetime,
     progress: Progress,
 ) -> IngestedWindow:
     """Write what arrived after the last accepted window, up to `until`, to a folder of its own.
 
-    Nothing becomes visible to others before `validate_tables` accepts the window. Safe to run twice: the same
-    window is written anew, and a window that was accepted already is returned as it is.
+    Events that were accepted or set aside before are left out, and the rules of `preparation` are applied. Nothing
+    becomes visible to others before `validate_tables` accepts the window. Safe to run twice: the same window is
+    written anew, and a window that was accepted already is returned as it is.
+
+    Args:
+        late_days: Days that may lie between an event and its arrival; ids are compared that far back.
 
     Raises:
         ConfigError: the source is not set up right, or the tables were written with another pseudonym key.
@@ -52,36 +68,26 @@ def ingest_tables(
         return _accepted_before(tables, source.name, until=since)
     window = window_id(until)
     _remove_accepted(tables)
-    with replacing_folder(tables.ingested / window) as folder, tables.writing_connection() as connection:
-        # Raw user ids pass through this connection: without a folder to spill to, they never reach the disk.
-        connection.execute("SET temp_directory = ''")
-        read = source.read(connection, since=since, until=until, state=tables.source_state(source.name))
-        connection.execute("CREATE TEMP TABLE pseudonyms (raw VARCHAR PRIMARY KEY, pseudonym VARCHAR)")
-        rows: dict[str, int] = {}
-        queries = {**read.queries}
-        queries.setdefault("events", f"SELECT * FROM ({contract_query('events', {}, '(SELECT 1)')}) WHERE false")
-        for done, (table, query) in enumerate(queries.items(), start=1):
-            try:
-                if table in ("events", "users"):
-                    _add_pseudonyms(connection, query, pseudonymizer)
-                    query = _with_pseudonyms(query)
-                if table == "events":
-                    connection.register("logged_events", event_log.read(since, until))
-                    query = f"{_with_event_ids(query)} UNION ALL {_logged_events()}"
-                if since is not None:
-                    arrival_known = read.arrival_known.get(table, True)
-                    query = _unknown(table, query, since=since, until=until, arrival_known=arrival_known)
-                count = write_parquet(connection, query, folder / f"{table}.parquet")
-            except duckdb.Error as error:
-                raise DataError(
-                    f"The table {table} of the source `{source.name}` cannot be read: {' '.join(str(error).split())} "
-                    "Mend the source, then run `headrace ingest_tables` again."
-                ) from None
-            if count:
-                rows[table] = count
-            else:
-                (folder / f"{table}.parquet").unlink()
-            progress.update("reading tables", done, len(queries), f"{table}: {count:,} rows")
+    with replacing_folder(tables.ingested / window) as folder:
+        with open_duckdb() as connection:  # without a folder to spill to: raw user ids never reach the disk
+            read = source.read(connection, since=since, until=until, state=tables.source_state(source.name))
+            staged = _stage_source(connection, source.name, read.queries, folder, pseudonymizer, progress)
+        batches, cursor = event_log.read_from(tables.source_state(EVENT_LOG) or None, until)
+        logged = _spool(batches, folder / "log.staged.parquet")
+        with tables.writing_connection() as connection:
+            news = _News(connection, tables, read.arrival_known, since=since, until=until, late_days=late_days)
+            events = _all_events(news, staged.pop("events", None), logged, folder)
+            prepared = prepare_events(
+                connection, events, preparation, since=since, until=until, known=news.recent_events()
+            )
+            rows = {"events": _finish(connection, events, prepared, folder / "events.parquet")}
+            for table, file in staged.items():
+                rows[table] = write_parquet(connection, news.of_table(table, file), folder / f"{table}.parquet")
+                file.unlink()
+        rows = {table: count for table, count in rows.items() if count}
+        for table in TABLES:
+            if table not in rows:
+                (folder / f"{table}.parquet").unlink(missing_ok=True)
         _refuse_empty_start(source.name, rows, since=since, until=until)
         result = IngestedWindow(
             window=window,
@@ -90,11 +96,12 @@ def ingest_tables(
             source=source.name,
             folder=tables.ingested / window,
             rows=rows,
+            mended=prepared.changed,
+            removed={**read.left_out, **prepared.removed},
         )
         manifest = IngestedManifest(
             window=result,
-            source_state=dict(read.state),
-            left_out=dict(read.left_out),
+            source_state={source.name: dict(read.state), EVENT_LOG: dict(cursor)},
             pseudonym_key=pseudonymizer.fingerprint,
         )
         write_text(folder / "window.json", manifest.model_dump_json(indent=2))
@@ -123,6 +130,160 @@ def _remove_accepted(tables: TableStore) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _stage_source(
+    connection: duckdb.DuckDBPyConnection,
+    source: str,
+    queries: Mapping[str, str],
+    folder: Path,
+    pseudonymizer: Pseudonymizer,
+    progress: Progress,
+) -> dict[str, Path]:
+    """Write what the source gives, with pseudonyms and event ids, and return the file of each table.
+
+    Raises:
+        DataError: a table cannot be read.
+    """
+    connection.execute("CREATE TEMP TABLE pseudonyms (raw VARCHAR PRIMARY KEY, pseudonym VARCHAR)")
+    staged = {}
+    for done, (table, query) in enumerate(queries.items(), start=1):
+        file = folder / f"{table}.staged.parquet"
+        try:
+            if table in ("events", "users"):
+                _add_pseudonyms(connection, query, pseudonymizer)
+                query = _with_pseudonyms(query)
+            if table == "events":
+                query = _with_event_ids(query)
+            count = write_parquet(connection, query, file)
+        except duckdb.Error as error:
+            raise DataError(
+                f"The table {table} of the source `{source}` cannot be read: {' '.join(str(error).split())} "
+                "Mend the source, then run `headrace ingest_tables` again."
+            ) from None
+        staged[table] = file
+        progress.update("reading tables", done, len(queries), f"{table}: {count:,} rows")
+    return staged
+
+
+def _spool(batches: Iterable[pa.RecordBatch], file: Path) -> Path | None:
+    """Write the log's events to a file, batch by batch; None where there are none."""
+    writer = None
+    try:
+        for batch in batches:
+            writer = writer or pq.ParquetWriter(file, EVENTS, compression="zstd")
+            writer.write_batch(batch)
+    finally:
+        if writer:
+            writer.close()
+    return file if writer else None
+
+
+def _all_events(news: "_News", staged: Path | None, logged: Path | None, folder: Path) -> Path:
+    """Write the new events of the source, of the log and those mended in quarantine to one file."""
+    if staged and not logged and news.everything:
+        return staged
+    parts = [news.of_events(f"read_parquet({quoted(staged)})")] if staged else []
+    if logged:
+        parts.append(news.of_events(_logged_events(logged)))
+    file = folder / "all.staged.parquet"
+    parts = parts or [f"SELECT * FROM ({contract_query('events', {}, '(SELECT 1)')}) WHERE false"]
+    write_parquet(news.connection, " UNION ALL ".join(parts), file)
+    for done in (staged, logged):
+        if done:
+            done.unlink()
+    return file
+
+
+def _finish(connection: duckdb.DuckDBPyConnection, events: Path, prepared: PreparedEvents, target: Path) -> int:
+    """Write the prepared events and return how many there are."""
+    if prepared.unchanged:
+        events.rename(target)
+    else:
+        write_parquet(connection, prepared.query, target)
+        events.unlink()
+    return prepared.rows
+
+
+class _News:
+    """Tells what a window brings from what is in the tables, or in quarantine, already."""
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        tables: TableStore,
+        arrival_known: Mapping[str, bool],
+        *,
+        since: datetime | None,
+        until: datetime,
+        late_days: int,
+    ) -> None:
+        self.connection = connection
+        self._tables = tables
+        self._arrival_known = arrival_known
+        self._since = since
+        self._until = until
+        self._horizon = None if since is None else since - timedelta(days=late_days)
+
+    @property
+    def everything(self) -> bool:
+        """Whether there is nothing yet to compare with."""
+        return self._since is None
+
+    def recent_events(self) -> str | None:
+        """Return the events that arrived lately, as a relation; None before the first window."""
+        files = self._tables.events_since(self._horizon) if self._since else []
+        return f"read_parquet({quoted_list(files)})" if files else None
+
+    def of_events(self, relation: str) -> str:
+        """Return the events whose ids are new.
+
+        Where arrival is not known every row is given each time, so that all ids count, not those of late.
+        """
+        query = f"SELECT * FROM {relation}"
+        if self._since is None:
+            return query
+        known = self._arrival_known.get("events", True)
+        since = self._horizon if known else None
+        files = [*self._tables.events_since(since), *self._tables.quarantine_files("events", since=since)]
+        if files:
+            ids = f"(SELECT event_id FROM read_parquet({quoted_list(files)}, union_by_name = true))"
+            query += f" AS new ANTI JOIN {ids} AS old USING (event_id)"
+        if known:
+            return query
+        # Seen for the first time although it happened before the last window ended: it arrived in this one.
+        arrival = (
+            f"CASE WHEN event_timestamp <= {timestamp(self._since)} THEN {timestamp(self._until)} "
+            "ELSE created_timestamp END"
+        )
+        return f"SELECT * REPLACE ({arrival} AS created_timestamp) FROM ({query})"
+
+    def of_table(self, table: str, file: Path) -> str:
+        """Return the rows of another table that say something new."""
+        query = f"SELECT * FROM read_parquet({quoted(file)})"
+        if self._since is None or self._arrival_known.get(table, True):
+            return query
+        content = [identifier(name) for name in TABLES[table].names if name != "updated_at"]
+        columns = ", ".join(content)
+        known = f"SELECT {columns} FROM {table}"
+        if files := self._tables.quarantine_files(table):
+            known += f" UNION ALL SELECT {columns} FROM read_parquet({quoted_list(files)}, union_by_name = true)"
+        same = " AND ".join(
+            f"CAST(new.{name} AS VARCHAR) IS NOT DISTINCT FROM CAST(old.{name} AS VARCHAR)" for name in content
+        )
+        return f"SELECT new.* FROM ({query}) AS new ANTI JOIN ({known}) AS old ON {same}"
+
+
+def _logged_events(file: Path) -> str:
+    """Return the log's rows as a relation, each event once; their users are pseudonyms already.
+
+    A client that saw no answer sends its events again, under the same ids: that is no fault in the data.
+    """
+    expressions = {name: identifier(name) for name in EVENTS.names}
+    expressions |= {"row_number": "row_number() OVER ()", "source": f"'{EVENT_LOG}'"}
+    first = "row_number() OVER (PARTITION BY event_id ORDER BY created_timestamp) = 1"
+    once = f"(FROM read_parquet({quoted(file)}) QUALIFY {first})"
+    return f"({contract_query('events', expressions, once)})"
+
+
 def _add_pseudonyms(connection: duckdb.DuckDBPyConnection, query: str, pseudonymizer: Pseudonymizer) -> None:
     """Add the pseudonyms of the query's users to the table `pseudonyms`, each distinct id once."""
     new = connection.sql(
@@ -147,39 +308,9 @@ def _with_pseudonyms(query: str) -> str:
 def _with_event_ids(query: str) -> str:
     """Return the query with an id made of the event's content where the source gives none."""
     content = ("user_id", "session_id", "event_type", "item_id", "query", "position", "value", "event_timestamp")
-    parts = ", ".join(f"coalesce(CAST({name} AS VARCHAR), '')" for name in content)
+    values = {"event_timestamp": "coalesce(event_timestamp, created_timestamp)"}
+    parts = ", ".join(f"coalesce(CAST({values.get(name, name)} AS VARCHAR), '')" for name in content)
     return f"SELECT * REPLACE (coalesce(event_id, md5(concat_ws('|', {parts}))) AS event_id) FROM ({query})"
-
-
-def _unknown(table: str, query: str, *, since: datetime, until: datetime, arrival_known: bool) -> str:
-    """Return the rows of the query that were neither accepted nor set aside in an earlier window."""
-    if table == "events":
-        known = "(SELECT event_id FROM events UNION ALL SELECT event_id FROM quarantined_events)"
-        query = f"SELECT * FROM ({query}) AS new ANTI JOIN {known} AS old USING (event_id)"
-        if arrival_known:
-            return query
-        # Seen for the first time although it happened before the last window ended: it arrived in this one.
-        arrival = f"CASE WHEN event_timestamp <= {timestamp(since)} THEN {timestamp(until)} ELSE created_timestamp END"
-        return f"SELECT * REPLACE ({arrival} AS created_timestamp) FROM ({query})"
-    if arrival_known:
-        return query
-    content = [identifier(name) for name in TABLES[table].names if name != "updated_at"]
-    known = " UNION ALL ".join(f"SELECT {', '.join(content)} FROM {name}" for name in (table, f"quarantined_{table}"))
-    same = " AND ".join(
-        f"CAST(new.{name} AS VARCHAR) IS NOT DISTINCT FROM CAST(old.{name} AS VARCHAR)" for name in content
-    )
-    return f"SELECT new.* FROM ({query}) AS new ANTI JOIN ({known}) AS old ON {same}"
-
-
-def _logged_events() -> str:
-    """Return the query of the event log's rows, each event once; their users are pseudonyms already.
-
-    A client that saw no answer sends its events again, under the same ids: that is no fault in the data.
-    """
-    expressions = {name: identifier(name) for name in EVENTS.names}
-    expressions |= {"row_number": "row_number() OVER ()", "source": f"'{EVENT_LOG}'"}
-    once = "(FROM logged_events QUALIFY row_number() OVER (PARTITION BY event_id ORDER BY created_timestamp) = 1)"
-    return contract_query("events", expressions, once)
 
 
 def _refuse_empty_start(source: str, rows: dict[str, int], *, since: datetime | None, until: datetime) -> None:

@@ -1,18 +1,22 @@
 """The tables of the data contract on disk: windows that were accepted, and the rows that were not.
 
-tables/manifest.json            what is valid; written last, so that a killed step leaves the old state
-tables/items/<window>.parquet   the whole catalogue as of that window; the manifest names the newest
-tables/users/…, judgements/…    the same
-tables/events/<window>.parquet  the events of one window, oldest first
+tables/manifest.json                  what is valid; written last, so that a killed step leaves the old state
+tables/items/<window>.parquet         the whole catalogue as of that window; the manifest names the newest
+tables/users/…, judgements/…          the same
+tables/events/<day>.<window>.parquet  the events that arrived on that UTC day, in the order of arrival
 quarantine/<window>/<table>.parquet
 ingested/<window>/<table>.parquet, window.json
+
+Arrival is the clock: a window holds what arrived in a span of time, so it adds days and touches none but the newest
+of those that were there. What it costs depends on the window and not on the history before it.
 """
 
 import hashlib
+import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +42,9 @@ KEYS = {"items": ("item_id",), "users": ("user_id",), "judgements": ("query", "i
 """Tables in which a newer row takes the place of an older one, and what tells them apart."""
 REJECTIONS = pa.schema([("row_id", pa.int64()), ("rule", pa.string()), ("reason", pa.string())])
 """Rows of an ingested table that are set aside: `row_id` is the row's place in the ingested file, from 0."""
+FORMAT = 2
+_CHUNK_ROWS = 1_500_000
+"""Events that are sorted in memory at once."""
 
 
 class TableFile(Record):
@@ -58,15 +65,18 @@ class AcceptedWindow(Record):
     accepted: dict[str, int] = Field(description="New rows per table.")
     quarantined: dict[str, int]
     reasons: dict[str, int] = Field(description="Quarantined rows by '<table>: <reason>'.")
-    events: TableFile | None
+    mended: dict[str, int] = Field(default={}, description="Rows that preparation changed, by '<table>: <rule>'.")
+    removed: dict[str, int] = Field(default={}, description="Rows that were left out, by '<table>: <rule>'.")
+    profile: dict[str, Any] | None = Field(default=None, description="What the rows looked like, for comparisons.")
 
 
 class TableManifest(Record):
     """The state of all tables."""
 
-    format: int = 1
+    format: int = FORMAT
     accepted_until: datetime | None = None
     windows: tuple[AcceptedWindow, ...] = ()
+    events: dict[str, TableFile] = Field(default={}, description="Arrival day (UTC) -> its events, oldest day first.")
     current: dict[str, TableFile] = Field(default={}, description="Newest file of items, users, judgements.")
     source_state: dict[str, dict[str, Any]] = Field(default={}, description="What each source wants to find again.")
     pseudonym_key: str | None = Field(
@@ -78,9 +88,13 @@ class IngestedManifest(Record):
     """What `ingest_tables` left beside the tables of a window."""
 
     window: IngestedWindow
-    source_state: dict[str, Any]
-    left_out: dict[str, int] = Field(description="Rows of the data that are not rows of the contract, by reason.")
+    source_state: dict[str, dict[str, Any]] = Field(description="What each source wants to find again.")
     pseudonym_key: str | None = Field(default=None, description="Fingerprint of the key behind the pseudonyms.")
+
+
+def arrival_day(moment: datetime) -> str:
+    """Return the UTC day of a moment, such as `2026-01-31`."""
+    return moment.astimezone(UTC).date().isoformat()
 
 
 def window_id(until: datetime) -> str:
@@ -106,12 +120,21 @@ class TableStore:
         """
         path = self.folder / "manifest.json"
         try:
-            return TableManifest.model_validate_json(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             return TableManifest()
-        except ValidationError as error:
+        try:
+            found = json.loads(text).get("format", FORMAT)
+            if found != FORMAT:
+                raise StoreError(
+                    f"{path} has the format {found}, this version reads {FORMAT}: move {self.folder} away, then "
+                    "`headrace ingest_tables` builds the tables again from the source and the event log."
+                )
+            return TableManifest.model_validate_json(text)
+        except (ValueError, AttributeError) as error:
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
             raise StoreError(
-                f"{path} cannot be read ({error.errors()[0]['msg']}): put the file back from a backup, or move "
+                f"{path} cannot be read ({reason}): put the file back from a backup, or move "
                 f"{self.folder} away and run `headrace ingest_tables` to build the tables again."
             ) from None
 
@@ -126,8 +149,7 @@ class TableStore:
             DataError: nothing was accepted yet.
         """
         manifest = self._accepted()
-        files = [window.events for window in manifest.windows if window.events]
-        lines = [f"events {file.sha256}" for file in files]
+        lines = [f"events {day} {file.sha256}" for day, file in sorted(manifest.events.items())]
         lines += [f"{table} {file.sha256}" for table, file in sorted(manifest.current.items())]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -142,21 +164,41 @@ class TableStore:
         file = self._accepted().current.get("users")
         return self.folder / file.path if file else None
 
-    @property
-    def event_files(self) -> tuple[Path, ...]:
-        """The events, one file a window in the order of time, each sorted by `event_timestamp`, `event_id`."""
-        return tuple(self.folder / window.events.path for window in self._accepted().windows if window.events)
+    def event_days(self) -> dict[str, TableFile]:
+        """Return the file of each arrival day (`2026-01-31`, UTC), oldest day first.
 
-    def connect(self, *, memory_limit_mib: int = DEFAULT_MEMORY_MIB) -> duckdb.DuckDBPyConnection:
+        Its rows are sorted by `created_timestamp`, `event_timestamp`, `event_id`; the hash tells whether it changed.
+        """
+        return dict(sorted(self.manifest().events.items()))
+
+    def event_file(self, day: str) -> Path:
+        """Return where the events lie that arrived on the day.
+
+        Raises:
+            KeyError: none did.
+        """
+        return self.folder / self.manifest().events[day].path
+
+    def events_since(self, moment: datetime | None) -> list[Path]:
+        """Return the files of the arrival days from that of the moment on; all of them for None."""
+        first = arrival_day(moment) if moment else ""
+        return [self.folder / file.path for day, file in self.event_days().items() if day >= first]
+
+    def connect(
+        self, *, days: Iterable[str] | None = None, memory_limit_mib: int = DEFAULT_MEMORY_MIB
+    ) -> duckdb.DuckDBPyConnection:
         """Open DuckDB with the views `items`, `events`, `users` and `judgements` in contract form.
 
         Close it, or use it as a context manager. What does not fit in memory is spilled below the tables folder.
+
+        Args:
+            days: Arrival days that `events` is limited to; all of them where it is None.
 
         Raises:
             DataError: nothing was accepted yet.
         """
         self._accepted()
-        return self._connect(memory_limit_mib)
+        return self._connect(memory_limit_mib, None if days is None else set(days))
 
     def source_state(self, source: str) -> Mapping[str, Any]:
         """Return what the source left with the last accepted window."""
@@ -194,14 +236,30 @@ class TableStore:
         """Return what the window added; None where it was not accepted (or was empty)."""
         return next((accepted for accepted in self.manifest().windows if accepted.window == window), None)
 
-    def accept(self, window: IngestedWindow, *, rejections: Mapping[str, pa.Table]) -> AcceptedWindow:
+    def quarantine_files(self, table: str, *, since: datetime | None = None) -> list[Path]:
+        """Return the files of the table's rows that were set aside in windows that ended after `since`."""
+        return [
+            self.quarantine / window.window / f"{table}.parquet"
+            for window in self.manifest().windows
+            if window.quarantined.get(table) and (since is None or window.until > since)
+        ]
+
+    def accept(
+        self,
+        window: IngestedWindow,
+        *,
+        rejections: Mapping[str, pa.Table],
+        profile: dict[str, Any] | None = None,
+    ) -> AcceptedWindow:
         """Add the window's rows to the tables, all but the rejected ones, which go to quarantine.
 
-        Events whose `event_id` was accepted before are left out. The manifest is written last: a killed call leaves
-        the old state, and the same call again ends in the same state as an undisturbed one.
+        Events whose `event_id` was accepted since the window was read are left out. The manifest is written last: a
+        killed call leaves the old state, and the same call again ends in the same state as an undisturbed one. Files
+        that the new state does not need stay until the next window, for those who are reading them.
 
         Args:
             rejections: Table name -> rows to set aside, in the form of `REJECTIONS`; a row may appear once a rule.
+            profile: What the accepted rows look like, for the windows to come.
 
         Raises:
             DataError: the window's folder is gone.
@@ -215,7 +273,7 @@ class TableStore:
         quarantined: dict[str, int] = {}
         reasons: dict[str, int] = {}
         current = dict(manifest.current)
-        events = None
+        events = dict(manifest.events)
         with self.writing_connection() as connection:
             for table in window.rows:
                 file = window.folder / f"{table}.parquet"
@@ -226,13 +284,9 @@ class TableStore:
                         "SELECT reason, count(*) FROM rejected GROUP BY reason ORDER BY reason"
                     ).fetchall():
                         reasons[f"{table}: {reason}"] = rows
-                kept = (
-                    f"(SELECT * FROM read_parquet({quoted(file)}, file_row_number = true) "
-                    "WHERE file_row_number NOT IN (SELECT row_id FROM rejected))"
-                )
+                kept = _kept(file, count)
                 if table == "events":
-                    events = self._write_events(connection, kept, window.window)
-                    accepted[table] = events.rows if events else 0
+                    accepted[table] = self._add_events(connection, kept, window, events)
                 else:
                     accepted[table] = int(scalar(connection, f"SELECT count(*) FROM {kept}"))
                     if accepted[table]:
@@ -246,19 +300,20 @@ class TableStore:
             accepted=accepted,
             quarantined=quarantined,
             reasons=reasons,
-            events=events,
+            mended=window.mended,
+            removed=window.removed,
+            profile=profile,
         )
-        state = {**manifest.source_state, window.source: ingested.source_state}
         newest = max(filter(None, (manifest.accepted_until, window.until)))
         written = TableManifest(
             accepted_until=newest,
             windows=(*manifest.windows, result) if window.rows else manifest.windows,
+            events=dict(sorted(events.items())),
             current=current,
-            source_state=state,
+            source_state={**manifest.source_state, **ingested.source_state},
             pseudonym_key=manifest.pseudonym_key or ingested.pseudonym_key,
         )
         write_text(self.folder / "manifest.json", written.model_dump_json(indent=2))
-        self._remove_strangers(written)
         return result
 
     # Inside
@@ -275,23 +330,18 @@ class TableStore:
     def _current_path(self, table: str) -> Path:
         return self.folder / self._accepted().current[table].path
 
-    def _connect(self, memory_limit_mib: int) -> duckdb.DuckDBPyConnection:
+    def _connect(self, memory_limit_mib: int, days: set[str] | None = None) -> duckdb.DuckDBPyConnection:
         manifest = self.manifest()
         self.folder.mkdir(parents=True, exist_ok=True)
         connection = open_duckdb(memory_limit_mib=memory_limit_mib, spill=self.folder / ".spill")
         for table, schema in TABLES.items():
             if table == "events":
-                files = [self.folder / window.events.path for window in manifest.windows if window.events]
+                wanted = [day for day in sorted(manifest.events) if days is None or day in days]
+                files = [self.folder / manifest.events[day].path for day in wanted]
             else:
                 files = [self.folder / manifest.current[table].path] if table in manifest.current else []
             query = f"SELECT * FROM read_parquet({quoted_list(files)})" if files else empty_select(schema)
             connection.execute(f"CREATE VIEW {table} AS {query}")
-            aside = [self.quarantine / window.window / f"{table}.parquet" for window in manifest.windows]
-            aside = [file for file in aside if file.exists()]
-            query = (
-                f"SELECT {_columns(table)} FROM read_parquet({quoted_list(aside)})" if aside else empty_select(schema)
-            )
-            connection.execute(f"CREATE VIEW quarantined_{table} AS {query}")
         return connection
 
     def _set_aside(self, connection: duckdb.DuckDBPyConnection, file: Path, target: Path) -> int:
@@ -309,19 +359,47 @@ class TableStore:
             )
         return count
 
-    def _write_events(self, connection: duckdb.DuckDBPyConnection, kept: str, window: str) -> TableFile | None:
-        target = self.folder / "events" / f"{window}.parquet"
-        with replacing_file(target) as temporary:
-            rows = write_parquet(
-                connection,
-                f"SELECT {_columns('events')} FROM {kept} AS new ANTI JOIN events AS old USING (event_id) "
-                "ORDER BY event_timestamp, event_id",
-                temporary,
+    def _add_events(
+        self, connection: duckdb.DuckDBPyConnection, kept: str, window: IngestedWindow, events: dict[str, TableFile]
+    ) -> int:
+        """Write the days that the window touches, put them into `events`, and return how many events are new."""
+        # What was accepted while the window was on its way; before that, reading it has looked.
+        since = arrival_day(window.since) if window.since else None
+        between = [self.folder / file.path for day, file in events.items() if since and day >= since]
+        if between:
+            kept = (
+                f"(SELECT * FROM {kept} AS new ANTI JOIN read_parquet({quoted_list(between)}) AS old USING (event_id))"
             )
-        if not rows:
-            target.unlink()
-            return None
-        return self._table_file(target, rows)
+        daily = connection.execute(
+            f"SELECT strftime(created_timestamp, '%Y-%m-%d') AS day, count(*) FROM {kept} GROUP BY day ORDER BY day"
+        ).fetchall()
+        for days in _chunks(daily):
+            self._write_days(connection, kept, days, window.window, events)
+        return sum(rows for _, rows in daily)
+
+    def _write_days(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        kept: str,
+        days: list[str],
+        window: str,
+        events: dict[str, TableFile],
+    ) -> None:
+        """Write the files of these days: what was there and what is new."""
+        columns = _columns("events")
+        known = [self.folder / events[day].path for day in days if day in events]
+        rows = f"SELECT {columns} FROM {kept} WHERE {_arrived(days[0], days[-1])}"
+        if known:
+            rows += f" UNION ALL SELECT {columns} FROM read_parquet({quoted_list(known)})"
+        connection.execute(
+            f"CREATE OR REPLACE TEMP TABLE touched AS {rows} ORDER BY created_timestamp, event_timestamp, event_id"
+        )
+        for day in days:
+            target = self.folder / "events" / f"{day}.{window}.parquet"
+            with replacing_file(target) as temporary:
+                count = write_parquet(connection, f"SELECT * FROM touched WHERE {_arrived(day, day)}", temporary)
+            events[day] = self._table_file(target, count)
+        connection.execute("DROP TABLE touched")
 
     def _merge(self, connection: duckdb.DuckDBPyConnection, kept: str, table: str, window: str) -> TableFile:
         """Write the whole table anew: of two rows with one key the newer stays, by `updated_at`, else by window."""
@@ -344,7 +422,7 @@ class TableStore:
     def _remove_strangers(self, manifest: TableManifest) -> None:
         """Remove files that the manifest does not know: older catalogues, and what a killed call left."""
         known = {file.path for file in manifest.current.values()}
-        known |= {window.events.path for window in manifest.windows if window.events}
+        known |= {file.path for file in manifest.events.values()}
         for table in TABLES:
             for file in (self.folder / table).glob("*"):
                 if str(file.relative_to(self.folder)) not in known:
@@ -357,3 +435,33 @@ class TableStore:
 
 def _columns(table: str) -> str:
     return ", ".join(identifier(name) for name in TABLES[table].names)
+
+
+def _kept(file: Path, rejected: int) -> str:
+    """Return the rows of an ingested file that are in no row of `rejected`."""
+    if not rejected:
+        return f"read_parquet({quoted(file)})"
+    return (
+        f"(SELECT * FROM read_parquet({quoted(file)}, file_row_number = true) AS given "
+        "ANTI JOIN rejected ON row_id = file_row_number)"
+    )
+
+
+def _chunks(daily: Iterable[tuple[str, int]]) -> Iterator[list[str]]:
+    """Yield runs of days that hold few enough rows to be sorted at once, at least one day each."""
+    days: list[str] = []
+    held = 0
+    for day, rows in daily:
+        if days and held + rows > _CHUNK_ROWS:
+            yield days
+            days, held = [], 0
+        days.append(day)
+        held += rows
+    if days:
+        yield days
+
+
+def _arrived(first: str, last: str) -> str:
+    """Return the condition that an event arrived between the start of a UTC day and the end of another."""
+    end = datetime.fromisoformat(last) + timedelta(days=1)
+    return f"created_timestamp >= TIMESTAMPTZ '{first} 00:00:00+00' AND created_timestamp < TIMESTAMPTZ '{end}+00'"

@@ -7,6 +7,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
+from pipelines.config import PreparationConfig
 from pipelines.errors import ConfigError, DataError
 from pipelines.progress import SilentProgress
 from pipelines.pseudonyms import Pseudonymizer
@@ -29,12 +30,14 @@ from tests.toys.catalogue import (
 from tests.toys.catalogue import pseudonymizer as toy_pseudonymizer
 
 
-def ingest(tables, mapping, *, until, event_log=None, pseudonymizer=None):
+def ingest(tables, mapping, *, until, event_log=None, pseudonymizer=None, preparation=None):
     return ingest_tables(
         TablesSource(mapping),
         tables=tables,
         event_log=event_log or NoEvents(),
         pseudonymizer=pseudonymizer or toy_pseudonymizer(),
+        preparation=preparation or PreparationConfig(),
+        late_days=30,
         until=until,
         progress=SilentProgress(),
     )
@@ -57,13 +60,10 @@ class Log:
     def __init__(self, *events):
         self.table = pa.Table.from_pylist(list(events), schema=EVENTS)
 
-    def read(self, since, until):
-        rows = [
-            row
-            for row in self.table.to_pylist()
-            if row["created_timestamp"] <= until and (since is None or row["created_timestamp"] > since)
-        ]
-        return pa.Table.from_pylist(rows, schema=EVENTS)
+    def read_from(self, cursor, until):
+        start = cursor["place"] if cursor else 0
+        rows = [row for row in self.table.to_pylist()[start:] if row["created_timestamp"] <= until]
+        return pa.Table.from_pylist(rows, schema=EVENTS).to_batches(), {"place": start + len(rows)}
 
 
 def test_first_window_holds_the_whole_shop(tmp_path):
@@ -152,11 +152,44 @@ def test_event_that_a_client_sent_twice_is_read_once(tmp_path):
     assert found == [("e1", moments[0])]
 
 
-def test_event_that_was_accepted_is_not_read_again(tmp_path):
+def test_event_that_was_accepted_lately_is_not_read_again(tmp_path):
     tables = toy_tables(tmp_path)
-    log = Log(click("sale-00-00-0", "item-03", NOW + timedelta(minutes=5)))
+    with tables.connect() as connection:
+        ((known,),) = connection.sql("SELECT max_by(event_id, created_timestamp) FROM events").fetchall()
+    log = Log(click(known, "item-03", NOW + timedelta(minutes=5)))
     window = ingest(tables, tmp_path / "shop" / "mapping.yaml", until=NOW + timedelta(hours=1), event_log=log)
     assert window.rows == {}
+
+
+def test_event_log_goes_on_from_its_cursor(tmp_path):
+    tables = toy_tables(tmp_path)
+    mapping = tmp_path / "shop" / "mapping.yaml"
+    moments = [NOW + timedelta(minutes=minute) for minute in (5, 90)]
+    log = Log(click("e1", "item-03", moments[0]), click("e2", "item-04", moments[1]))
+    tables.accept(ingest(tables, mapping, until=NOW + timedelta(hours=1), event_log=log), rejections={})
+    assert tables.source_state("event_log") == {"place": 1}
+    window = ingest(tables, mapping, until=NOW + timedelta(hours=2), event_log=log)
+    tables.accept(window, rejections={})
+    assert window.rows == {"events": 1}
+    assert tables.source_state("event_log") == {"place": 2}
+
+
+def test_window_that_is_not_accepted_leaves_the_cursor(tmp_path):
+    tables = toy_tables(tmp_path)
+    log = Log(click("e1", "item-03", NOW + timedelta(minutes=5)))
+    for hours in (1, 2):
+        window = ingest(tables, tmp_path / "shop" / "mapping.yaml", until=NOW + timedelta(hours=hours), event_log=log)
+        assert window.rows == {"events": 1}
+
+
+def test_rules_of_preparation_are_applied_and_counted(tmp_path):
+    tables = toy_tables(tmp_path)
+    moments = [NOW + timedelta(seconds=second) for second in (1, 2, 60)]
+    log = Log(*(click(f"e{number}", "item-03", moment) for number, moment in enumerate(moments)))
+    window = ingest(tables, tmp_path / "shop" / "mapping.yaml", until=NOW + timedelta(hours=1), event_log=log)
+    assert window.rows == {"events": 2}
+    assert window.removed == {"events: repeat within 2 s": 1}
+    assert tables.accept(window, rejections={}).removed == window.removed
 
 
 def test_same_window_twice_gives_the_same_files(tmp_path):

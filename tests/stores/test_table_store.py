@@ -7,9 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.errors import DataError, StoreError
+from pipelines.schemas import IngestedWindow
 from pipelines.stores.files import write_text
 from pipelines.stores.table_store import REJECTIONS, window_id
-from tests.toys.catalogue import NOW, empty_tables, toy_tables, toy_window, user_pseudonym
+from tests.toys.catalogue import NOW, START, empty_tables, toy_tables, toy_window, user_pseudonym
+from tests.toys.event_tables import event, tables_with
+
+DAY = timedelta(days=1)
 
 
 def rejected(*rows):
@@ -60,10 +64,63 @@ def test_quarantined_rows_are_not_in_the_tables(tmp_path):
         assert connection.sql("SELECT count(*) FROM events WHERE event_id = 'sale-00-00-0'").fetchall() == [(0,)]
 
 
-def test_events_are_sorted_by_time_then_id(tmp_path):
-    (file,) = toy_tables(tmp_path).event_files
-    keys = [(row["event_timestamp"], row["event_id"]) for row in pq.read_table(file).to_pylist()]
-    assert keys == sorted(keys)
+def test_each_arrival_day_is_a_file_sorted_by_arrival_then_time_then_id(tmp_path):
+    tables = toy_tables(tmp_path)
+    days = tables.event_days()
+    assert list(days) == sorted(days)
+    rows = 0
+    for day in days:
+        events = pq.read_table(tables.event_file(day)).to_pylist()
+        assert {event["created_timestamp"].date().isoformat() for event in events} == {day}
+        keys = [(event["created_timestamp"], event["event_timestamp"], event["event_id"]) for event in events]
+        assert keys == sorted(keys)
+        assert days[day].rows == len(events)
+        rows += len(events)
+    assert rows == 1500
+
+
+def test_next_window_rewrites_only_the_days_it_touches(tmp_path):
+    tables = toy_tables(tmp_path)
+    before = tables.event_days()
+    newest = list(before)[-1]
+    moment = datetime.fromisoformat(newest).replace(tzinfo=UTC) + timedelta(hours=23)
+    tables_with(tmp_path, [event("u", "item-01", moment), event("u", "item-02", moment + DAY)], until=NOW + DAY)
+    after = tables.event_days()
+    assert {day for day in after if after[day] != before.get(day)} == {newest, (moment + DAY).date().isoformat()}
+    assert after[newest].rows == before[newest].rows + 1
+    with tables.connect(days=[newest]) as connection:
+        assert connection.sql("SELECT count(*) FROM events").fetchall() == [(after[newest].rows,)]
+
+
+def test_replaced_files_stay_for_their_readers_until_the_next_window(tmp_path):
+    tables = toy_tables(tmp_path)
+    newest = list(tables.event_days())[-1]
+    old = tables.event_file(newest)
+    moment = datetime.fromisoformat(newest).replace(tzinfo=UTC)
+    tables_with(tmp_path, [event("u", "item-01", moment)], until=NOW + DAY)
+    assert tables.event_file(newest) != old
+    assert old.exists()
+    tables_with(tmp_path, [event("u", "item-01", NOW + DAY)], until=NOW + 2 * DAY)
+    assert not old.exists()
+
+
+def test_windows_that_were_read_side_by_side_do_not_double_events(tmp_path):
+    tables, window = toy_window(tmp_path)
+    tables.accept(window, rejections={})
+    beside = IngestedWindow(
+        **{**window.model_dump(), "window": window_id(NOW + DAY), "since": START, "until": NOW + DAY}
+    )
+    assert tables.accept(beside, rejections={}).accepted["events"] == 0
+    with tables.connect() as connection:
+        assert connection.sql("SELECT count(*) FROM events").fetchall() == [(1500,)]
+
+
+def test_tables_of_another_format_name_the_way_out(tmp_path):
+    tables = toy_tables(tmp_path)
+    path = tables.folder / "manifest.json"
+    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    with pytest.raises(StoreError, match=r"has the format 1, this version reads 2: move .* away"):
+        tables.fingerprint()
 
 
 def test_accepting_twice_changes_nothing(tmp_path):
@@ -91,8 +148,8 @@ def test_call_killed_before_the_manifest_leaves_the_old_state(tmp_path):
     fingerprint = tables.fingerprint()
     (tables.quarantine / "20260303T000000.000000Z").mkdir(parents=True)
     # The same as if it had been killed after the files and before the manifest, in a window that never came back.
-    stranger = tables.folder / "events" / f"{window_id(NOW + timedelta(hours=1))}.parquet"
-    stranger.write_bytes(tables.event_files[0].read_bytes())
+    stranger = tables.folder / "events" / f"2026-03-03.{window_id(NOW + timedelta(hours=1))}.parquet"
+    stranger.write_bytes(tables.event_file(next(iter(tables.event_days()))).read_bytes())
     assert tables.fingerprint() == fingerprint
     with tables.connect() as connection:
         assert connection.sql("SELECT count(*) FROM events").fetchall() == [(1500,)]

@@ -9,9 +9,11 @@ import csv
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
+from pipelines.config import PreparationConfig
 from pipelines.progress import SilentProgress
 from pipelines.pseudonyms import Pseudonymizer
 from pipelines.schemas import EVENTS, ITEMS, USERS, IngestedWindow
@@ -181,6 +183,9 @@ class NoEvents:
     def read(self, since: datetime | None, until: datetime) -> pa.Table:
         return EVENTS.empty_table()
 
+    def read_from(self, cursor: Any, until: datetime) -> tuple[list[pa.RecordBatch], dict[str, Any]]:
+        return [], {}
+
 
 def empty_tables(home: Path) -> TableStore:
     return TableStore(home / "tables", quarantine=home / "quarantine", ingested=home / "ingested")
@@ -194,6 +199,8 @@ def toy_window(home: Path, *, until: datetime = NOW) -> tuple[TableStore, Ingest
         tables=tables,
         event_log=NoEvents(),
         pseudonymizer=pseudonymizer(),
+        preparation=PreparationConfig(),
+        late_days=30,
         until=until,
         progress=SilentProgress(),
     )

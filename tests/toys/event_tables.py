@@ -63,7 +63,7 @@ def tables_with(home: Path, events: list[dict[str, Any]], *, until: datetime) ->
     items = {one["item_id"]: one["item_id"] for one in events if one["item_id"]}
     rows = [{"item_id": item, "title": item, "available": True, "updated_at": DAY_ZERO} for item in items]
     pq.write_table(pa.Table.from_pylist(rows, schema=ITEMS), window.folder / "items.parquet")
-    manifest = IngestedManifest(window=window, source_state={}, left_out={})
+    manifest = IngestedManifest(window=window, source_state={})
     write_text(window.folder / "window.json", manifest.model_dump_json())
     tables.accept(window, rejections={})
     return tables
