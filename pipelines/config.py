@@ -89,6 +89,36 @@ class ValidationConfig(Settings):
     """Largest believable price, in the item's currency."""
     max_value: float = Field(default=1_000_000, gt=0)
     """Largest believable event value."""
+    max_id_characters: int = Field(default=512, ge=32)
+    """Longest id."""
+    max_text_characters: int = Field(default=10_000, ge=100)
+    """Longest title, query, category, brand."""
+    max_description_characters: int = Field(default=100_000, ge=100)
+    """Longest description or image address, and all attributes of an item together."""
+    compare_windows: int = Field(default=7, ge=1)
+    """Accepted windows, the newest ones, that a new window is compared with; 1 compares it with the last one only."""
+    compare_min_rows: int = Field(default=1_000, ge=1)
+    """Rows that both sides of a comparison need. With fewer, nothing is compared and nothing can stop."""
+    drift_warn: float = Field(default=0.15, ge=0)
+    """Jensen-Shannon distance of a column's distribution, in [0, 1], above which there is a warning."""
+    drift_stop: float = Field(default=0.5, ge=0)
+    """Distance above which it is not accepted; 1 never stops."""
+    null_share_warn: float = Field(default=0.05, ge=0)
+    """Change of a column's share of missing values, in [0, 1], above which there is a warning."""
+    null_share_stop: float = Field(default=0.5, ge=0)
+    """Change above which the window is not accepted; 1 never stops."""
+    type_share_warn: float = Field(default=0.1, ge=0)
+    """Change of an event type's share, in [0, 1], above which there is a warning."""
+    type_share_stop: float = Field(default=0.5, ge=0)
+    """Change above which the window is not accepted; 1 never stops."""
+    volume_windows: int = Field(default=30, ge=4)
+    """Accepted windows whose median rows per day are what a window's volume is compared with, from the fifth on."""
+    volume_warn: float = Field(default=3, ge=1)
+    """Factor, up or down, above which there is a warning."""
+    volume_stop: float = Field(default=50, ge=1)
+    """Factor above which the window is not accepted."""
+    docs_windows: int = Field(default=100, ge=1)
+    """Windows whose pages the Data Docs keep, the newest ones."""
 
 
 class FeatureConfig(Settings):
