@@ -1,7 +1,7 @@
 """Step: read everything that arrived since the last accepted window, in contract form, with pseudonyms."""
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,7 +29,7 @@ class AcceptedEvents(Protocol):
     """The events that the service acknowledged."""
 
     def read_from(
-        self, cursor: Mapping[str, Any] | None, until: datetime
+        self, cursor: Mapping[str, Any] | None, until: datetime, *, since: datetime | None = None
     ) -> tuple[Iterable[pa.RecordBatch], Mapping[str, Any]]:
         """Return the events behind the cursor that arrived up to `until`, in the contract's form.
 
@@ -72,17 +72,23 @@ def ingest_tables(
         with open_duckdb() as connection:  # without a folder to spill to: raw user ids never reach the disk
             read = source.read(connection, since=since, until=until, state=tables.source_state(source.name))
             staged = _stage_source(connection, source.name, read.queries, folder, pseudonymizer, progress)
-        batches, cursor = event_log.read_from(tables.source_state(EVENT_LOG) or None, until)
+        batches, cursor = event_log.read_from(tables.source_state(EVENT_LOG) or None, until, since=since)
         logged = _spool(batches, folder / "log.staged.parquet")
+        replays = tables.pending_replays()
         with tables.writing_connection() as connection:
             news = _News(connection, tables, read.arrival_known, since=since, until=until, late_days=late_days)
-            events = _all_events(news, staged.pop("events", None), logged, folder)
+            mended = {table: [replay.files[table] for replay in replays if table in replay.files] for table in TABLES}
+            events = _all_events(news, staged.pop("events", None), logged, mended.pop("events"), folder)
             prepared = prepare_events(
                 connection, events, preparation, since=since, until=until, known=news.recent_events()
             )
             rows = {"events": _finish(connection, events, prepared, folder / "events.parquet")}
-            for table, file in staged.items():
-                rows[table] = write_parquet(connection, news.of_table(table, file), folder / f"{table}.parquet")
+            for table, again in mended.items():
+                parts = [news.of_table(table, staged[table])] if table in staged else []
+                parts += [_replayed(table, file) for file in again]
+                if parts:
+                    rows[table] = write_parquet(connection, " UNION ALL ".join(parts), folder / f"{table}.parquet")
+            for file in staged.values():
                 file.unlink()
         rows = {table: count for table, count in rows.items() if count}
         for table in TABLES:
@@ -102,6 +108,7 @@ def ingest_tables(
         manifest = IngestedManifest(
             window=result,
             source_state={source.name: dict(read.state), EVENT_LOG: dict(cursor)},
+            replays=tuple(replay.id for replay in replays),
             pseudonym_key=pseudonymizer.fingerprint,
         )
         write_text(folder / "window.json", manifest.model_dump_json(indent=2))
@@ -177,13 +184,16 @@ def _spool(batches: Iterable[pa.RecordBatch], file: Path) -> Path | None:
     return file if writer else None
 
 
-def _all_events(news: "_News", staged: Path | None, logged: Path | None, folder: Path) -> Path:
+def _all_events(
+    news: "_News", staged: Path | None, logged: Path | None, replayed: Sequence[Path], folder: Path
+) -> Path:
     """Write the new events of the source, of the log and those mended in quarantine to one file."""
-    if staged and not logged and news.everything:
+    if staged and not logged and not replayed and news.everything:
         return staged
     parts = [news.of_events(f"read_parquet({quoted(staged)})")] if staged else []
     if logged:
-        parts.append(news.of_events(_logged_events(logged)))
+        parts.append(news.of_events(f"({news.of_log(logged)})", arrival_known=True))
+    parts += [news.of_replay(file) for file in replayed]
     file = folder / "all.staged.parquet"
     parts = parts or [f"SELECT * FROM ({contract_query('events', {}, '(SELECT 1)')}) WHERE false"]
     write_parquet(news.connection, " UNION ALL ".join(parts), file)
@@ -233,7 +243,28 @@ class _News:
         files = self._tables.events_since(self._horizon) if self._since else []
         return f"read_parquet({quoted_list(files)})" if files else None
 
-    def of_events(self, relation: str) -> str:
+    def of_log(self, file: Path) -> str:
+        """Return the log's events, each once; their users are pseudonyms already.
+
+        A client that saw no answer sends its events again, under the same ids: that is no fault in the data. What was
+        on its way when the last window ended, or came with an arrival of its own, arrives in this one.
+        """
+        expressions = {name: identifier(name) for name in EVENTS.names}
+        arrival = f"least(created_timestamp, {timestamp(self._until)})"
+        if self._since:
+            arrival = f"greatest({arrival}, {timestamp(self._since)} + INTERVAL 1 MICROSECOND)"
+        expressions |= {"row_number": "row_number() OVER ()", "source": quoted(EVENT_LOG), "created_timestamp": arrival}
+        first = "row_number() OVER (PARTITION BY event_id ORDER BY created_timestamp) = 1"
+        return contract_query("events", expressions, f"(FROM read_parquet({quoted(file)}) QUALIFY {first})")
+
+    def of_replay(self, file: Path) -> str:
+        """Return mended events, which arrive now; that they lie in quarantine does not count."""
+        query = f"SELECT * FROM ({_replayed('events', file)})"
+        if files := self._tables.events_since(None):
+            query += f" AS new ANTI JOIN read_parquet({quoted_list(files)}) AS old USING (event_id)"
+        return f"SELECT * REPLACE ({timestamp(self._until)} AS created_timestamp) FROM ({query})"
+
+    def of_events(self, relation: str, *, arrival_known: bool | None = None) -> str:
         """Return the events whose ids are new.
 
         Where arrival is not known every row is given each time, so that all ids count, not those of late.
@@ -241,7 +272,7 @@ class _News:
         query = f"SELECT * FROM {relation}"
         if self._since is None:
             return query
-        known = self._arrival_known.get("events", True)
+        known = self._arrival_known.get("events", True) if arrival_known is None else arrival_known
         since = self._horizon if known else None
         files = [*self._tables.events_since(since), *self._tables.quarantine_files("events", since=since)]
         if files:
@@ -272,16 +303,10 @@ class _News:
         return f"SELECT new.* FROM ({query}) AS new ANTI JOIN ({known}) AS old ON {same}"
 
 
-def _logged_events(file: Path) -> str:
-    """Return the log's rows as a relation, each event once; their users are pseudonyms already.
-
-    A client that saw no answer sends its events again, under the same ids: that is no fault in the data.
-    """
-    expressions = {name: identifier(name) for name in EVENTS.names}
-    expressions |= {"row_number": "row_number() OVER ()", "source": f"'{EVENT_LOG}'"}
-    first = "row_number() OVER (PARTITION BY event_id ORDER BY created_timestamp) = 1"
-    once = f"(FROM read_parquet({quoted(file)}) QUALIFY {first})"
-    return f"({contract_query('events', expressions, once)})"
+def _replayed(table: str, file: Path) -> str:
+    """Return the rows that a person mended in quarantine, in contract form; their users are pseudonyms already."""
+    names = [*TABLES[table].names, "row_number", "source"]
+    return contract_query(table, {name: identifier(name) for name in names}, f"read_parquet({quoted(file)})")
 
 
 def _add_pseudonyms(connection: duckdb.DuckDBPyConnection, query: str, pseudonymizer: Pseudonymizer) -> None:

@@ -27,6 +27,7 @@ from pydantic import Field, ValidationError
 from pipelines.errors import DataError, StoreError
 from pipelines.schemas import TABLES, IngestedWindow, Record
 from pipelines.stores.files import file_sha256, replacing_file, write_text
+from pipelines.stores.quarantine import REPLAYS, Replay, pending_replays
 from pipelines.stores.sql import (
     DEFAULT_MEMORY_MIB,
     empty_select,
@@ -45,6 +46,8 @@ REJECTIONS = pa.schema([("row_id", pa.int64()), ("rule", pa.string()), ("reason"
 FORMAT = 2
 _CHUNK_ROWS = 1_500_000
 """Events that are sorted in memory at once."""
+_PROFILES_KEPT = 60
+"""Windows that keep their profile: the manifest is read often."""
 
 
 class TableFile(Record):
@@ -67,7 +70,8 @@ class AcceptedWindow(Record):
     reasons: dict[str, int] = Field(description="Quarantined rows by '<table>: <reason>'.")
     mended: dict[str, int] = Field(default={}, description="Rows that preparation changed, by '<table>: <rule>'.")
     removed: dict[str, int] = Field(default={}, description="Rows that were left out, by '<table>: <rule>'.")
-    profile: dict[str, Any] | None = Field(default=None, description="What the rows looked like, for comparisons.")
+    profile: dict[str, Any] | None = Field(default=None, description="What the rows looked like; of late windows only.")
+    replays: tuple[str, ...] = Field(default=(), description="Mended rows of quarantine that the window held.")
 
 
 class TableManifest(Record):
@@ -89,6 +93,7 @@ class IngestedManifest(Record):
 
     window: IngestedWindow
     source_state: dict[str, dict[str, Any]] = Field(description="What each source wants to find again.")
+    replays: tuple[str, ...] = Field(default=(), description="Mended rows of quarantine that the window holds.")
     pseudonym_key: str | None = Field(default=None, description="Fingerprint of the key behind the pseudonyms.")
 
 
@@ -236,6 +241,11 @@ class TableStore:
         """Return what the window added; None where it was not accepted (or was empty)."""
         return next((accepted for accepted in self.manifest().windows if accepted.window == window), None)
 
+    def pending_replays(self) -> list[Replay]:
+        """Return the mended rows of quarantine that no accepted window held yet, oldest first."""
+        done = {replay for window in self.manifest().windows for replay in window.replays}
+        return pending_replays(self.quarantine, done=done)
+
     def quarantine_files(self, table: str, *, since: datetime | None = None) -> list[Path]:
         """Return the files of the table's rows that were set aside in windows that ended after `since`."""
         return [
@@ -303,11 +313,16 @@ class TableStore:
             mended=window.mended,
             removed=window.removed,
             profile=profile,
+            replays=ingested.replays,
         )
+        windows = tuple(
+            old.model_copy(update={"profile": None}) if place >= _PROFILES_KEPT else old
+            for place, old in enumerate(reversed(manifest.windows), start=1)
+        )[::-1]
         newest = max(filter(None, (manifest.accepted_until, window.until)))
         written = TableManifest(
             accepted_until=newest,
-            windows=(*manifest.windows, result) if window.rows else manifest.windows,
+            windows=(*windows, result) if window.rows or ingested.replays else windows,
             events=dict(sorted(events.items())),
             current=current,
             source_state={**manifest.source_state, **ingested.source_state},
@@ -429,7 +444,7 @@ class TableStore:
                     file.unlink(missing_ok=True)
         windows = {window.window for window in manifest.windows}
         for folder in self.quarantine.glob("*"):
-            if folder.name not in windows:
+            if folder.name not in windows and folder.name != REPLAYS:
                 shutil.rmtree(folder, ignore_errors=True)
 
 

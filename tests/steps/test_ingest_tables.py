@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.config import PreparationConfig
@@ -15,6 +16,7 @@ from pipelines.schemas import EVENTS
 from pipelines.sources.tables import TablesSource
 from pipelines.steps.ingest_tables import ingest_tables
 from pipelines.stores.event_log import EventLog
+from pipelines.stores.table_store import REJECTIONS
 from tests.toys.catalogue import (
     KEY,
     NOW,
@@ -60,7 +62,7 @@ class Log:
     def __init__(self, *events):
         self.table = pa.Table.from_pylist(list(events), schema=EVENTS)
 
-    def read_from(self, cursor, until):
+    def read_from(self, cursor, until, *, since=None):
         start = cursor["place"] if cursor else 0
         rows = [row for row in self.table.to_pylist()[start:] if row["created_timestamp"] <= until]
         return pa.Table.from_pylist(rows, schema=EVENTS).to_batches(), {"place": start + len(rows)}
@@ -180,6 +182,30 @@ def test_window_that_is_not_accepted_leaves_the_cursor(tmp_path):
     for hours in (1, 2):
         window = ingest(tables, tmp_path / "shop" / "mapping.yaml", until=NOW + timedelta(hours=hours), event_log=log)
         assert window.rows == {"events": 1}
+
+
+def test_mended_rows_of_quarantine_arrive_with_the_next_window_and_only_once(tmp_path):
+    tables, window = toy_window(tmp_path)
+    aside = pa.table({"row_id": [0], "rule": ["value"], "reason": ["value is wrong"]}, schema=REJECTIONS)
+    tables.accept(window, rejections={"events": aside})
+    mapping = without_arrival(tmp_path / "shop" / "mapping.yaml")
+    assert ingest(tables, mapping, until=NOW + timedelta(hours=1)).rows == {}
+    (found,) = tables.quarantine_files("events")
+    mended = pq.read_table(found).drop_columns(["rule", "reason"])
+    mended = mended.set_column(mended.column_names.index("value"), "value", pa.array([2.5]))
+    folder = tables.quarantine / "replay" / "a1b2"
+    folder.mkdir(parents=True)
+    pq.write_table(mended, folder / "events.parquet")
+    until = NOW + timedelta(hours=2)
+    again = ingest(tables, mapping, until=until)
+    assert again.rows == {"events": 1}
+    tables.accept(again, rejections={})
+    with tables.connect() as connection:
+        accepted = connection.sql("SELECT value, created_timestamp FROM events WHERE event_id = 'sale-00-00-0'")
+        assert accepted.fetchall() == [(2.5, until)]
+    assert tables.pending_replays() == []
+    assert folder.exists()
+    assert ingest(tables, mapping, until=NOW + timedelta(hours=3)).rows == {}
 
 
 def test_rules_of_preparation_are_applied_and_counted(tmp_path):
