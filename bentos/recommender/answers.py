@@ -24,14 +24,14 @@ from bentos.recommender.requests import (
     SimilarBody,
 )
 from pipelines.config import ServingConfig
-from pipelines.errors import StoreError
+from pipelines.errors import DataError, StoreError
 from pipelines.features.history import HISTORY_EVENT_TYPES
 from pipelines.inference.preprocessing import UserFeatures
 from pipelines.pseudonyms import Pseudonymizer
 from pipelines.ranking.answers import Ranking, recommend, search, similar
 from pipelines.ranking.filtering import Filters, allowed_items
 from pipelines.ranking.ordering import top_rows
-from pipelines.stores.event_log import EventLog
+from pipelines.stores.event_log import EventLogStore
 from pipelines.validation.rules import EARLIEST
 
 _REMEMBERED_USERS = 10_000
@@ -136,7 +136,7 @@ class Answers:
         *,
         live: LiveBundle,
         features: OnlineFeatureStore,
-        event_log: EventLog,
+        event_log: EventLogStore,
         pseudonymizer: Pseudonymizer,
         serving: ServingConfig,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -256,6 +256,8 @@ class Answers:
         rows = [self._event_row(event, index, now) for index, event in enumerate(body.events)]
         try:
             stored = self._event_log.append(rows)
+        except DataError as error:
+            raise RequestError(422, str(error)) from error
         except StoreError as error:
             _logger.error("%s", error)
             raise RequestError(503, str(error)) from error

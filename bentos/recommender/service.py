@@ -106,7 +106,7 @@ def open_answers() -> "Answers":
     from pipelines.config import load_config
     from pipelines.places import Places
     from pipelines.pseudonyms import Pseudonymizer, load_pseudonym_key
-    from pipelines.stores.event_log import EventLog
+    from pipelines.stores.event_log import open_event_log
     from pipelines.stores.online_features import OnlineFeatures
 
     places = Places.from_environment()
@@ -116,7 +116,7 @@ def open_answers() -> "Answers":
     answers = Answers(
         live=live,
         features=OnlineFeatures(places.feast),
-        event_log=EventLog(places.event_log),
+        event_log=open_event_log(places.event_log, os.environ),
         pseudonymizer=pseudonymizer,
         serving=serving,
     )

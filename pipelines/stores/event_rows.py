@@ -1,5 +1,6 @@
 """Events on their way into a log and out of it: checked, stamped, as JSON, as Arrow batches."""
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -15,7 +16,7 @@ BATCH_ROWS = 20_000
 """Events in one batch at most: some 10 MB."""
 ARRIVAL = "created_timestamp"
 _REQUIRED = tuple(field.name for field in EVENTS if not field.nullable and field.name != ARRIVAL)
-_TIMES = frozenset(field.name for field in EVENTS if field.type == TIMESTAMP)
+_logger = logging.getLogger(__name__)
 
 Event = dict[str, Any]
 
@@ -92,9 +93,13 @@ def to_json(events: Sequence[Event]) -> bytes:
     return orjson.dumps(events)
 
 
-def from_json(body: bytes) -> list[Event]:
-    """Return the events of a JSON list; their times are text still."""
-    events: list[Event] = orjson.loads(body)
+def from_json(body: bytes) -> list[Event] | None:
+    """Return the events of a JSON list, their times as text; None for anything else."""
+    try:
+        events: list[Event] = orjson.loads(body)
+        newest_arrival(events)
+    except (ValueError, TypeError, KeyError):
+        return None
     return events
 
 
@@ -116,17 +121,20 @@ def record_batches(records: Iterable[list[Event]], rows: int = BATCH_ROWS) -> It
 
 
 def _record_batch(events: list[Event]) -> pa.RecordBatch:
-    arrays = []
-    for field in EVENTS:
-        values = [event.get(field.name) for event in events]
-        try:
-            arrays.append(
-                pa.array(values, pa.string()).cast(TIMESTAMP) if field.name in _TIMES else pa.array(values, field.type)
-            )
-        except (pa.ArrowException, TypeError) as error:
-            raise DataError(
-                f"The event log holds an event whose `{field.name}` is no {field.type} "
-                f"({' '.join(str(error).split())}), which no version of Headrace accepts: correct the segment that "
-                "was edited, or put its backup in its place."
-            ) from None
-    return pa.RecordBatch.from_arrays(arrays, schema=EVENTS)
+    try:
+        return pa.RecordBatch.from_arrays([_column(field, events) for field in EVENTS], schema=EVENTS)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        if len(events) > 1:  # one event that another program wrote must not hold up the others
+            halves = events[: len(events) // 2], events[len(events) // 2 :]
+            return pa.concat_batches([_record_batch(half) for half in halves])
+        _logger.error(
+            "The event %s in the log does not fit the contract (%s) and is skipped",
+            events[0].get("event_id"),
+            " ".join(str(error).split()),
+        )
+        return pa.RecordBatch.from_pylist([], schema=EVENTS)
+
+
+def _column(field: pa.Field, events: list[Event]) -> pa.Array:
+    values = [event.get(field.name) for event in events]
+    return pa.array(values, pa.string()).cast(TIMESTAMP) if field.type == TIMESTAMP else pa.array(values, field.type)
