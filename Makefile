@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 EXTRA  ?= cpu
+EVENTS ?= 10000000
+KILLS  ?= 100
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.headrace-installed-$(EXTRA)
 # Only from the command line: a PORT that happens to be in the environment means something else.
@@ -13,13 +15,13 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo loop serve airflow mlflow test lint bench clean distclean
+.PHONY: help setup demo loop serve airflow mlflow test lint bench bench-data stress-data clean distclean
 
 # The default data on two cores within minutes; `make loop HEADRACE_CONFIG=` takes the production settings.
 demo loop serve airflow bench: export HEADRACE_CONFIG ?= demo
 
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv and install the pinned packages (once)
 
@@ -53,6 +55,14 @@ lint: setup ## Check style and types
 bench: setup ## Time the service's answers
 	@mkdir -p .benchmarks
 	@$(BIN)/headrace bench serving --json .benchmarks/serving.json
+
+bench-data: setup ## Measure ingestion, validation and features on multiplied default data (EVENTS=10000000)
+	@mkdir -p .benchmarks
+	@$(BIN)/headrace bench data --events $(EVENTS) --json .benchmarks/data.json $(QUIETLY)
+
+stress-data: setup ## Kill ingestion and the event log's writer at random moments, and count (KILLS=100)
+	@mkdir -p .benchmarks
+	@$(BIN)/headrace bench stress-data --kills $(KILLS) --json .benchmarks/stress-data.json $(QUIETLY)
 
 clean: ## Delete everything the loop wrote (.headrace) and all caches
 	rm -rf .headrace .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist

@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "Makefile").read_text(encoding="utf-8")
-TARGETS = ["setup", "demo", "loop", "serve", "airflow", "mlflow", "test", "lint", "bench", "clean", "distclean"]
+TARGETS = ["setup", "demo", "loop", "serve", "airflow", "mlflow", "test", "lint", "bench"]
+TARGETS += ["bench-data", "stress-data", "clean", "distclean"]
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
