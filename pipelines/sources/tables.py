@@ -1,60 +1,46 @@
-"""Your own tables: CSV, Parquet or JSON files through DuckDB, brought into contract form by one mapping file.
+"""Your own tables: files or a database, read by DuckDB and brought into contract form by one mapping file.
 
 docs/your-own-data.md explains the mapping file and shows one.
 """
 
-import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import duckdb
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipelines.errors import ConfigError, DataError
+from pipelines.errors import ConfigError, DataError, HeadraceError
 from pipelines.schemas import TABLES
 from pipelines.sources.base import SourceTables, arrived, contract_query, timestamp
+from pipelines.sources.files import FILE, ROW, Relation, files_relation, one_line
+from pipelines.sources.mapping import ARRIVAL, TableMapping, and_others, load_mapping, named, nearest
+from pipelines.sources.postgres import postgres_relation
 from pipelines.stores.sql import identifier, quoted, scalar, sql_type
 
-READERS = {"csv": "read_csv", "parquet": "read_parquet", "json": "read_json"}
-_SUFFIXES = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
-REQUIRED = {
-    "items": ("item_id", "title"),
-    "events": ("user_id", "event_type", "event_timestamp"),
-    "users": ("user_id",),
-    "judgements": ("query", "item_id", "grade"),
-}
-"""Columns that must come from somewhere; the others have a sensible default or are null."""
-_ARRIVAL = {"items": "updated_at", "events": "created_timestamp"}
-"""Columns that say when a row arrived."""
-_ROW, _FILE = "headrace_row", "headrace_file"
+MAX_TEXT_BYTES = 65_536
+"""Longer texts are no title, id or name: their rows are set aside."""
+NOT_YET = "arrives after the end of this window"
+_LEFT_OUT = "headrace_left_out"
 
 
-class TableMapping(BaseModel):
-    """Where one table is and what its columns are called."""
+@dataclass
+class TablePlan:
+    """How one table becomes contract rows."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    files: str | tuple[str, ...]
-    """Paths, relative to the mapping file; `*` and `**` match many."""
-    format: Literal["csv", "parquet", "json"] | None = None
-    """Read from the file's suffix where it is not given."""
-    options: dict[str, str | bool | int] = Field(default_factory=dict)
-    """Options of DuckDB's reader, such as `delim` or `strict_mode` of a CSV file."""
-    columns: dict[str, str] = Field(default_factory=dict)
-    """Contract column -> column of the files."""
-    expressions: dict[str, str] = Field(default_factory=dict)
-    """Contract column -> SQL expression over the columns of the files."""
-    constants: dict[str, str | float | bool] = Field(default_factory=dict)
-    """Contract column -> the same value for every row."""
-    attributes: tuple[str, ...] = ()
-    """Columns of the files that are kept as attributes (items and users)."""
+    relation: Relation
+    origins: dict[str, str] = field(default_factory=dict)
+    """Contract column -> where it comes from, in words; a column that is absent is null."""
+    problems: list[str] = field(default_factory=list)
+    """What the mapping gets wrong about the data, a sentence each; the queries are right only where there is none."""
+    query: str = ""
+    left_out: str | None = None
+    """Query that gives `reason` and `rows`, where rows can be left out at all."""
 
 
 class TablesSource:
-    """Reads the files that a mapping file names."""
+    """Reads what a mapping file names."""
 
     name = "tables"
 
@@ -64,8 +50,8 @@ class TablesSource:
         Raises:
             ConfigError: the mapping file does not exist, is not YAML, or names something that does not exist.
         """
-        self._mapping_file = mapping
-        self._tables = load_mapping(mapping)
+        self.mapping_file = mapping
+        self.tables = load_mapping(mapping)
 
     def read(
         self,
@@ -83,224 +69,250 @@ class TablesSource:
         Raises:
             ConfigError: files or columns that the mapping names do not exist.
             DataError: a file cannot be read, or has no rows.
+            StoreError: a database does not answer.
         """
-        queries = {table: self._query(connection, table, since=since, until=until) for table in self._tables}
+        queries: dict[str, str] = {}
+        left_out: dict[str, int] = {}
+        for table in self.tables:
+            plan = self.plan(connection, table, since=since, until=until)
+            if plan.problems:
+                raise ConfigError(plan.problems[0] + and_others(plan.problems))
+            queries[table] = plan.query
+            left_out |= self._count_left_out(connection, table, plan)
         return SourceTables(
             queries=queries,
-            arrival_known={
-                table: _ARRIVAL.get(table, "") in _mapped(mapping) for table, mapping in self._tables.items()
-            },
+            left_out=left_out,
+            arrival_known={table: ARRIVAL.get(table, "") in mapping.mapped for table, mapping in self.tables.items()},
         )
 
-    def _query(
+    def plan(
         self, connection: duckdb.DuckDBPyConnection, table: str, *, since: datetime | None, until: datetime
-    ) -> str:
-        mapping = self._tables[table]
-        relation = f"({self._relation(table, mapping)})"
-        found = self._columns_found(connection, table, relation)
-        self._check_columns(table, mapping, found)
-        expressions = {name: identifier(column) for name, column in mapping.columns.items()}
-        expressions |= {name: f"({expression})" for name, expression in mapping.expressions.items()}
-        expressions |= {name: quoted(str(value)) for name, value in mapping.constants.items()}
-        if mapping.attributes:
-            entries = ", ".join(
-                f"{{'k': {quoted(name)}, 'v': nullif(CAST({identifier(name)} AS VARCHAR), '')}}"
-                for name in mapping.attributes
-            )
-            expressions["attributes"] = f"map_from_entries(list_filter([{entries}], lambda entry: entry.v IS NOT NULL))"
-        typed, unreadable = {}, []
-        for field in TABLES[table]:
-            name, type_ = field.name, sql_type(field.type)
-            if name not in expressions or name == "attributes":
-                continue
-            # An empty cell of a text file is no value.
-            value = (
-                f"nullif(trim(CAST({expressions[name]} AS VARCHAR)), '')" if type_ == "VARCHAR" else expressions[name]
-            )
-            typed[name] = f"TRY_CAST({value} AS {type_})"
-            given = f"nullif(trim(CAST({expressions[name]} AS VARCHAR)), '') IS NOT NULL"
-            if type_ != "VARCHAR":
-                unreadable.append(f"CASE WHEN {given} AND {typed[name]} IS NULL THEN {quoted(name)} END")
-        if "attributes" in expressions:
-            typed["attributes"] = expressions["attributes"]
-        typed["unreadable"] = f"nullif(concat_ws(', ', {', '.join(unreadable)}), '')" if unreadable else "NULL"
-        typed |= {"row_number": _ROW, "source": _FILE}
-        for name, default in _defaults(table, typed, until).items():
-            typed.setdefault(name, default)
-        query = contract_query(table, typed, relation)
-        if column := _ARRIVAL.get(table):
-            known = column in _mapped(mapping)
+    ) -> TablePlan:
+        """Return how a table is read; what the mapping gets wrong is collected, not raised.
+
+        Raises:
+            ConfigError: no file matches, or the database's table or query cannot be read.
+            DataError: a file cannot be read, or has no rows.
+            StoreError: a database does not answer.
+        """
+        mapping = self.tables[table]
+        relation = self._relation(connection, table, mapping, since=since)
+        plan = TablePlan(relation, problems=self._unknown_columns(table, mapping, relation))
+        if plan.problems:
+            return plan
+        fragments = Fragments(connection, relation, f"{self.mapping_file}: `{table}.", plan.problems)
+        columns = _Columns(table, mapping, fragments, until=until)
+        left_out = fragments.reason("leave_out", mapping.leave_out)
+        if plan.problems:
+            return plan
+        plan.origins = columns.origins
+        given = f"(SELECT *, {left_out} AS {_LEFT_OUT} FROM ({relation.query}))"
+        plan.query = f"{contract_query(table, columns.expressions, given)} WHERE {_LEFT_OUT} IS NULL"
+        column = ARRIVAL.get(table)
+        known = column is not None and column in mapping.mapped
+        if column is not None:
             condition = arrived(column, since if known else None, until)
-            query = f"SELECT * FROM ({query}) WHERE {column} IS NULL OR ({condition})"
-        try:
-            scalar(connection, f"DESCRIBE {query}")
-        except duckdb.Error as error:
-            raise ConfigError(
-                f"{self._mapping_file}: `{table}.expressions` cannot be used: {_first_line(error)} "
-                f"The files have the columns {', '.join(found)}."
-            ) from None
-        return query
-
-    def _relation(self, table: str, mapping: TableMapping) -> str:
-        patterns = (mapping.files,) if isinstance(mapping.files, str) else mapping.files
-        files: list[Path] = []
-        for pattern in patterns:
-            matched = _matching(self._mapping_file.parent, pattern)
-            if not matched:
-                raise ConfigError(
-                    f"{self._mapping_file}: `{table}.files`: nothing matches {pattern} (looked in "
-                    f"{self._mapping_file.parent.resolve()}): correct the path or put the file there."
-                )
-            files += matched
-        kinds = {mapping.format or _SUFFIXES.get(_bare_suffix(file), "") for file in files}
-        if len(kinds) != 1 or kinds == {""}:
-            raise ConfigError(
-                f"{self._mapping_file}: `{table}.files`: cannot tell how to read "
-                f"{', '.join(file.name for file in files[:3])}: use one kind of file "
-                f"({', '.join(sorted(_SUFFIXES))}) or set `{table}.format` to {', '.join(READERS)}."
+            plan.query = f"SELECT * FROM ({plan.query}) WHERE {column} IS NULL OR ({condition})"
+        if mapping.leave_out or known:
+            arrival = columns.expressions[column] if known and column else "CAST(NULL AS TIMESTAMPTZ)"
+            old = f" AND (arrival IS NULL OR arrival > {timestamp(since)})" if since is not None else ""
+            plan.left_out = (
+                f"SELECT CASE WHEN arrival > {timestamp(until)} THEN {quoted(NOT_YET)} ELSE reason END AS reason, "
+                f"count(*) AS rows FROM (SELECT {_LEFT_OUT} AS reason, {arrival} AS arrival FROM {given}) "
+                f"WHERE (reason IS NOT NULL OR arrival > {timestamp(until)}){old} GROUP BY ALL ORDER BY ALL"
             )
-        kind = kinds.pop()
-        # Text files are read as text: a wrong value then costs its row, not the run.
-        given = ({"all_varchar": True, "header": True} if kind == "csv" else {}) | mapping.options
-        options = "".join(f", {identifier(name)} = {_literal(value)}" for name, value in given.items())
-        return " UNION ALL BY NAME ".join(
-            f"SELECT *, row_number() OVER () AS {_ROW}, {quoted(file.name)} AS {_FILE} "
-            f"FROM {READERS[kind]}({quoted(file)}{options})"
-            for file in files
-        )
+        return plan
 
-    def _columns_found(self, connection: duckdb.DuckDBPyConnection, table: str, relation: str) -> list[str]:
-        try:
-            found = [row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()]
-            has_rows = scalar(connection, f"SELECT true FROM {relation} LIMIT 1")
-        except duckdb.Error as error:
-            raise DataError(
-                f"The files of `{table}` cannot be read: {_first_line(error)} Mend the file, or say how "
-                f"to read it in {self._mapping_file}, such as `{table}.options: {{delim: ';', strict_mode: false}}`."
-            ) from None
-        if not has_rows:
-            raise DataError(
-                f"The table {table} is empty: the files that `{table}.files` in {self._mapping_file} names have no "
-                "rows. Fill them, or take the table out of the mapping."
+    def _relation(
+        self, connection: duckdb.DuckDBPyConnection, table: str, mapping: TableMapping, *, since: datetime | None
+    ) -> Relation:
+        if mapping.postgres is not None:
+            return postgres_relation(
+                connection,
+                f"{self.mapping_file}: `{table}.postgres`",
+                table,
+                mapping.postgres,
+                arrival=mapping.columns.get(ARRIVAL.get(table, "")),
+                since=since,
             )
-        return [name for name in found if name not in (_ROW, _FILE)]
+        relation = files_relation(connection, self.mapping_file, table, mapping)
+        if mapping.query is None and not _scalar(connection, table, f"SELECT true FROM ({relation.query}) LIMIT 1"):
+            raise DataError(
+                f"The table {table} is empty: the files that `{table}.files` in {self.mapping_file} names "
+                f"({relation.described}) have no rows. Fill them, or take the table out of the mapping."
+            )
+        return relation
 
-    def _check_columns(self, table: str, mapping: TableMapping, found: list[str]) -> None:
+    def _unknown_columns(self, table: str, mapping: TableMapping, relation: Relation) -> list[str]:
         wanted = [(f"columns.{name}", column) for name, column in mapping.columns.items()]
         wanted += [("attributes", column) for column in mapping.attributes]
-        folded = {name.casefold() for name in found}
-        for where, column in wanted:
-            if column.casefold() not in folded:
-                raise ConfigError(
-                    f"{self._mapping_file}: `{table}.{where}`: the files have no column `{column}`"
-                    f"{_nearest(column, found)} (they have: {', '.join(found)})."
-                )
+        folded = {name.casefold() for name in relation.columns}
+        return [
+            f"{self.mapping_file}: `{table}.{where}`: {relation.described} has no column `{column}`"
+            f"{nearest(column, relation.columns)} (it has: {named(relation.columns)})."
+            for where, column in wanted
+            if column.casefold() not in folded
+        ]
 
-
-def load_mapping(path: Path) -> dict[str, TableMapping]:
-    """Read and check a mapping file.
-
-    Raises:
-        ConfigError: the file does not exist, is not YAML, or holds a table, key or column that is not known.
-    """
-    if not path.is_file():
-        raise ConfigError(
-            f"The mapping file {path} does not exist: set source.mapping to the YAML file that maps your columns "
-            "(docs/your-own-data.md shows one)."
-        )
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict) or not values:
-        raise ConfigError(f"{path} maps no table: it needs `items` and `events` (docs/your-own-data.md shows how).")
-    tables = {}
-    for table, settings in values.items():
-        if table not in TABLES:
-            raise ConfigError(
-                f"{path}: `{table}` is not a table{_nearest(table, TABLES)} (known: {', '.join(TABLES)})."
-            )
+    def _count_left_out(self, connection: duckdb.DuckDBPyConnection, table: str, plan: TablePlan) -> dict[str, int]:
+        if plan.left_out is None:
+            return {}
         try:
-            tables[table] = TableMapping.model_validate(settings)
-        except ValidationError as error:
-            raise ConfigError(_explained(path, table, error)) from None
-        _check_names(path, table, tables[table])
-    if "items" not in tables:
-        raise ConfigError(
-            f"{path} maps {', '.join(tables)} but not `items`, which every other table refers to: add it."
+            rows = connection.execute(plan.left_out).fetchall()
+        except duckdb.Error as error:
+            raise _unreadable(table, plan.relation.described, error) from None
+        return {f"{table}: {reason}": int(count) for reason, count in rows}
+
+
+class Fragments:
+    """Checks the SQL that a mapping file holds, piece by piece, so that a sentence can name the piece."""
+
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, relation: Relation, where: str, problems: list[str]
+    ) -> None:
+        self._connection, self._relation, self._where, self._problems = connection, relation, where, problems
+        # Binding against nulls of the same types opens no file.
+        nulls = ", ".join(f"CAST(NULL AS {type_}) AS {identifier(name)}" for name, type_ in relation.columns.items())
+        self._empty = f"(SELECT {nulls}, CAST(NULL AS BIGINT) AS {ROW}, CAST(NULL AS VARCHAR) AS {FILE})"
+
+    def type_of(self, column: str) -> str:
+        """Return the DuckDB type of a column of the relation."""
+        return next(type_ for name, type_ in self._relation.columns.items() if name.casefold() == column.casefold())
+
+    def expression(self, key: str, sql: str) -> tuple[str, str]:
+        """Return the expression so that a failure in a row gives null, and its type; note a problem if it has one."""
+        plain = f"({sql.strip()}\n)"
+        try:
+            found = self._describe(plain)
+        except duckdb.Error as error:
+            self._note(key, one_line(error))
+            return "NULL", "VARCHAR"
+        if len(found) != 1:
+            self._note(key, f"it gives {len(found)} values.")
+            return "NULL", "VARCHAR"
+        try:
+            self._describe(f"TRY({plain})")
+        except duckdb.Error:  # a subquery, for example, cannot be tried
+            return plain, found[0]
+        return f"TRY({plain})", found[0]
+
+    def reason(self, part: str, conditions: Mapping[str, str], otherwise: str = "NULL") -> str:
+        """Return SQL for the reason of the first condition that holds."""
+        cases = ""
+        for reason, sql in conditions.items():
+            condition, type_ = self.expression(f"{part}.{reason}", sql)
+            if type_ not in ("BOOLEAN", '"NULL"') and condition != "NULL":
+                self._note(f"{part}.{reason}", f"it is no condition but a value of type {type_}.")
+            cases += f" WHEN {condition} THEN {quoted(reason)}"
+        return f"CASE{cases} ELSE {otherwise} END" if cases else f"CAST({otherwise} AS VARCHAR)"
+
+    def _describe(self, expression: str) -> list[str]:
+        rows = self._connection.execute(f"DESCRIBE SELECT {expression} FROM {self._empty}").fetchall()
+        return [row[1] for row in rows]
+
+    def _note(self, key: str, problem: str) -> None:
+        texts = "VARCHAR" in self._relation.columns.values()
+        hint = " A column of text has to be cast first: TRY_CAST(price AS DOUBLE) > 0." if texts else ""
+        self._problems.append(
+            f"{self._where}{key}` cannot be used: {problem} The columns are {named(self._relation.columns)}.{hint}"
         )
-    return tables
 
 
-def _check_names(path: Path, table: str, mapping: TableMapping) -> None:
-    """Refuse contract columns that do not exist, that are mapped twice or that are needed and absent."""
-    known = [name for name in TABLES[table].names if name != "attributes"]
-    for part in ("columns", "expressions", "constants"):
-        for name in getattr(mapping, part):
-            if name not in known:
-                raise ConfigError(
-                    f"{path}: `{table}.{part}.{name}`: {table} has no such column{_nearest(name, known)} "
-                    f"(known: {', '.join(known)})."
-                )
-    names = [*mapping.columns, *mapping.expressions, *mapping.constants]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(
-            f"{path}: `{table}` maps {', '.join(twice)} twice: keep one of columns, expressions, constants."
+class _Columns:
+    """The expressions of one table's contract columns and where each comes from."""
+
+    def __init__(self, table: str, mapping: TableMapping, fragments: Fragments, *, until: datetime) -> None:
+        self.expressions: dict[str, str] = {}
+        self.origins: dict[str, str] = {}
+        self._unreadable: list[str] = []
+        self._refused: list[str] = []
+        types = {column.name: sql_type(column.type) for column in TABLES[table]}
+        for name, column in mapping.columns.items():
+            self._add(name, types[name], identifier(column), fragments.type_of(column), f"column `{column}`")
+        for name, sql in mapping.expressions.items():
+            value, type_ = fragments.expression(f"expressions.{name}", sql)
+            self._add(name, types[name], value, type_, f"expression `{' '.join(sql.split())}`")
+            if value.startswith("TRY("):
+                failed = value.replace("TRY(", "TRY(coalesce(CAST(", 1)[:-1] + " AS VARCHAR), '')) IS NULL"
+                self._unreadable.append(f"CASE WHEN {failed} THEN {quoted(name)} END")
+        for name, constant in mapping.constants.items():
+            self._add(name, types[name], quoted(str(constant)), "VARCHAR", f"constant `{constant}`")
+        if mapping.attributes:
+            self._add_attributes(mapping.attributes)
+        for name, (default, reason) in _defaults(table, self.expressions, until).items():
+            if name not in self.expressions:
+                self.expressions[name], self.origins[name] = default, f"default: {reason}"
+        rejected = [fragments.reason("reject", {reason: sql}) for reason, sql in mapping.reject.items()]
+        self.expressions["unreadable"] = _joined(self._unreadable, ", ")
+        self.expressions["rejected_because"] = _joined(rejected + self._refused, "; ")
+        self.expressions |= {"row_number": ROW, "source": FILE}
+
+    def _add(self, name: str, target: str, value: str, type_: str, origin: str) -> None:
+        self.origins[name] = origin
+        if target == "VARCHAR":
+            if type_ in ("DOUBLE", "FLOAT") and name.endswith("_id"):
+                value = _without_fraction(value)
+            # An empty cell of a text file is no value.
+            self.expressions[name] = f"nullif(trim(CAST({value} AS VARCHAR)), '')"
+            if not origin.startswith("constant"):
+                self._refuse_text(name, self.expressions[name])
+            return
+        typed = f"TRY_CAST({value} AS {target})"
+        if target == "TIMESTAMPTZ":
+            typed = f"CASE WHEN isfinite({typed}) THEN {typed} END"
+        self.expressions[name] = typed
+        given = f"nullif(trim(CAST({value} AS VARCHAR)), '') IS NOT NULL"
+        self._unreadable.append(f"CASE WHEN {given} AND ({typed}) IS NULL THEN {quoted(name)} END")
+
+    def _add_attributes(self, columns: tuple[str, ...]) -> None:
+        entries = []
+        for name in columns:
+            value = f"nullif(CAST({identifier(name)} AS VARCHAR), '')"
+            entries.append(f"{{'k': {quoted(name)}, 'v': {value}}}")
+            self._refuse_text(name, value)
+        self.expressions["attributes"] = (
+            f"map_from_entries(list_filter([{', '.join(entries)}], lambda entry: entry.v IS NOT NULL))"
         )
-    if missing := [name for name in REQUIRED[table] if name not in names]:
-        raise ConfigError(
-            f"{path}: `{table}` does not say where {', '.join(f'`{name}`' for name in missing)} "
-            f"come{'s' if len(missing) == 1 else ''} from: add it to `{table}.columns`, `expressions` or `constants`."
+        self.origins["attributes"] = f"columns {', '.join(f'`{name}`' for name in columns)}"
+
+    def _refuse_text(self, name: str, value: str) -> None:
+        too_long, nul = f"{name} is longer than {MAX_TEXT_BYTES:,} bytes", f"{name} holds a NUL character"
+        self._refused.append(
+            f"CASE WHEN strlen({value}) > {MAX_TEXT_BYTES} THEN {quoted(too_long)} "
+            f"WHEN contains({value}, chr(0)) THEN {quoted(nul)} END"
         )
-    if mapping.attributes and "attributes" not in TABLES[table].names:
-        raise ConfigError(f"{path}: `{table}.attributes`: only items and users have attributes: take it out.")
 
 
-def _mapped(mapping: TableMapping) -> set[str]:
-    return {*mapping.columns, *mapping.expressions, *mapping.constants}
+def _without_fraction(value: str) -> str:
+    """Return a number as an id: a column of whole ids with a gap has fractions in many tools, and 17850.0 is 17850."""
+    whole = f"CASE WHEN {value} = trunc({value}) THEN CAST(TRY_CAST({value} AS BIGINT) AS VARCHAR) END"
+    return f"coalesce({whole}, CAST({value} AS VARCHAR))"
 
 
-def _defaults(table: str, typed: Mapping[str, str], until: datetime) -> dict[str, str]:
-    """Return what stands in for columns that the mapping leaves out."""
+def _joined(parts: list[str], separator: str) -> str:
+    return f"nullif(concat_ws({quoted(separator)}, {', '.join(parts)}), '')" if parts else "NULL"
+
+
+def _defaults(table: str, typed: Mapping[str, str], until: datetime) -> dict[str, tuple[str, str]]:
+    """Return what stands in for columns that the mapping leaves out, and what that is in words."""
     if table == "items":
-        return {"available": "true", "updated_at": timestamp(until)}
+        return {"available": ("true", "true"), "updated_at": (timestamp(until), "the moment a change is first seen")}
     if table == "events":
-        return {"created_timestamp": typed["event_timestamp"]}
-    return {"consent": "true"} if table == "users" else {}
+        arrival = "event_timestamp, or when a late row is first seen"
+        return {"created_timestamp": (typed.get("event_timestamp", "NULL"), arrival)}
+    return {"consent": ("true", "true")} if table == "users" else {}
 
 
-def _matching(folder: Path, pattern: str) -> list[Path]:
-    path = Path(pattern).expanduser()
-    root, relative = (
-        (Path(path.anchor), str(path.relative_to(path.anchor))) if path.is_absolute() else (folder, str(path))
+def _scalar(connection: duckdb.DuckDBPyConnection, table: str, query: str) -> Any:
+    try:
+        return scalar(connection, query)
+    except duckdb.Error as error:
+        raise _unreadable(table, "", error) from None
+
+
+def _unreadable(table: str, described: str, error: duckdb.Error) -> HeadraceError:
+    of = f" ({described})" if described else ""
+    return DataError(
+        f"The files of `{table}`{of} cannot be read: {one_line(error)} Mend the file, or say how to read it in the "
+        f"mapping, such as `{table}.options: {{delim: ';', strict_mode: false}}`."
     )
-    return sorted(file.resolve() for file in root.glob(relative) if file.is_file())
-
-
-def _bare_suffix(file: Path) -> str:
-    return Path(file.stem).suffix.lower() if file.suffix.lower() in (".gz", ".zst") else file.suffix.lower()
-
-
-def _literal(value: str | bool | int) -> str:
-    return quoted(value) if isinstance(value, str) else str(value).lower()
-
-
-def _nearest(name: object, known: Any) -> str:
-    near = difflib.get_close_matches(str(name), list(known), n=1)
-    return f", did you mean `{near[0]}`?" if near else ""
-
-
-def _first_line(error: duckdb.Error) -> str:
-    line = str(error).strip().splitlines()[0]
-    return line if line.endswith((".", "!", "?")) else f"{line}."
-
-
-def _explained(path: Path, table: str, error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in (table, *first["loc"]))
-    if first["type"] == "extra_forbidden":
-        known = list(TableMapping.model_fields)
-        return f"{path}: `{where}` is not known{_nearest(first['loc'][-1], known)} (known: {', '.join(known)})."
-    if first["type"] == "missing":
-        return f"{path}: `{where}` is missing: add it (docs/your-own-data.md shows how)."
-    return f"{path}: `{where}`: {first['msg']} (found {first['input']!r})."

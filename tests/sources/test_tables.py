@@ -36,21 +36,21 @@ def remapped(tmp_path, old, new):
         pytest.param(
             "title: name",
             "title: nam",
-            "the files have no column `nam`, did you mean `name`?",
+            "items.csv has no column `nam`, did you mean `name`?",
             id="misspelt file column",
         ),
         pytest.param(
-            "[aisle]", "[isle]", "the files have no column `isle`, did you mean `aisle`?", id="misspelt attribute"
+            "[aisle]", "[isle]", "items.csv has no column `isle`, did you mean `aisle`?", id="misspelt attribute"
         ),
         pytest.param("files: items.csv", "files: item.csv", "nothing matches item.csv", id="file that does not exist"),
-        pytest.param("  files: items.csv\n", "", "`items.files` is missing", id="no files"),
+        pytest.param("  files: items.csv\n", "", "`items`: give one of `files` and `postgres`", id="no files"),
         pytest.param("title: name, ", "", "does not say where `title` comes from", id="needed column not mapped"),
         pytest.param("{currency: EUR,", "{price: 1, currency: EUR,", "maps price twice", id="column mapped twice"),
         pytest.param("files: items.csv", "files: items.csv\n  format: xml", "`items.format`", id="unknown format"),
         pytest.param(
             "attributes: [aisle]",
             "expressions: {description: lower(nam)}",
-            "expressions` cannot be used",
+            "`items.expressions.description` cannot be used",
             id="wrong expression",
         ),
         pytest.param("items:", "items: [", "is not valid YAML", id="broken YAML"),
@@ -187,6 +187,6 @@ def test_columns_of_a_query_are_the_contract(tmp_path):
     rows = read(write_csv(tmp_path), "items")
     assert list(rows[0]) == [
         "item_id", "title", "description", "category", "brand", "price", "currency", "image", "attributes",
-        "available", "updated_at", "row_number", "source", "unreadable",
+        "available", "updated_at", "row_number", "source", "unreadable", "rejected_because",
     ]  # fmt: skip
     assert pa.Table.from_pylist(rows).num_rows == 60

@@ -41,7 +41,9 @@ def postgres_server() -> Iterator[str]:
     server = None
     try:
         subprocess.run(
-            [binaries / "initdb", "-D", data, "-U", "shop", "-A", "trust", "-E", "UTF8", "--no-sync"], check=True, **quiet
+            [binaries / "initdb", "-D", data, "-U", "shop", "-A", "trust", "-E", "UTF8", "--no-sync"],
+            check=True,
+            **quiet,
         )
         server = subprocess.Popen(
             [binaries / "postgres", "-D", data, "-p", str(port), "-k", folder, "-c", "fsync=off", "-c",
