@@ -95,18 +95,27 @@ class ValidationReport(Record):
     """What `validate_tables` accepted and what it set aside."""
 
     window: str
+    rules_version: str = Field(default="", description="Version of the rules that judged it.")
     accepted: dict[str, int]
     quarantined: dict[str, int]
     reasons: dict[str, int] = Field(description="Quarantined rows by '<table>: <reason>'.")
+    prepared: dict[str, int] = Field(default={}, description="Rows that preparation changed or left out, by rule.")
+    warnings: tuple[str, ...] = Field(default=(), description="What a person should look at; nothing was stopped.")
     data_docs: Path | None = Field(description="Index page of the Data Docs.")
+    overview: Path | None = Field(default=None, description="Page with the pictures.")
 
 
 class FeatureBuild(Record):
     """The Parquet files behind the feature views."""
 
     until: datetime
-    rows: dict[str, int] = Field(description="Rows per feature view.")
+    rows: dict[str, int] = Field(description="Rows per feature file.")
     fingerprint: str = Field(description="SHA-256 over the accepted windows and the feature settings.")
+    build: int = Field(default=0, description="Serial number of the newest build that wrote something.")
+    days_built: int = Field(default=0, description="Arrival days that this run computed.")
+    touched_since: dict[str, datetime] = Field(
+        default={}, description="Oldest `event_timestamp` among the rows that this run wrote, per feature file."
+    )
 
 
 class Materialization(Record):
@@ -127,6 +136,23 @@ class TrainingSet(Record):
     validation_start: datetime
     test_start: datetime
     test_end: datetime
+
+
+class ColumnLeak(Record):
+    """What one feature column alone says about the label, and whether it holds values from after it."""
+
+    association: float = Field(description="As it was trained on: 0.5 says nothing of a number, 0 of a history; 1 all.")
+    association_after: float = Field(description="The same, had the column been computed after the basket arrived.")
+    changed: int = Field(description="Sampled rows in which the basket changes the column.")
+    later: int = Field(description="Rows among them in which the column held the later value already.")
+
+
+class LeakReport(Record):
+    """What `check_leaks` found; a leak is an error instead."""
+
+    run: str
+    rows: int = Field(description="Training rows looked at.")
+    columns: dict[str, ColumnLeak]
 
 
 class TrainedModel(Record):
@@ -191,3 +217,26 @@ class Deployment(Record):
     bundle: str
     previous: str | None
     checked: dict[str, str] = Field(description="What was asked of the new bundle before the swap, and the result.")
+
+
+class SkewExample(Record):
+    """A request whose feature was not what the offline store holds."""
+
+    feature: str
+    user_id: str
+    requested_at: datetime
+    served: str
+    offline: str
+
+
+class SkewAudit(Record):
+    """What `audit_skew` found."""
+
+    until: datetime = Field(description="What arrived up to then is in the offline store.")
+    compared: int = Field(description="Requests of users of whom something was known.")
+    strangers: int = Field(description="Requests of users of whom nothing was known.")
+    pending: int = Field(description="Requests newer than what was ingested: left for the next audit.")
+    behind: float = Field(description="Share of the requests whose user had newer events by then, in [0, 1].")
+    mismatch: dict[str, float] = Field(description="Feature -> share of the compared requests that differ, in [0, 1].")
+    examples: tuple[SkewExample, ...]
+    report: Path | None = Field(description="HTML page with the table.")

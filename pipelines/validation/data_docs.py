@@ -38,11 +38,12 @@ class Check:
         return self.met == self.expectations
 
 
-def index_page(checks: Sequence[Check], *, older: int = 0) -> str:
+def index_page(checks: Sequence[Check], *, older: int = 0, overview: str = "") -> str:
     """Return the page, one row a check in the given order.
 
     Args:
         older: How many checks are not listed.
+        overview: Page with the pictures, beside this one.
     """
     rows = [
         f"<tr><td>{check.until.astimezone(UTC):%Y-%m-%d %H:%M:%S}</td><td>{escape(check.window)}</td>"
@@ -50,12 +51,14 @@ def index_page(checks: Sequence[Check], *, older: int = 0) -> str:
         f"<td><a href='{escape(quote(check.page))}'>details</a></td></tr>"
         for check in checks
     ]
+    glance = f"<p><a href='{escape(quote(overview))}'>Pictures: the data at a glance</a></p>\n" if overview else ""
     rest = f"<p>{older:,} older checks are not listed; their pages are beside these.</p>" if older else ""
     return (
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>Data Docs of headrace</title>"
         f"<style>{_STYLE}</style>\n<h1>Data Docs</h1>\n"
         "<p>What each window's tables looked like, newest first. <em>Failed</em> means that some rows break an "
         "expectation: these go to quarantine, and too many of them stop the run.</p>\n"
+        f"{glance}"
         "<div class='wide'><table><tr><th>window ends (UTC)</th><th>window</th><th>table</th><th>outcome</th>"
         "<th>expectations met</th><th>page</th></tr>\n" + "\n".join(rows) + f"\n</table></div>{rest}</html>\n"
     )

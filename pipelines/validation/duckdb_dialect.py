@@ -109,10 +109,10 @@ class _Driver:
 class _Compiler(PGCompiler):
     """Postgres' SQL, but for one operator: DuckDB's `~` asks whether the whole text matches, Postgres' a part of it."""
 
-    def visit_custom_op_binary(self, binary: Any, operator: Any, **kw: Any) -> str:
+    def visit_custom_op_binary(self, element: Any, operator: Any, **kw: Any) -> str:
         if operator.opstring not in ("~", "!~"):
-            return super().visit_custom_op_binary(binary, operator, **kw)
-        found = f"regexp_matches({self.process(binary.left, **kw)}, {self.process(binary.right, **kw)})"
+            return str(super().visit_custom_op_binary(element, operator, **kw))  # type: ignore[no-untyped-call]
+        found = f"regexp_matches({self.process(element.left, **kw)}, {self.process(element.right, **kw)})"
         return found if operator.opstring == "~" else f"NOT {found}"
 
 

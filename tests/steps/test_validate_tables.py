@@ -178,18 +178,3 @@ def test_accepted_window_gives_its_report_again(tmp_path, validate):
     assert validate(tables, window) == first
 
 
-def test_pieces_give_the_same_verdict_as_the_whole_and_a_page_each(tmp_path):
-    import pandas as pd
-
-    from pipelines.validation.rules import Rule
-
-    rule = Rule("even", "number", "number is odd", "ExpectColumnValuesToBeInSet", {"value_set": [0, 2, 4]})
-    frame = pd.DataFrame({"number": [0, 1, 2, 3, 4, 5]})
-    judge = Judge(tmp_path)
-    for run, pieces in (("whole", [frame]), ("thirds", [frame[:2], frame[2:4], frame[4:]])):
-        verdict = judge.judge("numbers", (rule,), pieces, run=run)
-        assert (verdict.rows, verdict.broken) == (6, {"even": [1, 3, 5]})
-    checks, older = judge.checks(3)
-    assert [check.window for check in checks] == ["whole", "thirds-3", "thirds-2"]
-    assert all((tmp_path / check.page).is_file() for check in checks)
-    assert older == 1
