@@ -252,6 +252,35 @@ class ServingConfig(Settings):
     """Most events in one call."""
     search_personalization: float = Field(default=0.1, ge=0)
     """Weight of the user's taste in a search, relative to the query."""
+    audit_share: float = Field(default=0.01, ge=0, le=1)
+    """Share of the requests whose features are kept for `headrace audit_skew`; 0 keeps none."""
+    audit_days: int = Field(default=7, ge=1)
+    """Days after which they are removed."""
+
+
+class LeakConfig(Settings):
+    """When a column is taken for one that knows what it is to predict."""
+
+    sample_rows: int = Field(default=4_000, ge=1)
+    """Training rows looked at, spread evenly over the window."""
+    max_association: float = Field(default=0.95, gt=0.5, le=1)
+    """How well one column alone may tell the label. Numbers: area under the ROC curve for a basket larger than the
+    median, in either direction. Histories: share of the rows whose newest purchases are the very basket."""
+    min_rows: int = Field(default=200, ge=2)
+    """Rows below which an association says nothing."""
+    max_later_share: float = Field(default=0.01, ge=0, lt=1)
+    """Share of the rows in which a column may hold the value from after the basket, of those in which it changed."""
+
+
+class SkewConfig(Settings):
+    """How what was served is compared with the offline store."""
+
+    max_requests: int = Field(default=20_000, ge=1)
+    """Newest logged requests that are compared."""
+    tolerance: float = Field(default=1e-6, ge=0)
+    """Difference of two numbers, relative to the larger, that counts as none."""
+    examples: int = Field(default=5, ge=1)
+    """Mismatches shown per feature."""
 
 
 class HeadraceConfig(Settings):
@@ -266,6 +295,8 @@ class HeadraceConfig(Settings):
     compression: CompressionConfig = CompressionConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     promotion: PromotionConfig = PromotionConfig()
+    leaks: LeakConfig = LeakConfig()
+    skew: SkewConfig = SkewConfig()
     serving: ServingConfig = ServingConfig()
 
 

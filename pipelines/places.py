@@ -60,6 +60,16 @@ class Places:
         return self.home / "feast"
 
     @property
+    def served_features(self) -> Path:
+        """A sample of the feature values that the service used, one folder a day."""
+        return self.home / "served_features"
+
+    @property
+    def skew_audits(self) -> Path:
+        """Reports of what was served against the offline store, one folder an audit."""
+        return self.home / "skew_audits"
+
+    @property
     def training(self) -> Path:
         """One folder a training run: rows, checkpoints, trained weights."""
         return self.home / "training"
