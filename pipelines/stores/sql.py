@@ -45,16 +45,19 @@ def quoted_list(texts: Iterable[str | Path]) -> str:
 
 
 def sql_type(type_: pa.DataType) -> str:
-    """Return the DuckDB name of a column type of the data contract."""
+    """Return the DuckDB name of a column type of our tables and features."""
     if pa.types.is_timestamp(type_):
         return "TIMESTAMPTZ"
     if pa.types.is_map(type_):
         return "MAP(VARCHAR, VARCHAR)"
+    if pa.types.is_list(type_):
+        return f"{sql_type(type_.value_type)}[]"
     return {
         pa.string(): "VARCHAR",
         pa.float64(): "DOUBLE",
         pa.float32(): "FLOAT",
         pa.int32(): "INTEGER",
+        pa.int64(): "BIGINT",
         pa.bool_(): "BOOLEAN",
     }[type_]
 
