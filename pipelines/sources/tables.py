@@ -22,6 +22,7 @@ from pipelines.stores.sql import identifier, quoted, scalar, sql_type
 MAX_TEXT_BYTES = 65_536
 """Longer texts are no title, id or name: their rows are set aside."""
 NOT_YET = "arrives after the end of this window"
+_FIRST, _LAST = "TIMESTAMPTZ '0001-01-01 00:00:00+00'", "TIMESTAMPTZ '9999-12-31 00:00:00+00'"
 _LEFT_OUT = "headrace_left_out"
 
 
@@ -259,7 +260,8 @@ class _Columns:
             return
         typed = f"TRY_CAST({value} AS {target})"
         if target == "TIMESTAMPTZ":
-            typed = f"CASE WHEN isfinite({typed}) THEN {typed} END"
+            # `infinity`, and years that no calendar of ours has.
+            typed = f"CASE WHEN {typed} BETWEEN {_FIRST} AND {_LAST} THEN {typed} END"
         self.expressions[name] = typed
         given = f"nullif(trim(CAST({value} AS VARCHAR)), '') IS NOT NULL"
         self._unreadable.append(f"CASE WHEN {given} AND ({typed}) IS NULL THEN {quoted(name)} END")
