@@ -241,6 +241,32 @@ def models(as_json: bool) -> None:
 
 
 @cli.group()
+def source() -> None:
+    """Look at where tables come from."""
+
+
+@source.command("check")
+@click.argument("mapping", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Everything as one JSON object.")
+def source_check(mapping: Path | None, as_json: bool) -> None:
+    """Explain what a source would give: which column became what, five rows of each table, what is missing.
+
+    MAPPING is a mapping file (default: the source that the settings name). Only reads. Exit code 1 and a sentence for
+    each problem where there are some.
+
+    \b
+    Example: headrace source check shop/mapping.yaml
+    """
+    from pipelines.source_command import as_json as json_text
+    from pipelines.source_command import as_text, run_check
+
+    check = run_check(mapping)
+    click.echo(json_text(check) if as_json else as_text(check))
+    if check.problems:
+        sys.exit(1)
+
+
+@cli.group()
 def bench() -> None:
     """Measure; results as a table and as JSON."""
 

@@ -3,6 +3,7 @@
 docs/your-own-data.md explains the mapping file and shows one.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -33,9 +34,15 @@ class TablePlan:
     relation: Relation
     origins: dict[str, str] = field(default_factory=dict)
     """Contract column -> where it comes from, in words; a column that is absent is null."""
+    types: dict[str, str] = field(default_factory=dict)
+    """Contract column -> DuckDB type of what was found."""
     problems: list[str] = field(default_factory=list)
     """What the mapping gets wrong about the data, a sentence each; the queries are right only where there is none."""
+    unused: list[str] = field(default_factory=list)
+    """Columns of the data that the mapping does not speak of."""
     query: str = ""
+    reasons: str = ""
+    """Query that gives for each row why it is left out, or null."""
     left_out: str | None = None
     """Query that gives `reason` and `rows`, where rows can be left out at all."""
 
@@ -45,14 +52,17 @@ class TablesSource:
 
     name = "tables"
 
-    def __init__(self, mapping: Path) -> None:
+    def __init__(self, mapping: Path, *, tables: dict[str, TableMapping] | None = None) -> None:
         """Read the mapping file; the tables are read later.
+
+        Args:
+            tables: What the file says, where it was read before.
 
         Raises:
             ConfigError: the mapping file does not exist, is not YAML, or names something that does not exist.
         """
         self.mapping_file = mapping
-        self.tables = load_mapping(mapping)
+        self.tables = load_mapping(mapping) if tables is None else tables
 
     def read(
         self,
@@ -106,8 +116,10 @@ class TablesSource:
         left_out = fragments.reason("leave_out", mapping.leave_out)
         if plan.problems:
             return plan
-        plan.origins = columns.origins
+        plan.origins, plan.types = columns.origins, columns.types
+        plan.unused = _unused(mapping, relation)
         given = f"(SELECT *, {left_out} AS {_LEFT_OUT} FROM ({relation.query}))"
+        plan.reasons = f"SELECT {_LEFT_OUT} AS reason FROM {given}"
         plan.query = f"{contract_query(table, columns.expressions, given)} WHERE {_LEFT_OUT} IS NULL"
         column = ARRIVAL.get(table)
         known = column is not None and column in mapping.mapped
@@ -225,6 +237,7 @@ class _Columns:
     def __init__(self, table: str, mapping: TableMapping, fragments: Fragments, *, until: datetime) -> None:
         self.expressions: dict[str, str] = {}
         self.origins: dict[str, str] = {}
+        self.types: dict[str, str] = {}
         self._unreadable: list[str] = []
         self._refused: list[str] = []
         types = {column.name: sql_type(column.type) for column in TABLES[table]}
@@ -249,7 +262,7 @@ class _Columns:
         self.expressions |= {"row_number": ROW, "source": FILE}
 
     def _add(self, name: str, target: str, value: str, type_: str, origin: str) -> None:
-        self.origins[name] = origin
+        self.origins[name], self.types[name] = origin, type_
         if target == "VARCHAR":
             if type_ in ("DOUBLE", "FLOAT") and name.endswith("_id"):
                 value = _without_fraction(value)
@@ -289,6 +302,14 @@ def _without_fraction(value: str) -> str:
     """Return a number as an id: a column of whole ids with a gap has fractions in many tools, and 17850.0 is 17850."""
     whole = f"CASE WHEN {value} = trunc({value}) THEN CAST(TRY_CAST({value} AS BIGINT) AS VARCHAR) END"
     return f"coalesce({whole}, CAST({value} AS VARCHAR))"
+
+
+def _unused(mapping: TableMapping, relation: Relation) -> list[str]:
+    """Return the columns that are neither mapped nor named in a piece of SQL."""
+    sql = [*mapping.expressions.values(), *mapping.leave_out.values(), *mapping.reject.values()]
+    spoken_of = {column.casefold() for column in (*mapping.columns.values(), *mapping.attributes)}
+    spoken_of |= {word.casefold() for text in sql for word in re.findall(r"\w+", text)}
+    return [name for name in relation.columns if name.casefold() not in spoken_of]
 
 
 def _joined(parts: list[str], separator: str) -> str:

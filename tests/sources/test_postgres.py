@@ -117,7 +117,8 @@ def test_connections_are_closed_with_the_reader(mapping, address):
     def others():
         with dbapi.connect(address) as connection, connection.cursor() as cursor:
             cursor.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+                "SELECT count(*) FROM pg_stat_activity "
+                "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
             )
             return cursor.fetchone()[0]
 
