@@ -29,6 +29,7 @@ STEP_ORDER = (
     "build_features",
     "materialize_features",
     "build_training_set",
+    "check_leaks",
     "finetune_model",
     "compress_model",
     "evaluate_model",
@@ -36,6 +37,7 @@ STEP_ORDER = (
     "build_bento",
     "deploy_bundle",
     "rollback_champion",
+    "audit_skew",
 )
 
 
@@ -311,6 +313,34 @@ def bench_data(events: int, json_file: Path | None, work_dir: Path | None, incre
     run_bench(events=events, json_file=json_file, work_dir=work_dir, increments=increments)
 
 
+@bench.command("stress-data")
+@click.option(
+    "--kills", type=click.IntRange(min=1), default=100, show_default=True, help="Processes killed, each case."
+)
+@click.option("--seed", type=int, default=13, show_default=True, help="Of the moments and the sizes.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the records.")
+@click.option(
+    "--work-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Where logs and tables are made and removed again (default: the system's temporary folder).",
+)
+def bench_stress_data(kills: int, seed: int, json_file: Path | None, work_dir: Path | None) -> None:
+    """Kill the event log's writers and ingestion at random moments, and count; exit code 1 if an event is missing.
+
+    Every acknowledged event must be found exactly once: in the log by its reader, and in the tables or in quarantine.
+    Touches no home but its own.
+
+    \b
+    Example: headrace bench stress-data --kills 100 --json stress-data.json
+    """
+    from pipelines.benchmarks.stress_data import stress_data
+
+    tallies = stress_data(kills=kills, seed=seed, json_file=json_file, work_dir=work_dir)
+    if bad := [tally.case for tally in tallies if not tally.is_clean]:
+        click.echo(f"Events were lost or doubled, or none was acknowledged: {', '.join(bad)}.", err=True)
+        sys.exit(1)
+
+
 # --- steps -----------------------------------------------------------------------------------------------------------
 
 _run = click.option("--run", metavar="ID", help="Run to go on with (default: the newest).")
@@ -388,6 +418,20 @@ def build_training_set(**choices: Any) -> None:
     Example: headrace build_training_set --window-days 60
     """
     _perform("build_training_set", **choices)
+
+
+@cli.command("check_leaks")
+@_run
+def check_leaks(run: str | None) -> None:
+    """Stop the run where a feature knows what it is to predict.
+
+    Copies of the label from the future are planted and must not come through the join; then each feature column alone
+    is held against the label, before and after the basket.
+
+    \b
+    Example: headrace check_leaks
+    """
+    _perform("check_leaks", run=run)
 
 
 @cli.command("finetune_model")
@@ -475,3 +519,40 @@ def rollback_champion(to: str | None, deploy: bool) -> None:
     record = _perform("rollback_champion", to=to)
     if deploy:
         _perform("deploy_bundle", bundle=record["champion"])
+
+
+@cli.command("audit_skew")
+@click.option("--json", "as_json", is_flag=True, help="The whole record as JSON instead of a table.")
+def audit_skew(as_json: bool) -> None:
+    """Compare a sample of the features that were served with the offline store; exit code 1 if any differ.
+
+    The service keeps the sample (`serving.audit_share`). Requests newer than what was ingested are left for the next
+    audit.
+
+    \b
+    Example: headrace audit_skew --json
+    """
+    from pipelines.wiring import run_step
+
+    audit = run_step("audit_skew")
+    if as_json:
+        click.echo(json.dumps(audit, indent=2))
+    else:
+        _print_skew(audit)
+    if any(audit["mismatch"].values()):
+        sys.exit(1)
+
+
+def _print_skew(audit: dict[str, Any]) -> None:
+    for name, share in audit["mismatch"].items():
+        click.echo(f"{name:<24} {share:>9.4%}")
+    click.echo(
+        f"{audit['compared']:,} requests compared, {audit['strangers']:,} of strangers, {audit['pending']:,} left for "
+        f"the next audit; {audit['behind']:.2%} were answered before newer events of their user had arrived online."
+    )
+    for one in audit["examples"]:
+        click.echo(
+            f"{one['feature']} of {one['user_id']} at {one['requested_at']}: {one['served']} served, "
+            f"{one['offline']} offline"
+        )
+    click.echo(f"Report: {audit['report']}")
