@@ -122,7 +122,8 @@ class Materialization(Record):
     """What is in the online store now."""
 
     until: datetime
-    rows: dict[str, int] = Field(description="Entities per feature view.")
+    rows: dict[str, int] = Field(description="Entities written per feature view.")
+    complete: bool = Field(default=True, description="Whether all were written, not only what was new.")
 
 
 class TrainingSet(Record):

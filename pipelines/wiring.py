@@ -149,7 +149,11 @@ class Wiring:
         """The online store, as the service reads and updates it."""
         from pipelines.stores.online_features import OnlineFeatures
 
-        return OnlineFeatures(self.places.feast)
+        return OnlineFeatures(
+            self.places.feast,
+            history_length=self.config.features.history_length,
+            preparation=self.config.preparation,
+        )
 
     @cached_property
     def tracker(self) -> "ExperimentTracker":
@@ -293,7 +297,7 @@ def _materialize_features(wiring: Wiring, *, run: str | None = None) -> tuple[st
         feature_store=wiring.feature_store,
         event_log=wiring.event_log,
         online=wiring.online_features,
-        now=datetime.now(UTC),
+        clock=lambda: datetime.now(UTC),
         progress=wiring.progress,
     )
     return run, materialization
@@ -346,6 +350,21 @@ def _build_training_set(
             )
     wiring.records.save(training_set.run, "training_inputs", inputs)
     return training_set.run, training_set
+
+
+def _check_leaks(wiring: Wiring, *, run: str | None = None) -> tuple[str, Record]:
+    from pipelines.steps.check_leaks import check_leaks
+
+    run = wiring.run_named(run, "build_training_set")
+    report = check_leaks(
+        wiring.records.load(run, "build_training_set", TrainingSet),
+        tables=wiring.tables,
+        feature_store=wiring.feature_store,
+        tracker=wiring.tracker,
+        config=wiring.config.leaks,
+        progress=wiring.progress,
+    )
+    return run, report
 
 
 def _finetune_model(wiring: Wiring, *, run: str | None = None) -> tuple[str, Record]:
@@ -448,12 +467,29 @@ def _rollback_champion(wiring: Wiring, *, to: str | None = None) -> tuple[str, R
     return decision.bundle, decision
 
 
+def _audit_skew(wiring: Wiring) -> tuple[str, Record]:
+    from pipelines.steps.audit_skew import audit_skew
+
+    run = f"audit-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    audit = audit_skew(
+        run,
+        served_dir=wiring.places.served_features,
+        audits_dir=wiring.places.skew_audits,
+        feature_store=wiring.feature_store,
+        tracker=wiring.tracker,
+        config=wiring.config.skew,
+        progress=wiring.progress,
+    )
+    return run, audit
+
+
 STEPS: dict[str, Callable[..., tuple[str, Record]]] = {
     "ingest_tables": _ingest_tables,
     "validate_tables": _validate_tables,
     "build_features": _build_features,
     "materialize_features": _materialize_features,
     "build_training_set": _build_training_set,
+    "check_leaks": _check_leaks,
     "finetune_model": _finetune_model,
     "compress_model": _compress_model,
     "evaluate_model": _evaluate_model,
@@ -461,6 +497,7 @@ STEPS: dict[str, Callable[..., tuple[str, Record]]] = {
     "build_bento": _build_bento,
     "deploy_bundle": _deploy_bundle,
     "rollback_champion": _rollback_champion,
+    "audit_skew": _audit_skew,
 }
 """Every step, in the order of the loop; each returns its run and its record."""
 

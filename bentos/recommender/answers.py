@@ -32,6 +32,7 @@ from pipelines.ranking.answers import Ranking, recommend, search, similar
 from pipelines.ranking.filtering import Filters, allowed_items
 from pipelines.ranking.ordering import top_rows
 from pipelines.stores.event_log import EventLogStore
+from pipelines.stores.served_features import ServedFeaturesLog
 from pipelines.validation.rules import EARLIEST
 
 _REMEMBERED_USERS = 10_000
@@ -48,8 +49,8 @@ class OnlineFeatureStore(Protocol):
         """Return what is known of a user (a pseudonym); empty lists for a stranger."""
         ...
 
-    def push_events(self, user_id: str, events: Sequence[Mapping[str, Any]]) -> Any:
-        """Add events to the user's history."""
+    def push_events(self, events: Sequence[Mapping[str, Any]]) -> Any:
+        """Add events to what is known of their users."""
         ...
 
 
@@ -119,9 +120,9 @@ class PatientFeatures:
         """
         self._store.read_user("")
 
-    def push(self, user_id: str, events: Sequence[Mapping[str, Any]]) -> None:
+    def push(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Add events to the store; raises what the store raises."""
-        self._store.push_events(user_id, events)
+        self._store.push_events(events)
 
     def close(self) -> None:
         """Let go of the threads."""
@@ -139,9 +140,16 @@ class Answers:
         event_log: EventLogStore,
         pseudonymizer: Pseudonymizer,
         serving: ServingConfig,
+        served: ServedFeaturesLog | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        """Take what was opened.
+
+        Args:
+            served: Keeps a sample of the features that were used; None keeps none.
+        """
         self.serving = serving
+        self._served = served
         self._live = live
         self._features = PatientFeatures(features, serving.feature_timeout_ms)
         self._event_log = event_log
@@ -169,6 +177,8 @@ class Answers:
         """Stop the background work."""
         self._live.close()
         self._features.close()
+        if self._served is not None:
+            self._served.close()
 
     def search(self, body: SearchBody) -> dict[str, Any]:
         """Items for a query, best first."""
@@ -182,7 +192,7 @@ class Answers:
             )
         k = self._items_wanted(body)
         watch, serving = Stopwatch(), self._live.current
-        user = self._read_user(body.user_id) if body.user_id is not None else FeatureAnswer(None)
+        user = self._read_user(body.user_id, serving) if body.user_id is not None else FeatureAnswer(None)
         watch.lap("features")
         problems = [user.problem] if user.problem else []
         try:
@@ -215,7 +225,7 @@ class Answers:
         for item_id in body.seed_items:
             if serving.bundle.row_of(item_id) is None:
                 raise RequestError(404, _unknown_item("seed_items", item_id))
-        user = self._read_user(body.user_id)
+        user = self._read_user(body.user_id, serving)
         watch.lap("features")
         problems = [user.problem] if user.problem else []
         options: dict[str, Any] = {
@@ -261,21 +271,23 @@ class Answers:
         except StoreError as error:
             _logger.error("%s", error)
             raise RequestError(503, str(error)) from error
-        problems = []
-        by_user: dict[str, list[dict[str, Any]]] = {}
-        for event in stored:
-            if event["item_id"] is not None and event["event_type"] in HISTORY_EVENT_TYPES:
-                by_user.setdefault(event["user_id"], []).append(event)
-        for user_id, events in by_user.items():
+        problems: list[str] = []
+        pushed = [event for event in stored if event["item_id"] and event["event_type"] in HISTORY_EVENT_TYPES]
+        if pushed:
             try:
-                self._features.push(user_id, events)
+                self._features.push(pushed)
             except Exception as error:  # noqa: BLE001 - the events are safe, whatever the store raises
                 _logger.warning("Feature store: %s", error)
                 problems = ["the feature store failed; the events are kept and count from the next refresh on"]
         return {"accepted": len(stored), **self._common(self._live.current, problems)}
 
-    def _read_user(self, raw_user_id: str) -> FeatureAnswer:
-        return self._features.read(self._pseudonymizer.pseudonym(raw_user_id))
+    def _read_user(self, raw_user_id: str, serving: Serving) -> FeatureAnswer:
+        """Return the features of a user, a sample of which is kept for the skew audit."""
+        user_id = self._pseudonymizer.pseudonym(raw_user_id)
+        answer = self._features.read(user_id)
+        if self._served is not None and answer.features is not None:
+            self._served.offer(user_id, answer.features, bundle=serving.bundle.bundle_id, now=self._now())
+        return answer
 
     def _items_wanted(self, body: AnswerBody) -> int:
         limit = self.serving.max_k

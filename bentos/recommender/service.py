@@ -108,17 +108,22 @@ def open_answers() -> "Answers":
     from pipelines.pseudonyms import Pseudonymizer, load_pseudonym_key
     from pipelines.stores.event_log import open_event_log
     from pipelines.stores.online_features import OnlineFeatures
+    from pipelines.stores.served_features import ServedFeaturesLog
 
     places = Places.from_environment()
     pseudonymizer = Pseudonymizer(load_pseudonym_key(places.pseudonym_key, create=False))
-    serving = load_config().serving
+    config = load_config()
+    serving = config.serving
     live = LiveBundle(places, os.environ)
     answers = Answers(
         live=live,
-        features=OnlineFeatures(places.feast),
+        features=OnlineFeatures(
+            places.feast, history_length=config.features.history_length, preparation=config.preparation
+        ),
         event_log=open_event_log(places.event_log, os.environ),
         pseudonymizer=pseudonymizer,
         serving=serving,
+        served=ServedFeaturesLog(places.served_features, share=serving.audit_share, keep_days=serving.audit_days),
     )
     try:
         answers.warm_up()

@@ -22,6 +22,10 @@ from pipelines.progress import Progress
 from pipelines.schemas import TIMESTAMP
 from pipelines.stores.feast_settings import online_store_from_environment, open_feature_store, store_errors
 from pipelines.stores.feature_files import FeatureFiles, FeatureManifest
+from pipelines.stores.leak_canary import check_canary
+from pipelines.stores.loaded_state import Loaded, LoadedState
+from pipelines.stores.newest_users import newest_user_rows, touched_users
+from pipelines.stores.online_features import USER_VIEWS
 from pipelines.stores.point_in_time import TIME, join_features
 from pipelines.stores.sql import open_duckdb, quoted
 
@@ -37,6 +41,9 @@ USER_FEATURES = pa.schema(
     ]
 )
 """What was known of a user: histories (empty for a new user), activity (null for a new or long absent one)."""
+ITEM_VIEWS = ("item_statistics", "item_prices")
+"""Feast's views of an item; each has the name of its folder."""
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 _MEMORY_LIMIT_MIB = 1_536
 
 
@@ -65,11 +72,22 @@ class FeatureStoreClient:
                 with contextlib.closing(sqlite3.connect(self._places.feast / "online.db")) as database:
                     database.execute("PRAGMA journal_mode = WAL")
 
-    def materialize(self, until: datetime, progress: Progress) -> dict[str, int]:
-        """Load the newest features up to `until` into the online store.
+    def loaded(self) -> Loaded | None:
+        """Return what the online store was given last; None where everything has to be loaded.
 
-        Users are loaded whole, at whatever age; item popularity only from rows within its time to live, because
-        an older row would not count anyway.
+        Raises:
+            StoreError: the online store does not answer.
+        """
+        with _feast_calls("The online store could not be asked what it holds"):
+            return self._loaded_state.find()
+
+    def materialize_items(self, until: datetime, loaded: Loaded | None, progress: Progress) -> dict[str, int]:
+        """Load the newest features of items up to `until` into the online store.
+
+        A row beyond its time to live is left out, because it would not count anyway.
+
+        Args:
+            loaded: Only rows that were written since then; None: all.
 
         Returns:
             Entities loaded per feature view.
@@ -77,22 +95,37 @@ class FeatureStoreClient:
         Raises:
             StoreError: there are no feature files, or the online store does not answer.
         """
-        self.manifest()
-        self.apply()
-        views = {
-            "user_activity": datetime(1970, 1, 1, tzinfo=UTC),
-            "user_history": datetime(1970, 1, 1, tzinfo=UTC),
-            "item_popularity": until - self._ttl("item_popularity"),
-        }
+        manifest = self.manifest()
+        touched = manifest.touched_since(loaded.build if loaded else -1)
         rows = {}
-        for done, (view, since) in enumerate(views.items()):
-            progress.update("materialize features", done, len(views), view)
-            with self._locked(), _feast_calls(f"{view} could not be materialized"):
-                self._limit_memory()
-                self._store.materialize(since, until, feature_views=[view])
-            rows[view] = self._entities(view, since, until)
-        progress.update("materialize features", len(views), len(views))
+        for done, view in enumerate(ITEM_VIEWS):
+            progress.update("materialize items", done, len(ITEM_VIEWS), view)
+            ttl = self.time_to_live(view)
+            since = max(touched.get(view, until), until - ttl if ttl else _BEGINNING)
+            rows[view] = self._entities(view, since, until) if view in touched and since <= until else 0
+            if rows[view]:
+                self._materialize(view, since, until)
         return rows
+
+    def newest_users(self, user_ids: Sequence[str] | None, batch_rows: int) -> Iterator[list[dict[str, Any]]]:
+        """Yield the newest offline rows of users, some at a time: see `newest_user_rows`."""
+        spill = self._places.feast / ".spill"
+        return newest_user_rows(self._files, user_ids, batch_rows=batch_rows, spill=spill)
+
+    def touched_users(self, loaded: Loaded) -> list[str]:
+        """Return the users of whom more is known offline than was loaded."""
+        return touched_users(self._files, loaded.build)
+
+    def finish_users(self, build: int, until: datetime) -> None:
+        """Declare the features of users loaded, to Feast and for the next load.
+
+        Raises:
+            StoreError: the online store does not answer.
+        """
+        for view in USER_VIEWS:
+            self._materialize(view, _BEGINNING, _BEGINNING)  # no rows: Feast reads no view before it did this once
+        with self._locked(), _feast_calls("The online store could not be marked as loaded"):
+            self._loaded_state.finish(build, until)
 
     def user_features(self, rows: pa.Table) -> pa.Table:
         """Join to each row what was known of its user at `as_of`: a point-in-time join with the arrival cut-off.
@@ -124,11 +157,38 @@ class FeatureStoreClient:
         columns |= {name: known[name].cast(pa.float64()) for name in ACTIVITY_FEATURES}
         return pa.table({"row_id": rows["row_id"], **columns}, schema=USER_FEATURES)
 
+    def requests_behind(self, requests: pa.Table) -> int:
+        """Count the requests by whose time more of the user had arrived than the row that answered held.
+
+        Args:
+            requests: `user_id`, `requested_at` timestamp[us, UTC], `arrived_at_us` int64, null for a stranger.
+        """
+        with open_duckdb() as connection:
+            connection.register("requests", requests)
+            found = connection.execute(
+                "SELECT count(*) FROM requests WHERE EXISTS (FROM "
+                f"read_parquet({quoted(self._files.glob('users'))}) AS rows WHERE rows.user_id = requests.user_id "
+                "AND rows.arrived_at_us > coalesce(requests.arrived_at_us, -1) "
+                "AND rows.arrived_at_us <= epoch_us(requested_at))"
+            ).fetchone()
+        return int(found[0]) if found else 0
+
+    def time_to_live(self, view: str) -> timedelta:
+        """Return how old a row of the view may be to count; zero: as old as it likes."""
+        ttl: timedelta = self._store.get_feature_view(view).ttl
+        return ttl
+
     def joined(self, entities: pa.Table, features: Sequence[str]) -> pa.Table:
         """Add features to entities as of `event_timestamp`: see `join_features`."""
         with self._locked(), _feast_calls("The point-in-time join failed"):
             self._limit_memory()
             return join_features(self._store, entities, features)
+
+    def check_canary(self, moments: pa.Array, labels: pa.Array) -> int:
+        """Plant copies of the label and join them as features are joined: see `leak_canary.check_canary`."""
+        with self._locked(), _feast_calls("The leak canary could not be joined"):
+            self._limit_memory()
+            return check_canary(moments, labels, folder=self._places.feast, join=join_features)
 
     # Inside
 
@@ -136,16 +196,21 @@ class FeatureStoreClient:
     def _store(self) -> Any:
         return open_feature_store(self._places.feast, self._online_store)
 
-    def _ttl(self, view: str) -> timedelta:
-        ttl: timedelta = self._store.get_feature_view(view).ttl
-        return ttl
+    @cached_property
+    def _loaded_state(self) -> LoadedState:
+        return LoadedState(self._places.feast, self._online_store, self._store)
+
+    def _materialize(self, view: str, since: datetime, until: datetime) -> None:
+        with self._locked(), _feast_calls(f"{view} could not be materialized"):
+            self._limit_memory()
+            self._store.materialize(since, until, feature_views=[view])
 
     def _entities(self, view: str, since: datetime, until: datetime) -> int:
         """Count the entities that have a row in the time range."""
         key = self._store.get_feature_view(view).entity_columns[0].name
         with open_duckdb() as connection:
             row = connection.execute(
-                f"SELECT count(DISTINCT {key}) FROM read_parquet({quoted(self._files.path(view))}) "
+                f"SELECT count(DISTINCT {key}) FROM read_parquet({quoted(self._files.glob(view))}) "
                 "WHERE event_timestamp BETWEEN ? AND ?",
                 [since, until],
             ).fetchone()

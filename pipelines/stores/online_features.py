@@ -3,16 +3,20 @@
 import fcntl
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pipelines.config import PreparationConfig
 from pipelines.errors import StoreError
 from pipelines.features.activity import ACTIVITY_FEATURES
-from pipelines.features.history import HISTORY_EVENT_TYPES, HistoryEntry, merge_history
+from pipelines.features.history import HISTORY_EVENT_TYPES
+from pipelines.features.user_state import COUNTED_TYPES
+from pipelines.schemas import MAX_HISTORY
 from pipelines.stores.feast_settings import (
     import_feast,
     online_store_from_environment,
@@ -20,9 +24,17 @@ from pipelines.stores.feast_settings import (
     store_errors,
 )
 
+if TYPE_CHECKING:
+    from pipelines.stores.online_reader import OnlineReader, OnlineRow
+    from pipelines.stores.online_writer import OnlineWriter
+    from pipelines.stores.user_fold import UserFold, UserRow
+
 _NEXT = "run `headrace materialize_features` first"
-_HISTORY = ("item_ids", "event_types", "event_times")
-_FEATURES = [f"user_history:{name}" for name in _HISTORY] + [f"user_activity:{name}" for name in ACTIVITY_FEATURES]
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+USER_VIEWS = ("user_history", "user_activity")
+"""Feast's views of a user that the service reads: together they are the state of the fold."""
+_READS_OF_A_PUSH = 10
+"""Times that a user is read at most until both views are of one push."""
 
 
 def utc_now() -> datetime:
@@ -42,10 +54,14 @@ class UserFeatures:
     """Their times, seconds since 1970 UTC."""
     activity: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(ACTIVITY_FEATURES))
     """Activity by name; null for a stranger and for a user whose activity is too old to say anything."""
+    event_timestamp_us: int | None = None
+    """When the newest event happened that it is made of, microseconds since 1970 UTC."""
+    arrived_at_us: int | None = None
+    """When the newest event arrived that it is made of, microseconds since 1970 UTC: names the offline row."""
 
 
 class OnlineFeatures:
-    """Reads and updates the features of one user; safe for many threads and processes of one machine."""
+    """Reads and updates the features of users; safe for many threads and processes of one machine."""
 
     def __init__(
         self,
@@ -53,6 +69,8 @@ class OnlineFeatures:
         *,
         environment: Mapping[str, str] = os.environ,
         clock: Callable[[], datetime] = utc_now,
+        history_length: int = MAX_HISTORY,
+        preparation: PreparationConfig | None = None,
     ) -> None:
         """Nothing is opened yet.
 
@@ -60,16 +78,18 @@ class OnlineFeatures:
             feast_dir: `Places.feast`: the registry, and the online store where it is SQLite.
             environment: `HEADRACE_ONLINE_STORE` names a Redis instead.
             clock: The present, for the time to live of the activity.
+            history_length: `features.history_length` of the settings.
+            preparation: `preparation` of the settings.
         """
         self._feast_dir = feast_dir
         self._online_store = online_store_from_environment(environment)
         self._clock = clock
+        self._history_length = history_length
+        self._preparation = preparation
         self._opening = threading.Lock()
-        self._opened: Any = None
-        # Feast has one SQLite connection a store, and threads that share one see each other's half-written rows:
-        # what is written goes through a store of its own, so that a reader has a history whole or not yet.
-        self._opened_to_write: Any = None
-        self._activity_ttl = timedelta(0)
+        self._opened: _Opened | None = None
+        self._waiting: list[tuple[list[Mapping[str, Any]], Future[None]]] = []
+        self._waiting_lock = threading.Lock()
 
     def open(self) -> None:
         """Import Feast and read its registry now rather than with the first request (seconds).
@@ -77,7 +97,7 @@ class OnlineFeatures:
         Raises:
             StoreError: nothing was materialized yet.
         """
-        self._store()
+        self._stores()
 
     def read_user(self, user_id: str) -> UserFeatures:
         """Return what is known of the user.
@@ -87,64 +107,111 @@ class OnlineFeatures:
         Raises:
             StoreError: nothing was materialized yet, or the online store does not answer.
         """
-        values = self._read(user_id)
-        read_at = self._clock().timestamp()
-        activity: dict[str, float | None] = {}
-        for name in ACTIVITY_FEATURES:
-            value, written_at = values[name][0], values[f"{name}__ts"][0]
-            fresh = value is not None and read_at - written_at <= self._activity_ttl.total_seconds()
-            activity[name] = float(value) if fresh else None
+        row = self._whole_row(user_id)
+        if not row.values["n_events"]:
+            return UserFeatures()
+        values = self._stores().reader.known_at(row, self._clock())
         return UserFeatures(
-            item_ids=values["item_ids"][0] or [],
-            event_types=values["event_types"][0] or [],
-            event_times=values["event_times"][0] or [],
-            activity=activity,
+            item_ids=values["item_ids"],
+            event_types=values["event_types"],
+            event_times=values["event_times"],
+            activity={name: None if values[name] is None else float(values[name]) for name in ACTIVITY_FEATURES},
+            event_timestamp_us=row.written_us["user_history"],
+            arrived_at_us=values["arrived_at_us"],
         )
 
-    def push_events(self, user_id: str, events: Sequence[Mapping[str, Any]]) -> None:
-        """Add events to the user's history: the next `read_user` has them.
+    def push_events(self, events: Iterable[Mapping[str, Any]]) -> None:
+        """Add events to what is known of their users: the next `read_user` has them.
 
-        Events without an item, and of types that are no part of a history, are passed over. The same item, type
-        and second is the same event, so a repeated push changes nothing.
+        The fold is that of `build_features`: the row is the one which the offline store will hold once it knows the
+        same events. Events without an item, and of types that are no part of a history, are passed over; what the
+        history holds already (same item, type and second) changes nothing. Pushes of several threads that wait for
+        each other are done as one.
 
         Args:
-            events: With `item_id`, `event_type` and `event_timestamp` (aware `datetime`), as in the contract.
+            events: In the form of the contract, `created_timestamp` as the event log stamped it; of any users.
 
         Raises:
             StoreError: nothing was materialized yet, or the online store does not answer.
         """
-        fresh: list[HistoryEntry] = [
-            (event["item_id"], event["event_type"], int(event["event_timestamp"].timestamp()))
-            for event in events
-            if event.get("item_id") and event["event_type"] in HISTORY_EVENT_TYPES
-        ]
-        if not fresh:
+        usable = [event for event in events if event.get("item_id") and event["event_type"] in HISTORY_EVENT_TYPES]
+        if not usable:
             return
+        done: Future[None] = Future()
+        with self._waiting_lock:
+            self._waiting.append((usable, done))
         with self._locked():
-            values = self._read(user_id)
-            known = list(zip(*(values[name][0] or [] for name in _HISTORY), strict=True))
-            merged = merge_history(known, fresh)
-            if merged == known:
-                return
-            # Redis takes no row that is not newer than the one it has; a late event makes a row of the same age.
-            stamp = max(merged[-1][2], values["item_ids__ts"][0] + 1 if known else 0)
-            self._write(user_id, merged, datetime.fromtimestamp(stamp, UTC))
+            if not done.done():
+                self._push_waiting()
+        done.result()
+
+    def load(
+        self,
+        rows: Mapping[str, "UserRow | None"],
+        events: Callable[[], Iterable[Mapping[str, Any]]],
+    ) -> None:
+        """Replace what is there of users by offline rows to which later events are added.
+
+        Nothing that is pushed meanwhile is lost: no push comes between the reading of the events and the writing.
+
+        Args:
+            rows: User id -> the newest offline row; None where the offline store knows nothing of the user.
+            events: Gives the events of these users that the rows do not know yet.
+
+        Raises:
+            StoreError: nothing was materialized yet, or the online store does not answer.
+        """
+        with self._locked():
+            from pipelines.stores.user_fold import blank_row
+
+            known = {user_id: row for user_id, row in rows.items() if row is not None}
+            pushed = {row["user_id"]: row for row in self._stores().fold.add(known, events())}
+            self._write([pushed.get(user_id) or known.get(user_id) or blank_row(user_id) for user_id in rows])
+
+    def states(self, user_ids: Sequence[str]) -> dict[str, "UserRow"]:
+        """Return the newest row of each user of whom something is known, whatever its age, as USER_ROWS has it.
+
+        Raises:
+            StoreError: nothing was materialized yet, or the online store does not answer.
+        """
+        found = {}
+        for user_id, row in zip(user_ids, self._read(user_ids), strict=True):
+            if row.values["n_events"]:
+                found[user_id] = _state(user_id, row)
+        return found
 
     # Inside
 
-    def _store(self) -> Any:
+    def _whole_row(self, user_id: str) -> "OnlineRow":
+        """Read a user; again where a push wrote one of the two views in between."""
+        for _ in range(_READS_OF_A_PUSH):
+            [row] = self._read([user_id])
+            if not _is_torn(row):
+                break
+        return row
+
+    def _push_waiting(self) -> None:
+        """Fold and write everything that waits; whoever waits for it hears how it ended."""
+        with self._waiting_lock:
+            taken, self._waiting = self._waiting, []
+        try:
+            events = [event for of_call, _ in taken for event in of_call]
+            user_ids = list(dict.fromkeys(event["user_id"] for event in events))
+            self._write(self._stores().fold.add(self.states(user_ids), events))
+        except BaseException as error:
+            for _, done in taken:
+                done.set_exception(error)
+            raise
+        for _, done in taken:
+            done.set_result(None)
+
+    def _stores(self) -> "_Opened":
         with self._opening:
             if self._opened is None:
                 self._opened = self._open()
             return self._opened
 
-    def _writing_store(self) -> Any:
-        with self._opening:
-            if self._opened_to_write is None:
-                self._opened_to_write = open_feature_store(self._feast_dir, self._online_store, serving=True)
-            return self._opened_to_write
-
-    def _open(self) -> Any:
+    def _open(self) -> "_Opened":
         missing = StoreError(f"Feast has nothing for the service in {self._feast_dir}: {_NEXT}.")
         if not (self._feast_dir / "registry.db").is_file():
             raise missing
@@ -152,44 +219,74 @@ class OnlineFeatures:
         from feast.errors import FeastObjectNotFoundException
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+        from pipelines.stores.online_reader import OnlineReader
+        from pipelines.stores.online_writer import OnlineWriter
+        from pipelines.stores.user_fold import UserFold
+
         try:
             store = open_feature_store(self._feast_dir, self._online_store, serving=True)
-            self._activity_ttl = store.get_feature_view("user_activity").ttl
+            views = [store.get_feature_view(name) for name in USER_VIEWS]
         except (FeastObjectNotFoundException, DecodeError) as error:  # not applied yet, or just being written
             raise missing from error
-        return store
+        fold = UserFold(history_length=self._history_length, preparation=self._preparation)
+        fold.open()
+        return _Opened(
+            reader=OnlineReader(store, [f"{view.name}:{one.name}" for view in views for one in view.features]),
+            writer=OnlineWriter(store, USER_VIEWS),
+            fold=fold,
+        )
 
-    def _read(self, user_id: str) -> dict[str, list[Any]]:
-        store = self._store()
+    def _read(self, user_ids: Sequence[str]) -> list["OnlineRow"]:
+        stores = self._stores()
         try:
-            values: dict[str, list[Any]] = store.get_online_features(
-                features=_FEATURES, entity_rows=[{"user_id": user_id}]
-            ).to_dict(include_event_timestamps=True)
+            return stores.reader.read([{"user_id": user_id} for user_id in user_ids])
         except store_errors() as error:
             raise StoreError(f"The online store does not answer ({error}): the request can be repeated.") from error
         except ValueError as error:  # Feast serves no view before its first materialization
             self._opened = None
             raise StoreError(f"The online features cannot be served ({error}): {_NEXT}.") from error
-        return values
 
-    def _write(self, user_id: str, history: Sequence[HistoryEntry], stamp: datetime) -> None:
-        import pandas as pd
-
-        store = self._writing_store()
-        columns = {name: [list(column)] for name, column in zip(_HISTORY, zip(*history, strict=True), strict=True)}
-        row = pd.DataFrame(
-            {"user_id": [user_id], "event_timestamp": [stamp], "created_timestamp": [self._clock()], **columns}
-        )
+    def _write(self, rows: Sequence["UserRow"]) -> None:
+        writer = self._stores().writer
         try:
-            store.write_to_online_store("user_history", df=row)
+            for view in USER_VIEWS:
+                writer.write(view, rows)
         except store_errors() as error:
             raise StoreError(
-                f"The history of a user could not be updated ({error}): push the same events again."
+                f"The features of {len(rows)} users could not be updated ({error}): push the same events again."
             ) from error
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Let one push at a time read, change and write."""
+        self._feast_dir.mkdir(parents=True, exist_ok=True)
         with (self._feast_dir / ".push.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What is open while the service runs."""
+
+    reader: "OnlineReader"
+    writer: "OnlineWriter"
+    fold: "UserFold"
+
+
+def _is_torn(row: "OnlineRow") -> bool:
+    """Whether history and activity are not of one push: every event is counted in both."""
+    counted = sum(row.values[name] or 0 for name in COUNTED_TYPES)
+    return bool(counted != (row.values["n_events"] or 0))
+
+
+def _state(user_id: str, row: "OnlineRow") -> "UserRow":
+    """Return a row of USER_ROWS from what the online store holds of it."""
+    values = row.values
+    return {
+        **values,
+        "user_id": user_id,
+        "moment_id": f"{user_id}:{values['n_events']}",
+        "event_timestamp": _EPOCH + timedelta(microseconds=row.written_us["user_history"]),
+        "created_timestamp": _EPOCH + timedelta(microseconds=values["arrived_at_us"]),
+    }

@@ -36,15 +36,16 @@ class MemoryFeatures:
             raise StoreError("the store is down")
         return self.users.get(user_id, User())
 
-    def push_events(self, user_id: str, events) -> None:
+    def push_events(self, events) -> None:
         if self.broken:
             raise StoreError("the store is down")
-        before = self.users.get(user_id, User())
-        self.users[user_id] = User(
-            before.item_ids + [event["item_id"] for event in events],
-            before.event_types + [event["event_type"] for event in events],
-            before.event_times + [int(event["event_timestamp"].timestamp()) for event in events],
-        )
+        for event in events:
+            before = self.users.get(event["user_id"], User())
+            self.users[event["user_id"]] = User(
+                [*before.item_ids, event["item_id"]],
+                [*before.event_types, event["event_type"]],
+                [*before.event_times, int(event["event_timestamp"].timestamp())],
+            )
 
 
 class Service:

@@ -36,7 +36,9 @@ def bare_read(store: Any, user: str, now: datetime) -> dict[str, Any]:
 
 
 def safe_read(store: Any, user: str, now: datetime) -> dict[str, Any]:
-    return OnlineReader(store, USER_FEATURES).read({"user_id": user}, now).values
+    reader = OnlineReader(store, USER_FEATURES)
+    [row] = reader.read([{"user_id": user}])
+    return reader.known_at(row, now)
 
 
 def bare_fails(what: str, *values: Any, id: str) -> Any:

@@ -1,0 +1,137 @@
+"""Runs the fold of `user_rows_sql` for the service: the transformation of `build_features`, for a few users at once."""
+
+import threading
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.config import PreparationConfig
+from pipelines.features.history import HISTORY_EVENT_TYPES
+from pipelines.features.user_state import USER_ROWS, user_rows_sql
+from pipelines.schemas import EVENTS, MAX_HISTORY
+from pipelines.stores.sql import open_duckdb
+
+UserRow = dict[str, Any]
+"""One row of USER_ROWS."""
+_MEMORY_LIMIT_MIB = 256
+_EVENT_COLUMNS = ("event_id", "user_id", "event_type", "item_id", "value", "event_timestamp", "created_timestamp")
+_EVENTS = pa.schema([EVENTS.field(name) for name in _EVENT_COLUMNS])
+
+
+class UserFold:
+    """One DuckDB connection, kept; safe for many threads."""
+
+    def __init__(self, *, history_length: int = MAX_HISTORY, preparation: PreparationConfig | None = None) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            history_length: As `build_features` has it.
+            preparation: As `ingest_tables` has it: repeats of an event are passed over here as they are there.
+        """
+        self._sql = user_rows_sql(history_length=history_length)
+        self._preparation = preparation or PreparationConfig()
+        self._lock = threading.Lock()
+        self._connection: Any = None
+
+    def open(self) -> None:
+        """Open DuckDB and run the fold once, so that the first push is as quick as the next."""
+        self._newest([], [])
+
+    def add(self, states: Mapping[str, UserRow], events: Iterable[Mapping[str, Any]]) -> list[UserRow]:
+        """Return the newest row of each user whom the events change.
+
+        An event that is in the history already (same item, type and second) changes nothing. One that arrived before
+        the newest of the state but is not in it (two calls overtook each other) is added all the same.
+
+        Args:
+            states: User id -> the user's newest row; a stranger has none.
+            events: Events of the contract, of any users.
+        """
+        by_user: dict[str, list[Mapping[str, Any]]] = {}
+        for event in events:
+            if event.get("item_id") and event["event_type"] in HISTORY_EVENT_TYPES:
+                by_user.setdefault(event["user_id"], []).append(event)
+        fresh: list[Mapping[str, Any]] = []
+        folded_into: list[UserRow] = []
+        for user_id, of_user in by_user.items():
+            state = states.get(user_id)
+            unseen = self._unseen(state, of_user)
+            fresh += unseen
+            if state and unseen:
+                folded_into.append(_before(state, min(event["created_timestamp"] for event in unseen)))
+        if not fresh:
+            return []
+        return [_not_older(row, states.get(row["user_id"])) for row in self._newest(folded_into, fresh)]
+
+    # Inside
+
+    def _unseen(self, state: UserRow | None, events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """Leave out what the history holds, what was sent twice, and repeats that ingestion merges."""
+        known = set(zip(state["item_ids"], state["event_types"], state["event_times"], strict=True)) if state else set()
+        last_told: dict[tuple[str, str], list[float]] = {}
+        for item_id, kind, time_s in known:
+            last_told.setdefault((item_id, kind), []).append(time_s)
+        ids: set[str] = set()
+        unseen = []
+        for event in sorted(events, key=lambda event: (event["event_timestamp"], event["event_id"])):
+            happened_s = event["event_timestamp"].timestamp()
+            what = (event["item_id"], event["event_type"])
+            if event["event_id"] in ids or (*what, int(happened_s)) in known:
+                continue
+            ids.add(event["event_id"])
+            told = last_told.setdefault(what, [])
+            gap = self._preparation.repeat_gap_s if what[1] in self._preparation.repeat_types else 0
+            repeated = bool(gap) and any(abs(happened_s - before_s) <= gap for before_s in told)
+            told.append(happened_s)  # a repeat of a repeat is one as well
+            if not repeated:
+                unseen.append(event)
+        return unseen
+
+    def _newest(self, states: list[UserRow], events: list[Mapping[str, Any]]) -> list[UserRow]:
+        known = pa.Table.from_pylist(states, schema=USER_ROWS)
+        fresh = pa.Table.from_pylist([{name: event.get(name) for name in _EVENT_COLUMNS} for event in events], _EVENTS)
+        with self._lock:
+            if self._connection is None:
+                self._connection = open_duckdb(memory_limit_mib=_MEMORY_LIMIT_MIB)
+                self._connection.execute("SET threads = 1")
+            self._connection.register("state", known)
+            self._connection.register("events", fresh)
+            rows = self._connection.sql(self._sql).to_arrow_table().to_pylist()
+        newest: dict[str, UserRow] = {}
+        for row in rows:
+            before = newest.get(row["user_id"])
+            if before is None or row["arrived_at_us"] > before["arrived_at_us"]:
+                newest[row["user_id"]] = row
+        return list(newest.values())
+
+
+def blank_row(user_id: str) -> UserRow:
+    """Return the row of a user of whom nothing is known."""
+    beginning = datetime(1970, 1, 1, tzinfo=UTC)
+    row: UserRow = {}
+    for column in USER_ROWS:
+        if pa.types.is_list(column.type):
+            row[column.name] = []
+        elif pa.types.is_timestamp(column.type):
+            row[column.name] = beginning
+        else:
+            row[column.name] = None if column.nullable else 0
+    return {**row, "user_id": user_id, "moment_id": f"{user_id}:0"}
+
+
+def _before(state: UserRow, arrival: Any) -> UserRow:
+    """Return the state as if it had been known just before the arrival: the fold passes over what is older."""
+    if arrival > state["created_timestamp"]:
+        return state
+    earlier = arrival - timedelta(microseconds=1)
+    microseconds = state["arrived_at_us"] - (state["created_timestamp"] - earlier) // timedelta(microseconds=1)
+    return {**state, "created_timestamp": earlier, "arrived_at_us": microseconds}
+
+
+def _not_older(row: UserRow, state: UserRow | None) -> UserRow:
+    """Return the row with the arrival of the state where that is newer."""
+    if state is None or state["arrived_at_us"] <= row["arrived_at_us"]:
+        return row
+    return {**row, "created_timestamp": state["created_timestamp"], "arrived_at_us": state["arrived_at_us"]}
