@@ -7,6 +7,7 @@ always fit together; a comparison makes its own, coarser bins of them.
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import date, timedelta
 from typing import Any
 
 import duckdb
@@ -21,6 +22,7 @@ _TOP = 40
 """Values kept of a column of texts, the most frequent ones."""
 _KEY_CHARACTERS = 48
 _DAYS = 400
+_DAY_US = 86_400_000_000
 
 
 @dataclass(frozen=True)
@@ -120,10 +122,10 @@ def _frequent(connection: duckdb.DuckDBPyConnection, column: str, rows: str) -> 
 
 def _days(connection: duckdb.DuckDBPyConnection, rows: str) -> dict[str, int]:
     found = connection.execute(
-        f"SELECT strftime(event_timestamp, '%Y-%m-%d') AS day, count(*) FROM {rows} "
+        f"SELECT epoch_us(event_timestamp) // {_DAY_US} AS day, count(*) FROM {rows} "
         f"GROUP BY day ORDER BY day DESC LIMIT {_DAYS}"
     ).fetchall()
-    return dict(found[::-1])
+    return {(date(1970, 1, 1) + timedelta(days=day)).isoformat(): count for day, count in found[::-1]}
 
 
 def _key(value: str) -> str:
