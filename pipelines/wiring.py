@@ -269,6 +269,7 @@ def _validate_tables(wiring: Wiring, *, run: str | None = None) -> tuple[str, Re
         great_expectations_dir=wiring.places.great_expectations,
         config=wiring.config.validation,
         progress=wiring.progress,
+        tracker=wiring.tracker,
     )
     return run, report
 
