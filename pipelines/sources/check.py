@@ -29,7 +29,7 @@ _WITHOUT = {
         "updated_at": "the files are read whole each time and compared with the catalogue",
     },
     "events": {
-        "event_id": "it is made of the row's content: rows that agree in everything are one event",
+        "event_id": "an id is made of the row's content: rows that agree in everything are one event",
         "session_id": "the purchases of one moment are a basket",
         "item_id": "only searches can be read",
         "query": "search learns from titles only",

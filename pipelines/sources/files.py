@@ -39,7 +39,7 @@ def files_relation(
         ConfigError: nothing matches, the kind of file is not clear, or `query` cannot be used.
         DataError: a file cannot be read.
     """
-    folder = mapping_file.parent.resolve()
+    folder = mapping_file.parent.absolute()
     where = f"{mapping_file}: `{table}.files`"
     files = [file for pattern in mapping.patterns for file in _matching(connection, folder, pattern, where)]
     kind = _kind(files, mapping, where, table)
@@ -161,12 +161,11 @@ def _matching(connection: duckdb.DuckDBPyConnection, folder: Path, pattern: str,
         (Path(path.anchor), str(path.relative_to(path.anchor))) if path.is_absolute() else (folder, pattern)
     )
     try:
-        found = sorted(file for file in root.glob(relative) if file.is_file())
-        resolved = [str(file.resolve()) for file in found]
+        found = [str(file) for file in sorted(root.glob(relative)) if file.is_file()]
     except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
         raise ConfigError(f"{where}: {pattern} cannot be looked for ({error}): correct the path.") from None
-    if resolved:
-        return resolved
+    if found:
+        return found
     if (root / relative).is_dir():
         raise ConfigError(f"{where}: {pattern} is a folder: name the files in it, such as `{pattern}/*.parquet`.")
     raise ConfigError(
