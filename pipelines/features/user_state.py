@@ -152,10 +152,10 @@ rows AS (
 fresh_entries AS (  -- one list: three would be sorted three times
     SELECT
         user_id,
-        list(
-            {{'item': item_id, 'type': event_type, 'time': happened_us // 1000000}}
-            ORDER BY arrived_us, happened_us, event_id
-        ) AS entries
+        list_sort(list({{
+            'arrived_us': arrived_us, 'happened_us': happened_us, 'event_id': event_id, 'item': item_id,
+            'type': event_type
+        }})) AS entries
     FROM usable GROUP BY user_id
 ),
 whole AS (  -- all in the order of arrival; what the state held comes first
@@ -164,7 +164,7 @@ whole AS (  -- all in the order of arrival; what the state held comes first
         coalesce(len(known.item_ids), 0) AS held,
         coalesce(known.item_ids, []) || [entry.item FOR entry IN entries] AS items,
         coalesce(known.event_types, []) || [entry.type FOR entry IN entries] AS types,
-        coalesce(known.event_times, []) || [entry.time FOR entry IN entries] AS times
+        coalesce(known.event_times, []) || [entry.happened_us // 1000000 FOR entry IN entries] AS times
     FROM rows JOIN fresh_entries USING (user_id) LEFT JOIN known USING (user_id)
 ),
 places AS (

@@ -1,29 +1,57 @@
-"""Step: compute the features of users and items from the validated tables."""
+"""Step: compute the features of users and items from the validated tables, only for days that are new or touched."""
 
 import hashlib
-from datetime import UTC, datetime
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import duckdb
+
 from pipelines.config import FeatureConfig
-from pipelines.features.activity import user_activity_sql
-from pipelines.features.history import user_history_sql
-from pipelines.features.popularity import item_popularity_sql
+from pipelines.features.history import HISTORY_EVENT_TYPES
+from pipelines.features.item_statistics import ITEM_STATISTICS, item_prices_sql, item_statistics_sql
+from pipelines.features.user_state import USER_ROWS, user_rows_sql
 from pipelines.progress import Progress
 from pipelines.schemas import FeatureBuild
-from pipelines.stores.feature_files import FeatureFiles, FeatureManifest
-from pipelines.stores.sql import quoted
-from pipelines.stores.table_store import TableStore
+from pipelines.stores.feature_files import DAILY_FILES, FeatureDay, FeatureFiles, FeatureManifest
+from pipelines.stores.sql import empty_select, quoted, quoted_list, write_parquet
+from pipelines.stores.table_store import TableStore, arrival_day
 
-_FORMAT = 1
+_FORMAT = 3
 """Raise it when the queries mean something else, so that old files are built again."""
+BASE_DAYS = 7
+"""Day files that may lie between the base and the day that is built."""
+_CHUNK_ROWS = 1_500_000
+"""Events that are computed in one pass, so that memory does not grow with the number of days."""
+_CHUNK_SPAN = timedelta(days=365)
+_FLUSH_ROWS = 20_000
+"""Rows of a day that wait in memory: each has three lists of up to 50."""
+_TYPE = f"ENUM({', '.join(quoted(name) for name in HISTORY_EVENT_TYPES)})"
+"""Written as text all the same, in three quarters of the time."""
+_KEYS = {"users": "user_id", "item_statistics": "item_id"}
+_SCHEMAS = {"users": USER_ROWS, "item_statistics": ITEM_STATISTICS}
+
+
+@dataclass(frozen=True)
+class DayEvents:
+    """The events of one arrival day."""
+
+    path: Path
+    rows: int
+    source: str
+    """Stands for the events: the hash of the file, and the cut-off where it lies within the day."""
 
 
 def build_features(
     *, tables: TableStore, features_dir: Path, config: FeatureConfig, until: datetime, progress: Progress
 ) -> FeatureBuild:
-    """Write one Parquet file a feature source, from all events that arrived up to `until`.
+    """Write one Parquet file per arrival day and feature file, from all events that arrived up to `until`.
 
-    Returns at once where the files were made of the same tables with the same settings.
+    Only days whose events are new or changed are computed, and those after them: what was known of a user on a day
+    builds on the day before. Returns at once where nothing changed. Killed at any moment and run again, it ends in
+    the same state.
 
     Raises:
         DataError: there are no tables yet.
@@ -31,30 +59,279 @@ def build_features(
     files = FeatureFiles(features_dir)
     tables_fingerprint = tables.fingerprint()
     cut_off = min(until, tables.accepted_until() or until)
-    fingerprint = _fingerprint(tables_fingerprint, cut_off, config)
+    settings = _sha256(str(_FORMAT), config.model_dump_json())
+    fingerprint = _sha256(settings, tables_fingerprint, cut_off.astimezone(UTC).isoformat())
     done = files.find()
-    if done is None or done.fingerprint != fingerprint:
-        queries = {
-            "user_activity": user_activity_sql(),
-            "user_history": user_history_sql(config.history_length),
-            "item_popularity": item_popularity_sql(config.popularity_half_life_days),
+    if done is not None and done.fingerprint == fingerprint:
+        return _record(done, done.build)
+
+    before = files.last_state()
+    if before is None or before.settings != settings:
+        serial = before.build if before else 0
+        before = FeatureManifest(fingerprint="", tables_fingerprint="", settings=settings, until=cut_off, build=serial)
+    wanted = _wanted_days(tables, cut_off)
+    kept = _kept(before, wanted)
+    build = _Build(tables, files, config, kept, cut_off)
+    days = build.days({day: events for day, events in wanted.items() if day not in kept.days}, progress)
+    prices = build.prices()
+    manifest = kept.model_copy(
+        update={
+            "complete": True,
+            "fingerprint": fingerprint,
+            "tables_fingerprint": tables_fingerprint,
+            "until": cut_off,
+            "build": build.number if days or prices else before.build,
+            "days": {**kept.days, **days},
+            "prices": dict(sorted({**kept.prices, **prices}.items())),
+            "base_day": build.base_day,
+            "base_build": build.base_build,
         }
-        rows = {}
-        with tables.connect() as connection, files.replacing() as paths:
-            connection.execute("SET preserve_insertion_order = false")
-            for number, (name, query) in enumerate(queries.items()):
-                progress.update("build features", number, len(queries), name)
-                written = connection.execute(
-                    f"COPY ({query}) TO {quoted(paths[name])} (FORMAT parquet, COMPRESSION zstd)", {"until": cut_off}
-                ).fetchone()
-                rows[name] = int(written[0])
-        done = FeatureManifest(fingerprint=fingerprint, tables_fingerprint=tables_fingerprint, until=cut_off, rows=rows)
-        files.finish(done)
-        progress.update("build features", len(queries), len(queries))
-    return FeatureBuild(until=done.until, rows=done.rows, fingerprint=done.fingerprint)
+    )
+    files.replace(manifest, kept)
+    return _record(manifest, before.build, len(days))
 
 
-def _fingerprint(tables_fingerprint: str, cut_off: datetime, config: FeatureConfig) -> str:
-    """Return a SHA-256 over all that the files depend on."""
-    parts = (str(_FORMAT), tables_fingerprint, cut_off.astimezone(UTC).isoformat(), config.model_dump_json())
+def _record(manifest: FeatureManifest, build_before: int, days_built: int = 0) -> FeatureBuild:
+    return FeatureBuild(
+        until=manifest.until,
+        rows=manifest.rows,
+        fingerprint=manifest.fingerprint,
+        build=manifest.build,
+        days_built=days_built,
+        touched_since=manifest.touched_since(build_before),
+    )
+
+
+def _wanted_days(tables: TableStore, cut_off: datetime) -> dict[str, DayEvents]:
+    """Return the arrival days up to the cut-off, oldest first."""
+    last = arrival_day(cut_off)
+    accepted_until = tables.accepted_until()
+    cut = accepted_until is not None and cut_off < accepted_until
+    return {
+        day: DayEvents(
+            path=tables.folder / file.path,
+            rows=file.rows,
+            source=f"{file.sha256} {cut_off.astimezone(UTC).isoformat()}" if cut and day == last else file.sha256,
+        )
+        for day, file in tables.event_days().items()
+        if day <= last
+    }
+
+
+def _kept(before: FeatureManifest, wanted: Mapping[str, DayEvents]) -> FeatureManifest:
+    """Return the state before, reduced to the days before the first one that changed."""
+    changed = [
+        day
+        for day in before.days.keys() | wanted.keys()
+        if day not in wanted or day not in before.days or before.days[day].source != wanted[day].source
+    ]
+    first = min(changed, default="9999")
+    base_stays = before.base_day is not None and before.base_day < first
+    return before.model_copy(
+        update={
+            "days": {day: files for day, files in before.days.items() if day < first},
+            "base_day": before.base_day if base_stays else None,
+        }
+    )
+
+
+class _Build:
+    """One run: carries what is known of users and items from chunk to chunk, and stages the files."""
+
+    def __init__(
+        self, tables: TableStore, files: FeatureFiles, config: FeatureConfig, kept: FeatureManifest, cut_off: datetime
+    ) -> None:
+        self.number = kept.build + 1
+        self.base_day = kept.base_day
+        self.base_build = kept.base_build
+        self._tables = tables
+        self._files = files
+        self._kept = kept
+        self._cut_off = cut_off
+        self._queries = {
+            "users": user_rows_sql("users_state", "new_events", config.history_length),
+            "item_statistics": item_statistics_sql(
+                config.popularity_half_life_days, "item_statistics_state", "new_events"
+            ),
+        }
+        files.start()
+
+    def days(self, new: Mapping[str, DayEvents], progress: Progress) -> dict[str, FeatureDay]:
+        """Stage the files of the new days and return what they are."""
+        built: dict[str, FeatureDay] = {}
+        chunks = _chunks(new)
+        with self._tables.connect(days=[]) as connection:
+            for setting in ("preserve_insertion_order = false", "partitioned_write_max_open_files = 1000"):
+                connection.execute(f"SET {setting}")
+            connection.execute(f"SET partitioned_write_flush_threshold = {_FLUSH_ROWS}")
+            self._load_state(connection, new)
+            for number, chunk in enumerate(chunks):
+                progress.update("build features", number, len(chunks), chunk[-1])
+                self._select_events(connection, [new[day].path for day in chunk])
+                for name in DAILY_FILES:
+                    self._stage(connection, name, chunk)
+                built |= self._describe(connection, {day: new[day].source for day in chunk})
+                if number < len(chunks) - 1:
+                    for name in DAILY_FILES:
+                        self._carry(connection, name, chunk)
+            if chunks:
+                self._refresh_base(connection, list(new))
+        progress.update("build features", len(chunks), len(chunks))
+        return built
+
+    def prices(self) -> dict[str, FeatureDay]:
+        """Stage what the catalogue says of prices anew, and return what it is; empty where it did not change."""
+        source = self._tables.manifest().current["items"].sha256
+        kept = self._kept.prices
+        if any(file.source == source for file in kept.values()):
+            return {}
+        day = arrival_day(self._cut_off)
+        known = [self._files.day_file("item_prices", other) for other in kept]
+        with self._tables.connect(days=[]) as connection:
+            query = item_prices_sql()
+            if known:
+                query = (
+                    f"SELECT * FROM ({query}) AS shown ANTI JOIN read_parquet({quoted_list(known)}) AS known "
+                    "USING (item_id, event_timestamp, created_timestamp)"
+                )
+            if day in kept:
+                query = f"FROM read_parquet({quoted(self._files.day_file('item_prices', day))}) UNION ALL {query}"
+            write_parquet(connection, query, self._files.staged("item_prices", day))
+            rows, oldest = connection.execute(
+                f"SELECT count(*), min(event_timestamp) FROM {_files([self._files.staged('item_prices', day)])}"
+            ).fetchall()[0]
+        return {
+            day: FeatureDay(
+                source=source,
+                build=self.number,
+                rows={"item_prices": rows},
+                oldest={"item_prices": oldest} if rows else {},
+            )
+        }
+
+    # Inside
+
+    def _select_events(self, connection: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -> None:
+        connection.execute(
+            f"CREATE OR REPLACE TEMP VIEW new_events AS SELECT * FROM {_files(paths)} "
+            f"WHERE created_timestamp <= {quoted(self._cut_off.isoformat())}::TIMESTAMPTZ"
+        )
+
+    def _load_state(self, connection: duckdb.DuckDBPyConnection, new: Mapping[str, DayEvents]) -> None:
+        """Make the tables `<name>_state`: the newest row of each user and item that something new happened to."""
+        for name, key in _KEYS.items():
+            earlier = self._earlier(name)
+            query = empty_select(_SCHEMAS[name])
+            if earlier and new:
+                asked = f"(SELECT DISTINCT {key} FROM {_files([day.path for day in new.values()])})"
+                query = _newest(key, f"(SELECT * FROM {_files(earlier)} SEMI JOIN {asked} USING ({key}))")
+            connection.execute(f"CREATE TEMP TABLE {name}_state AS {query}")
+
+    def _earlier(self, name: str) -> list[Path]:
+        """Return the files that hold the newest row of everyone before the new days."""
+        days = [day for day in self._kept.days if self.base_day is None or day > self.base_day]
+        base = [self._files.base_file(name, self.base_build)] if self.base_day else []
+        return [*base, *(self._files.day_file(name, day) for day in days)]
+
+    def _stage(self, connection: duckdb.DuckDBPyConnection, name: str, chunk: Sequence[str]) -> None:
+        if len(chunk) == 1:
+            write_parquet(connection, self._queries[name], self._files.staged(name, chunk[0]))
+            return
+        day = {"users": "created_timestamp", "item_statistics": "created_timestamp - INTERVAL 1 DAY"}[name]
+        columns = {"users": f"* REPLACE (event_types::{_TYPE}[] AS event_types)", "item_statistics": "*"}[name]
+        parts = self._files.staged(name, "parts").with_suffix("")
+        connection.execute(
+            f"COPY (SELECT {columns}, strftime({day}, '%Y-%m-%d') AS arrival_day FROM ({self._queries[name]})) "
+            f"TO {quoted(parts)} (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (arrival_day))"
+        ).fetchall()
+        for arrived in chunk:
+            pieces = sorted((parts / f"arrival_day={arrived}").glob("*.parquet"))
+            if len(pieces) == 1:
+                pieces[0].rename(self._files.staged(name, arrived))
+            else:  # no usable event arrived, or DuckDB closed the file in between
+                query = f"SELECT * FROM {_files(pieces)}" if pieces else empty_select(_SCHEMAS[name])
+                write_parquet(connection, query, self._files.staged(name, arrived))
+        shutil.rmtree(parts, ignore_errors=True)
+
+    def _carry(self, connection: duckdb.DuckDBPyConnection, name: str, chunk: Sequence[str]) -> None:
+        """Bring the state of a feature file to the end of the chunk."""
+        key = _KEYS[name]
+        staged = _files([self._files.staged(name, day) for day in chunk])
+        connection.execute(f"CREATE TEMP TABLE next AS {_newest(key, staged)}")
+        connection.execute(f"INSERT INTO next SELECT * FROM {name}_state ANTI JOIN next USING ({key})")
+        connection.execute(f"DROP TABLE {name}_state")
+        connection.execute(f"ALTER TABLE next RENAME TO {name}_state")
+
+    def _describe(self, connection: duckdb.DuckDBPyConnection, sources: Mapping[str, str]) -> dict[str, FeatureDay]:
+        rows: dict[str, dict[str, int]] = {day: {} for day in sources}
+        oldest: dict[str, dict[str, datetime]] = {day: {} for day in sources}
+        for name in DAILY_FILES:
+            staged = quoted_list(self._files.staged(name, day) for day in sources)
+            found = {
+                Path(path).stem: (count, first)
+                for path, count, first in connection.execute(
+                    "SELECT filename, count(*), min(event_timestamp) "
+                    f"FROM read_parquet({staged}, filename = true) GROUP BY filename"
+                ).fetchall()
+            }
+            for day in sources:
+                rows[day][name], first = found.get(day, (0, None))
+                if first is not None:
+                    oldest[day][name] = first
+        return {
+            day: FeatureDay(source=source, build=self.number, rows=rows[day], oldest=oldest[day])
+            for day, source in sources.items()
+        }
+
+    def _refresh_base(self, connection: duckdb.DuckDBPyConnection, new: Sequence[str]) -> None:
+        """Write the newest rows before the last day, where too many day files have come since the last time.
+
+        The last day itself is likely to be touched again.
+        """
+        between = [day for day in [*self._kept.days, *new][:-1] if self.base_day is None or day > self.base_day]
+        if len(between) <= BASE_DAYS:
+            return
+        for name, key in _KEYS.items():
+            if self._kept.days:
+                staged = [self._files.staged(name, day) for day in new if day <= between[-1]]
+                query = _newest(key, _files([*self._earlier(name), *staged]))
+            else:
+                query = f"SELECT * FROM {name}_state"  # all days were built in this run, the last one by itself
+            target = self._files.base_file(name, self.number)
+            target.unlink(missing_ok=True)
+            write_parquet(connection, query, target)
+        self.base_day, self.base_build = between[-1], self.number
+
+
+def _chunks(new: Mapping[str, DayEvents]) -> list[list[str]]:
+    """Cut the days into runs of consecutive ones that are small enough; the last day is by itself."""
+    chunks: list[list[str]] = []
+    rows, newest = 0, max(new, default="")
+    for day, events in new.items():
+        last = day == newest
+        full = rows + events.rows > _CHUNK_ROWS or (
+            chunks and date.fromisoformat(day) - date.fromisoformat(chunks[-1][0]) > _CHUNK_SPAN
+        )
+        if not chunks or last or full:
+            chunks.append([])
+            rows = 0
+        chunks[-1].append(day)
+        rows += events.rows
+    return chunks
+
+
+def _newest(key: str, relation: str) -> str:
+    """Return a query: the newest row of each key in a relation of feature rows."""
+    return (
+        f"SELECT * FROM {relation} SEMI JOIN "
+        f"(SELECT {key}, max(created_timestamp) AS created_timestamp FROM {relation} GROUP BY {key}) "
+        f"USING ({key}, created_timestamp)"
+    )
+
+
+def _files(paths: Iterable[Path]) -> str:
+    return f"read_parquet({quoted_list(paths)})"
+
+
+def _sha256(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
