@@ -79,8 +79,13 @@ def test_a_microsecond_before_an_event_it_is_not_known(store):
     answer = store.user_features(questions(("u", day(3) - timedelta(microseconds=1)), ("u", day(3))))
 
     assert answer["item_ids"].to_pylist() == [["a", "b"], ["a", "b", "c"]]
-    assert answer["spend_28d"].to_pylist() == [6.0, 12.0]
-    assert answer["events_28d"].to_pylist() == [2.0, 3.0]
+    assert answer["purchases"].to_pylist() == [2.0, 3.0]
+    assert answer["spend_28d_decayed"].to_pylist() == pytest.approx([spent(2.0, 4.0), spent(2.0, 4.0, 6.0)])
+
+
+def spent(*values: float) -> float:
+    """Return the sum of what was spent day by day, the last value today, each halved per 28 days of age."""
+    return sum(value * 0.5 ** (age / 28) for age, value in enumerate(reversed(values)))
 
 
 def test_strangers_have_an_empty_history_and_unknown_activity(store):
@@ -93,8 +98,8 @@ def test_strangers_have_an_empty_history_and_unknown_activity(store):
 def test_activity_is_forgotten_after_28_days_and_history_never(store):
     fresh, old = store.user_features(questions(("u", day(31)), ("u", day(31.1)))).to_pylist()
 
-    assert fresh["events_28d"] == 3.0
-    assert old["events_28d"] is None
+    assert fresh["purchases"] == 3.0
+    assert old["purchases"] is None
     assert old["item_ids"] == ["a", "b", "c"]
 
 
@@ -148,30 +153,31 @@ def test_without_feature_files_the_error_names_the_step(tmp_path):
     with pytest.raises(StoreError, match="run `headrace build_features`"):
         client.user_features(questions(("u", day(1))))
     with pytest.raises(StoreError, match="run `headrace build_features`"):
-        client.materialize(UNTIL, SilentProgress())
+        client.materialize_items(UNTIL, None, SilentProgress())
 
 
-def test_materialization_counts_what_it_loaded(tmp_path):
+def test_items_are_counted_as_they_are_loaded(tmp_path):
     events = [*EVENTS, event("u", "old", day(1)), event("u", "new", day(39.5))]
     store = feature_store(tmp_path, events, until=day(41))
+    store.apply()
 
-    assert store.materialize(day(41), SilentProgress()) == {
-        "user_activity": 2,
-        "user_history": 2,
-        "item_popularity": 1,  # the other items' last day is over for more than 28 days
+    assert store.materialize_items(day(41), None, SilentProgress()) == {
+        "item_statistics": 1,  # the last day of the others is over for more than 28 days
+        "item_prices": 0,
     }
 
 
 def test_the_day_that_is_not_over_is_not_loaded(tmp_path):
     store = feature_store(tmp_path, [event("u", "a", day(1.2))], until=day(1.5))
+    store.apply()
 
-    assert store.materialize(day(1.5), SilentProgress())["item_popularity"] == 0
+    assert store.materialize_items(day(1.5), None, SilentProgress())["item_statistics"] == 0
 
 
-def test_the_offline_files_have_microseconds_in_utc(store, tmp_path_factory):
+def test_the_offline_files_have_microseconds_in_utc(store):
     """Feast's DuckDB store cannot materialize nanoseconds."""
-    for name in ("user_activity", "user_history", "item_popularity"):
-        schema = pq.read_schema(store._places.features / f"{name}.parquet")
+    for path in store._places.features.glob("*/*.parquet"):
+        schema = pq.read_schema(path)
         assert schema.field("event_timestamp").type == TIMESTAMP
         assert schema.field("created_timestamp").type == TIMESTAMP
 

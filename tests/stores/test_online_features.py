@@ -1,7 +1,7 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -9,19 +9,19 @@ import pytest
 from pipelines.errors import ConfigError, StoreError
 from pipelines.features.activity import ACTIVITY_FEATURES
 from pipelines.places import Places
-from pipelines.progress import SilentProgress
 from pipelines.stores.feast_settings import online_store_settings
 from pipelines.stores.feature_store import FeatureStoreClient
 from pipelines.stores.online_features import OnlineFeatures, UserFeatures
-from tests.stores.test_feature_store import EVENTS, UNTIL, feature_store
+from tests.stores.test_feature_store import EVENTS, UNTIL, spent
 from tests.toys.event_tables import day, event
+from tests.toys.live_shop import LiveShop
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:feast", "ignore::DeprecationWarning:ibis")
 
 
 @pytest.fixture
 def feast_dir(tmp_path) -> Path:
-    feature_store(tmp_path, EVENTS).materialize(UNTIL, SilentProgress())
+    LiveShop(tmp_path, EVENTS, until=UNTIL).materialize()
     return tmp_path / "feast"
 
 
@@ -30,18 +30,26 @@ def online(feast_dir: Path, now: datetime = UNTIL) -> OnlineFeatures:
 
 
 def test_the_service_reads_the_newest_features_of_a_user(feast_dir):
-    assert online(feast_dir).read_user("u") == UserFeatures(
-        item_ids=["a", "b", "c"],
-        event_types=["purchase", "purchase", "purchase"],
-        event_times=[int(day(number).timestamp()) for number in (1, 2, 3)],
-        activity={
-            "events_1d": 1.0,
-            "events_7d": 3.0,
-            "events_28d": 3.0,
-            "spend_28d": 12.0,
-            "mean_value_28d": 4.0,
+    user = online(feast_dir).read_user("u")
+
+    assert (user.item_ids, user.event_types) == (["a", "b", "c"], ["purchase"] * 3)
+    assert user.event_times == [int(day(number).timestamp()) for number in (1, 2, 3)]
+    assert user.arrived_at_us == user.event_timestamp_us == int(day(3).timestamp()) * 1_000_000
+    assert user.activity == pytest.approx(
+        {
+            "views": 0.0,
+            "clicks": 0.0,
+            "carts": 0.0,
+            "purchases": 3.0,
+            "ratings": 0.0,
+            "events_1d_decayed": 1 + 0.5 + 0.25,
+            "events_7d_decayed": 1 + 0.5 ** (1 / 7) + 0.5 ** (2 / 7),
+            "events_28d_decayed": spent(1, 1, 1),
+            "spend_28d_decayed": spent(2, 4, 6),
+            "mean_value_28d_decayed": spent(2, 4, 6) / spent(1, 1, 1),
+            "mean_gap_days": 1.0,
             "days_since_first": 2.0,
-        },
+        }
     )
 
 
@@ -49,28 +57,33 @@ def test_a_stranger_has_nothing(feast_dir):
     assert online(feast_dir).read_user("nobody") == UserFeatures([], [], [], dict.fromkeys(ACTIVITY_FEATURES))
 
 
-@pytest.mark.parametrize(("now", "events_28d"), [(day(31), 3.0), (day(31.1), None)], ids=["28 days old", "older"])
-def test_activity_is_forgotten_online_when_it_is_forgotten_offline(feast_dir, now, events_28d):
+@pytest.mark.parametrize(
+    ("now", "purchases"),
+    [(day(31), 3.0), (day(31) + timedelta(microseconds=1), None)],
+    ids=["28 days old", "a microsecond older"],
+)
+def test_activity_is_forgotten_online_when_it_is_forgotten_offline(feast_dir, now, purchases):
     user = online(feast_dir, now).read_user("u")
 
-    assert user.activity["events_28d"] == events_28d
+    assert user.activity["purchases"] == purchases
     assert user.item_ids == ["a", "b", "c"]
 
 
-def test_a_pushed_event_is_in_the_next_read_and_keeps_the_activity(feast_dir):
+def test_a_pushed_event_is_in_the_next_read_with_the_activity(feast_dir):
     features = online(feast_dir)
-    features.push_events("u", [event("u", "d", day(9), kind="click")])
+    features.push_events([event("u", "d", day(9), kind="click")])
 
     user = online(feast_dir).read_user("u")
     assert user.item_ids == ["a", "b", "c", "d"]
     assert user.event_types[-1] == "click"
     assert user.event_times[-1] == int(day(9).timestamp())
-    assert user.activity["events_28d"] == 3.0
+    assert (user.activity["purchases"], user.activity["clicks"]) == (3.0, 1.0)
+    assert user.activity["events_7d_decayed"] == pytest.approx(1 + sum(0.5 ** (age / 7) for age in (6, 7, 8)))
 
 
 def test_a_stranger_is_known_after_the_first_event(feast_dir):
     features = online(feast_dir)
-    features.push_events("new", [event("new", "a", day(9), kind="view")])
+    features.push_events([event("new", "a", day(9), kind="view")])
 
     assert features.read_user("new").item_ids == ["a"]
 
@@ -78,9 +91,9 @@ def test_a_stranger_is_known_after_the_first_event(feast_dir):
 def test_pushing_twice_changes_nothing(feast_dir):
     features = online(feast_dir)
     pushed = [event("u", "d", day(9)), event("u", "d", day(9)), event("u", "e", day(9))]
-    features.push_events("u", pushed)
+    features.push_events(pushed)
     once = features.read_user("u")
-    features.push_events("u", pushed)
+    features.push_events(pushed)
 
     assert once.item_ids == ["a", "b", "c", "d", "e"]
     assert features.read_user("u") == once
@@ -88,15 +101,15 @@ def test_pushing_twice_changes_nothing(feast_dir):
 
 def test_late_events_are_put_in_their_place(feast_dir):
     features = online(feast_dir)
-    features.push_events("u", [event("u", "between", day(2.5), kind="view")])
-    features.push_events("u", [event("u", "earlier", day(0.5), kind="view")])
+    features.push_events([event("u", "between", day(2.5), kind="view", arrived=day(4))])
+    features.push_events([event("u", "earlier", day(0.5), kind="view", arrived=day(5))])
 
     assert features.read_user("u").item_ids == ["earlier", "a", "b", "between", "c"]
 
 
 def test_only_the_last_50_events_stay(feast_dir):
     features = online(feast_dir)
-    features.push_events("u", [event("u", f"item-{number}", day(4 + number / 100)) for number in range(49)])
+    features.push_events([event("u", f"item-{number}", day(4 + number / 100)) for number in range(49)])
 
     user = features.read_user("u")
     assert user.item_ids == ["c", *(f"item-{number}" for number in range(49))]
@@ -106,7 +119,7 @@ def test_only_the_last_50_events_stay(feast_dir):
 def test_impressions_searches_and_events_without_an_item_are_passed_over(feast_dir):
     features = online(feast_dir)
     ignored = [event("u", "d", day(9), kind="impression"), event("u", None, day(9), kind="search")]
-    features.push_events("u", [*ignored, event("u", None, day(9), kind="view")])
+    features.push_events([*ignored, event("u", None, day(9), kind="view")])
 
     assert features.read_user("u").item_ids == ["a", "b", "c"]
 
@@ -116,7 +129,7 @@ def test_concurrent_pushes_lose_nothing(feast_dir):
     several[0].open()
 
     def push(number: int) -> None:
-        several[number % 2].push_events("u", [event("u", f"item-{number:02d}", day(5 + number))])
+        several[number % 2].push_events([event("u", f"item-{number:02d}", day(5 + number))])
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(push, range(24)))
@@ -129,8 +142,8 @@ def test_a_read_during_a_push_sees_the_history_before_or_after_it_and_nothing_in
     features.open()
 
     def push() -> None:
-        for number in range(60):
-            features.push_events("u", [event("u", f"item-{number:02d}", day(5 + number))])
+        for number in range(12):
+            features.push_events([event("u", f"item-{number:02d}", day(5 + number))])
 
     with ThreadPoolExecutor(1) as pool:
         pushes = pool.submit(push)
@@ -152,13 +165,13 @@ def test_what_was_missing_at_first_is_found_later(tmp_path):
     features = online(tmp_path / "feast")
     with pytest.raises(StoreError):
         features.open()
-    feature_store(tmp_path, EVENTS).materialize(UNTIL, SilentProgress())
+    LiveShop(tmp_path, EVENTS, until=UNTIL).materialize()
 
     assert features.read_user("u").item_ids == ["a", "b", "c"]
 
 
 def test_before_the_first_materialization_everybody_is_a_stranger(tmp_path):
-    feature_store(tmp_path, EVENTS).apply()
+    LiveShop(tmp_path, EVENTS, until=UNTIL).feature_store.apply()
 
     assert online(tmp_path / "feast").read_user("u") == UserFeatures()
 
@@ -168,7 +181,8 @@ def test_views_that_feast_declares_unready_are_refused_until_they_are_loaded(fea
     features = online(feast_dir)
     with pytest.raises(StoreError, match="run `headrace materialize_features` first"):
         features.read_user("u")
-    FeatureStoreClient(places=Places(feast_dir.parent), environment={}).materialize(UNTIL, SilentProgress())
+    feature_store = FeatureStoreClient(places=Places(feast_dir.parent), environment={})
+    feature_store.finish_users(1, UNTIL)
 
     assert features.read_user("u").item_ids == ["a", "b", "c"]
 
@@ -179,7 +193,7 @@ def test_a_materialization_in_progress_does_not_interrupt_the_service(feast_dir,
     running.open()
     mark(feast_dir, "MATERIALIZING")
 
-    running.push_events("u", [event("u", "d", day(9))])
+    running.push_events([event("u", "d", day(9))])
     assert running.read_user("u").item_ids == ["a", "b", "c", "d"]
     assert online(feast_dir).read_user("u").item_ids == ["a", "b", "c", "d"]  # one that starts now
     assert not caplog.records
@@ -214,9 +228,8 @@ def test_a_registry_that_is_being_written_does_not_interrupt_a_running_service(f
 
 def test_a_materialization_after_a_killed_one_works(feast_dir):
     mark(feast_dir, "MATERIALIZING")
-    again = FeatureStoreClient(places=Places(feast_dir.parent), environment={})
+    FeatureStoreClient(places=Places(feast_dir.parent), environment={}).finish_users(1, UNTIL)
 
-    assert again.materialize(UNTIL, SilentProgress())["user_history"] == 2
     assert online(feast_dir).read_user("u").item_ids == ["a", "b", "c"]
 
 
