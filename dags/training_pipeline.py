@@ -13,8 +13,8 @@ DOC = """
 Trains a challenger from the champion on what is new, compresses it, measures it against the champion and the
 baselines on the same test window, and promotes it if it passes the gate.
 
-`build_training_set` → `finetune_model` → `compress_model` → `evaluate_model` → `promote_challenger` (the gate;
-updates the asset *champion*, which wakes `deployment_pipeline`).
+`build_training_set` → `check_leaks` → `finetune_model` → `compress_model` → `evaluate_model` → `promote_challenger`
+(the gate; updates the asset *champion*, which wakes `deployment_pipeline`).
 
 **Skipped is an answer, not a failure.** `build_training_set` is skipped where nothing is new since the champion was
 trained. `promote_challenger` is skipped where the gate says no: the champion stays, and the reasons are in the task's
@@ -24,8 +24,10 @@ log, in the run's tags in MLflow and in the evaluation report.
 `force`, which trains although nothing is new and promotes although the gate says no.
 
 **When it fails**
-- *A red task without a retry* is a wrong setting, a broken bundle or unusable data: its last log line says which and
-  what to do. Mend it, then clear the task.
+- *A red `check_leaks`* means that a feature knows what it is to predict. Its last log line names the column; nothing
+  was trained. Mend the feature (or the clock of the source that fills it), then trigger the DAG again.
+- *Another red task without a retry* is a wrong setting, a broken bundle or unusable data: its last log line says which
+  and what to do. Mend it, then clear the task.
 - *A red task after three tries* is a store that does not answer (MLflow, Feast, a lock, a full disk).
 - Killing a task is safe: cleared, it goes on from the last checkpoint. The champion goes on serving all the while.
 """
@@ -58,10 +60,16 @@ def training_pipeline() -> None:
         return run_task("build_training_set", force=force, **params)
 
     @task
-    def finetune_model(training_set: dict[str, Any]) -> dict[str, Any]:
+    def check_leaks(training_set: dict[str, Any]) -> dict[str, Any]:
         from pipelines.airflow_tasks import run_task
 
-        return run_task("finetune_model", run=training_set["run"])
+        return run_task("check_leaks", run=training_set["run"])
+
+    @task
+    def finetune_model(checked: dict[str, Any]) -> dict[str, Any]:
+        from pipelines.airflow_tasks import run_task
+
+        return run_task("finetune_model", run=checked["run"])
 
     @task
     def compress_model(trained: dict[str, Any]) -> dict[str, Any]:
@@ -81,7 +89,7 @@ def training_pipeline() -> None:
 
         return run_task("promote_challenger", run=report["run"])
 
-    promote_challenger(evaluate_model(compress_model(finetune_model(build_training_set()))))
+    promote_challenger(evaluate_model(compress_model(finetune_model(check_leaks(build_training_set())))))
 
 
 training_pipeline()

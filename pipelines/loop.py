@@ -24,6 +24,7 @@ PIPELINES = {
     "feature_pipeline": ("ingest_tables", "validate_tables", "build_features", "materialize_features"),
     "training_pipeline": (
         "build_training_set",
+        "check_leaks",
         "finetune_model",
         "compress_model",
         "evaluate_model",
@@ -352,6 +353,9 @@ _DESCRIPTIONS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "build_features": lambda record: _amounts(record["rows"]),
     "materialize_features": lambda record: "online: " + _amounts(record["rows"]),
     "build_training_set": lambda record: f"run {record['run']}: rows {_amounts(record['rows'])}",
+    "check_leaks": lambda record: (
+        f"the canary was caught; {len(record['columns'])} columns do not know the label ({record['rows']:,} rows)"
+    ),
     "finetune_model": lambda record: f"{record['steps']:,} steps from {record['started_from']}",
     "compress_model": lambda record: (
         f"bundle {record['bundle']}, {record['size_mib']:.0f} MiB, cosine to float {record['cosine_to_float']:.3f}"

@@ -75,6 +75,11 @@ def test_rollback_moves_the_alias_and_deploys(bag):
     assert bag["dags"]["rollback"]["params"] == ["to"]
 
 
+def test_monitoring_audits_the_served_features_every_day(bag):
+    assert bag["dags"]["monitoring"]["tasks"] == {"audit_skew": []}
+    assert bag["dags"]["monitoring"]["timetable"] == bag["dags"]["training_pipeline"]["timetable"]
+
+
 def test_a_new_champion_wakes_the_deployment(bag):
     assert bag["dags"]["training_pipeline"]["outlets"] == {"promote_challenger": ["champion"]}
     assert bag["dags"]["deployment_pipeline"]["timetable"] == "AssetTriggeredTimetable"
