@@ -1,5 +1,6 @@
 """How Feast is imported and set up: the same for the steps and for the service."""
 
+import json
 import logging
 import os
 import sqlite3
@@ -67,10 +68,10 @@ def online_store_settings(feast_dir: Path, address: str | None) -> dict[str, Any
             "(or rediss:// for TLS), or leave it unset for SQLite."
         )
     username, password = unquote(parts.username or ""), unquote(parts.password or "")
-    if "," in username + password:
+    if "," in username + password or _is_changed_by_feast(username) or _is_changed_by_feast(password):
         raise ConfigError(
-            f"The user name or the password in {ONLINE_STORE_VARIABLE} has a comma, which Feast cannot pass on to "
-            "Redis: choose another one."
+            f"The user name or the password in {ONLINE_STORE_VARIABLE} has a comma, or reads as JSON, which Feast cannot "
+            "pass on to Redis: choose another one."
         )
     settings = [f"{parts.hostname}:{parts.port or 6379}", f"db={parts.path.strip('/') or 0}"]
     if username:
@@ -79,7 +80,17 @@ def online_store_settings(feast_dir: Path, address: str | None) -> dict[str, Any
         settings.append(f"password={password}")
     if parts.scheme == "rediss":
         settings.append("ssl=true")
-    return {"type": "redis", "connection_string": ",".join(settings)}
+    # By itself Feast drops a row that is not newer by event time than the one it has, and a late event makes such a
+    # row. SQLite takes every row; with this so does Redis.
+    return {"type": "redis", "connection_string": ",".join(settings), "skip_dedup": True}
+
+
+def _is_changed_by_feast(secret: str) -> bool:
+    """Whether Feast, which reads every setting as JSON where it can, would make something else of it (`1e5`, `true`)."""
+    try:
+        return str(json.loads(secret)) != secret
+    except ValueError:
+        return False
 
 
 def online_store_from_environment(environment: Mapping[str, str] = os.environ) -> str | None:

@@ -242,7 +242,9 @@ def test_a_materialization_after_a_killed_one_works(feast_dir):
     ],
 )
 def test_redis_addresses(tmp_path, address, connection_string):
-    assert online_store_settings(tmp_path, address) == {"type": "redis", "connection_string": connection_string}
+    settings = online_store_settings(tmp_path, address)
+
+    assert settings == {"type": "redis", "connection_string": connection_string, "skip_dedup": True}
 
 
 @pytest.mark.parametrize(
@@ -252,6 +254,8 @@ def test_redis_addresses(tmp_path, address, connection_string):
         ("host:6379", "write redis://host:6379/0"),
         ("redis://", "write redis://host:6379/0"),
         ("redis://:secret%2Cword@host", "choose another"),
+        ("redis://:1e5@host", "choose another"),
+        ("redis://:true@host", "choose another"),
     ],
 )
 def test_another_address_is_refused_without_showing_its_secret(tmp_path, address, next_action):

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -29,7 +30,7 @@ class RedisServer:
 
     @property
     def address(self) -> str:
-        secret = f":{self._password}@" if self._password else ""
+        secret = f":{quote(self._password)}@" if self._password else ""
         return f"redis://{secret}127.0.0.1:{self.port}/0"
 
     def start(self) -> "RedisServer":
@@ -52,6 +53,13 @@ class RedisServer:
                         self.stop()
                         raise
                     time.sleep(0.02)
+
+    def empty(self) -> None:
+        """Forget everything."""
+        import redis
+
+        with redis.Redis(port=self.port, password=self._password) as client:
+            client.flushall()
 
     def stop(self) -> None:
         """End the server as a crash would, but for what it has written already."""
