@@ -70,8 +70,8 @@ def online_store_settings(feast_dir: Path, address: str | None) -> dict[str, Any
     username, password = unquote(parts.username or ""), unquote(parts.password or "")
     if "," in username + password or _is_changed_by_feast(username) or _is_changed_by_feast(password):
         raise ConfigError(
-            f"The user name or the password in {ONLINE_STORE_VARIABLE} has a comma, or reads as JSON, which Feast cannot "
-            "pass on to Redis: choose another one."
+            f"The user name or the password in {ONLINE_STORE_VARIABLE} has a comma, or reads as JSON, which Feast "
+            "cannot pass on to Redis: choose another one."
         )
     settings = [f"{parts.hostname}:{parts.port or 6379}", f"db={parts.path.strip('/') or 0}"]
     if username:
@@ -86,7 +86,7 @@ def online_store_settings(feast_dir: Path, address: str | None) -> dict[str, Any
 
 
 def _is_changed_by_feast(secret: str) -> bool:
-    """Whether Feast, which reads every setting as JSON where it can, would make something else of it (`1e5`, `true`)."""
+    """Whether Feast, which reads every setting as JSON where it can, would make something else of it (`1e5`)."""
     try:
         return str(json.loads(secret)) != secret
     except ValueError:
