@@ -13,19 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.errors import DataError
-
-_NOT_ACTIVITY = {
-    "row_id",
-    "split",
-    "user_id",
-    "session_id",
-    "as_of",
-    "target_item_ids",
-    "new_item_ids",
-    "history_item_ids",
-    "history_event_types",
-    "history_times",
-}
+from pipelines.features.activity import ACTIVITY_FEATURES
 
 
 @dataclass(frozen=True)
@@ -119,7 +107,7 @@ def read_rows(training_set: Path, split: str, item_ids: Sequence[str]) -> Evalua
             f"rows, first at row_id {', '.join(map(str, lacking[:3]))}: delete that folder and run "
             "`headrace build_training_set` again."
         )
-    activity = [name for name in table.column_names if name not in _NOT_ACTIVITY]
+    activity = [name for name in ACTIVITY_FEATURES if name in table.column_names]
     digest = hashlib.sha1(usedforsecurity=False)
     for record in records:
         digest.update(f"{record['user_id']} {record['as_of']} {' '.join(record['target_item_ids'])}\n".encode())

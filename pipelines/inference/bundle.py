@@ -52,6 +52,7 @@ __all__ = [
     "BundleParts",
     "Fusion",
     "Manifest",
+    "OtherFeaturesError",
     "Preprocessing",
     "RecommendFusion",
     "SearchFusion",
@@ -77,6 +78,10 @@ ITEM_COLUMNS = pa.schema(
 _NORM_TOLERANCE = 2e-2
 _USER_BATCH = 256
 T = TypeVar("T")
+
+
+class OtherFeaturesError(BundleError):
+    """The bundle was trained on activity features that this version does not compute."""
 
 
 class FileEntry(Frozen):
@@ -434,7 +439,7 @@ def _open(folder: Path, manifest: Manifest, device: Device) -> Bundle:
 
 def _check_activity_features(bundle_id: str, trained_on: tuple[str, ...]) -> None:
     if trained_on and trained_on != ACTIVITY_FEATURES:
-        raise BundleError(
+        raise OtherFeaturesError(
             f"The bundle {bundle_id} was trained on the activity features {', '.join(trained_on)}, this version "
             f"computes {', '.join(ACTIVITY_FEATURES)}: train a new bundle, or use the version that wrote it."
         )

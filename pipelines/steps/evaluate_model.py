@@ -21,7 +21,7 @@ from pipelines.evaluation.rows import EvaluationRows, read_rows
 from pipelines.evaluation.search_cases import SEARCH, JudgedQueries, QueryScorer, measure_search, same_text_targets
 from pipelines.experiments.plots import QualityPoint, metric_bars, quality_against_latency
 from pipelines.experiments.report import evaluation_page
-from pipelines.inference.bundle import Bundle, load_bundle
+from pipelines.inference.bundle import Bundle, OtherFeaturesError, load_bundle
 from pipelines.progress import Progress
 from pipelines.promotion.gate import CHALLENGER_CASE, CHAMPION_CASE
 from pipelines.schemas import CompressedBundle, EvaluationReport, Metric, TrainingSet
@@ -79,6 +79,9 @@ def evaluate_model(
 ) -> EvaluationReport:
     """Rank the whole catalogue for every test row with every case, and keep the report with the version.
 
+    A champion of an older version that reads other activity features cannot be measured: it is left out, the report
+    says so, and the gate asks the challenger to beat the baselines instead.
+
     Running it again replaces the report; only the latencies differ then.
 
     Args:
@@ -93,7 +96,8 @@ def evaluate_model(
         log.params({**config.model_dump(), "metric.ties": TIE_RULE})
         encode_queries, encode_items = _untouched_encoder(bundle, cache_dir, progress)
         data = _read(training_set, bundle, tables, config, encode_items)
-        champion = _champion(compressed, bundles_dir, registry)
+        champion, left_out = _champion(compressed, bundles_dir, registry)
+        log.tags({"champion_left_out": left_out[0]} if left_out else {})
         own = BundleScorer(bundle, data.item_ids)
         live = BundleScorer(champion, data.item_ids) if champion else None
         cases = _cases(own, live, data)
@@ -113,7 +117,7 @@ def evaluate_model(
             asked = bundle_latency_ms(champion, data.rows, [], serving, config.latency_requests)
             served_ms[CHAMPION_CASE] = asked["recommend_p50"]
         figures = _figures(report, cases, data.rows, served_ms)
-        _publish(report, compressed, figures, data, config, registry, tracker, log)
+        _publish(report, compressed, figures, [*_notes(data, config), *left_out], data, registry, tracker, log)
     return report
 
 
@@ -200,15 +204,24 @@ def _search_scorers(
     }
 
 
-def _champion(compressed: CompressedBundle, bundles_dir: Path, registry: ModelRegistry) -> Bundle | None:
-    """Open the champion; where the challenger already is the champion, the one before it."""
+def _champion(
+    compressed: CompressedBundle, bundles_dir: Path, registry: ModelRegistry
+) -> tuple[Bundle | None, list[str]]:
+    """Open the champion; where the challenger already is the champion, the one before it.
+
+    Returns:
+        The bundle, or none with the reason why it cannot be measured.
+    """
     found = registry.champion()
     if found is not None and found.bundle == compressed.bundle:
         found = registry.previous_champion()
     if found is None:
-        return None
+        return None, []
     folder = bundles_dir / found.bundle
-    return load_bundle(folder if folder.is_dir() else registry.fetch(found.version, bundles_dir))
+    try:
+        return load_bundle(folder if folder.is_dir() else registry.fetch(found.version, bundles_dir)), []
+    except OtherFeaturesError as error:
+        return None, [f"The champion is left out. {error}"]
 
 
 def _metrics(
@@ -253,15 +266,15 @@ def _publish(
     report: EvaluationReport,
     compressed: CompressedBundle,
     figures: "Mapping[str, Figure]",
+    notes: Sequence[str],
     data: _Data,
-    config: EvaluationConfig,
     registry: ModelRegistry,
     tracker: ExperimentTracker,
     log: StepLog,
 ) -> None:
     """Write the page, log everything to MLflow and keep the report with the version."""
     if report.report is not None:
-        write_text(report.report, evaluation_page(report, _notes(data, config), figures))
+        write_text(report.report, evaluation_page(report, notes, figures))
         log.artifact(report.report, "report")
     for caption, figure in figures.items():
         log.figure(figure, caption.lower().replace(" ", "_") + ".png")

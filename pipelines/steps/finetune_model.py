@@ -61,6 +61,8 @@ def finetune_model(
     from_champion = training_set.champion is not None and champion.exists()
     origin = training_set.champion if from_champion and training_set.champion else config.encoder
     with tracker.step(training_set.run, STEP) as log:
+        if from_champion and champion.preprocessing().activity_features != ACTIVITY_FEATURES:
+            log.tags({"other_activity": f"{origin} read other activity features: that layer of it starts anew."})
         log.params({**config.model_dump(), "started_from": origin, "device": training_device().type})
         log.dataset(
             "training_set", training_set.fingerprint, training_set.rows.get("train", 0), str(training_set.folder)
@@ -131,7 +133,7 @@ def _train(
     query_pairs = QueryPairs(embed(queries, "queries encoded"), rows)
     towers = new_towers(catalog, encoder.dim, config, preprocessing)
     if champion:
-        load_towers_into(towers, catalog, champion)
+        load_towers_into(towers, catalog, champion, preprocessing.activity_features)
     towers.to(device)
     tuning = tune_towers(
         towers,

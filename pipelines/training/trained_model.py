@@ -8,6 +8,7 @@ history.json          loss and validation recall by step
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from pipelines.training.catalog import Catalog
 from pipelines.training.tower_tuning import TuningResult
 
 _ROW_TABLES = {"item.behavior.weight": "items", "item.category.weight": "categories", "item.brand.weight": "brands"}
+_ACTIVITY = "user.activity.weight"
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,10 @@ def item_inputs(catalog: Catalog, text_vectors: torch.Tensor, gate_half_count: f
     )
 
 
-def load_towers_into(towers: Towers, catalog: Catalog, source: TrainedFolder) -> int:
+def load_towers_into(towers: Towers, catalog: Catalog, source: TrainedFolder, activity_features: Sequence[str]) -> int:
     """Copy trained weights into towers over another catalogue: rows by name, everything else as it is.
+
+    Where the source read other activity features, the towers start without any: that layer stays at zero.
 
     Returns:
         Number of items whose behaviour embedding was known.
@@ -108,6 +112,8 @@ def load_towers_into(towers: Towers, catalog: Catalog, source: TrainedFolder) ->
     """
     weights, names, wanted = read_towers(source.towers), source.tables(), table_names(catalog)
     state = towers.state_dict()
+    if source.preprocessing().activity_features != tuple(activity_features):
+        del state[_ACTIVITY]
     known = 0
     for name, value in state.items():
         found = weights.get(name)
@@ -158,5 +164,5 @@ def load_trained_model(
     """Read a trained model for a catalogue; items that it never saw have an untrained behaviour embedding."""
     encoder, tokenizer = load_encoder(str(source.encoder))
     towers = new_towers(catalog, encoder.dim, config, source.preprocessing())
-    load_towers_into(towers, catalog, source)
+    load_towers_into(towers, catalog, source, source.preprocessing().activity_features)
     return encoder, tokenizer, towers

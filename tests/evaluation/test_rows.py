@@ -18,7 +18,7 @@ def test_items_become_row_numbers_of_the_catalogue(tmp_path):
     assert rows.new_targets[0].tolist() == [3]
     assert rows.seen[0].tolist() == [1, 2]
     assert rows.features[0].item_ids == ["b", "gone", "c"]
-    assert rows.features[0].activity == {"events_28d": 3.0}
+    assert rows.features[0].activity == {"events_28d_decayed": 3.0}
     assert rows.now_s.tolist() == [rows.as_of[0].timestamp()]
 
 

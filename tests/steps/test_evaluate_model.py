@@ -1,5 +1,7 @@
 """The whole evaluation on six items, with a real bundle, a real encoder and a real MLflow."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.config import EvaluationConfig, ServingConfig
+from pipelines.inference.preprocessing import Preprocessing
 from pipelines.progress import SilentProgress
 from pipelines.schemas import CompressedBundle, TrainingSet
 from pipelines.steps.evaluate_model import evaluate_model
@@ -143,3 +146,17 @@ def test_a_champion_whose_folder_is_gone_is_fetched_from_the_registry(shop):
     champion.folder.rename(shop.home / "elsewhere")
     assert "champion" in shop.evaluate(shop.challenger("b2")).metrics
     assert champion.folder.is_dir()
+
+
+def test_a_champion_with_other_activity_features_is_left_out_with_the_reason(shop):
+    champion = shop.challenger("old")
+    shop.registry.set_champion(champion.version)
+    older = Preprocessing(activity_features=("events_1d", "spend_28d")).model_dump_json().encode()
+    (champion.folder / "preprocessing.json").write_bytes(older)
+    manifest = json.loads((champion.folder / "manifest.json").read_text())
+    manifest["files"]["preprocessing.json"] = {"sha256": hashlib.sha256(older).hexdigest(), "bytes": len(older)}
+    (champion.folder / "manifest.json").write_text(json.dumps(manifest))
+    report = shop.evaluate(shop.challenger("new"))
+
+    assert "champion" not in report.metrics
+    assert "The champion is left out. The bundle" in report.report.read_text()

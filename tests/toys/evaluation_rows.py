@@ -23,7 +23,7 @@ ROWS = pa.schema(
         pa.field("history_item_ids", pa.list_(pa.string())),
         pa.field("history_event_types", pa.list_(pa.string())),
         pa.field("history_times", pa.list_(pa.int64())),
-        pa.field("events_28d", pa.float64()),
+        pa.field("events_28d_decayed", pa.float64()),
     ]
 )
 
@@ -56,7 +56,7 @@ def row(
         "history_item_ids": list(history),
         "history_event_types": ["purchase"] * len(history),
         "history_times": [int((as_of - timedelta(days=age)).timestamp()) for age in ages],
-        "events_28d": float(len(history)),
+        "events_28d_decayed": float(len(history)),
         "seen": seen,
     }
 
