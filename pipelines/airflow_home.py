@@ -112,7 +112,8 @@ def serve_airflow(places: Places, *, port: int, environment: Mapping[str, str] =
     }
     sys.stdout.write(
         f"Airflow on http://127.0.0.1:{port} in about half a minute (Ctrl-C stops it). "
-        f"feature_pipeline, training_pipeline and monitoring are paused until you switch them on. Logs: {places.airflow}/*.log\n"
+        "feature_pipeline, training_pipeline and monitoring are paused until you switch them on. "
+        f"Logs: {places.airflow}/*.log\n"
     )
     sys.stdout.flush()
     return run_together(parts, settings, places.airflow)
