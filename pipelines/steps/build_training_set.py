@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -21,6 +22,7 @@ from pipelines.features.baskets import (
     split_by_time,
     training_rows_sql,
 )
+from pipelines.features.on_demand import CONTEXT_FEATURES, context_features, item_facts
 from pipelines.progress import Progress
 from pipelines.schemas import TIMESTAMP, TrainingSet
 from pipelines.stores.feature_store import FeatureStoreClient
@@ -41,13 +43,15 @@ TRAINING_ROWS = pa.schema(
         pa.field("history_item_ids", _ITEM_LIST),
         pa.field("history_event_types", _ITEM_LIST),
         pa.field("history_times", pa.list_(pa.int64())),
-        *(pa.field(name, pa.float64()) for name in ACTIVITY_FEATURES),
+        *(pa.field(name, pa.float64()) for name in (*ACTIVITY_FEATURES, *CONTEXT_FEATURES)),
     ]
 )
 """`rows.parquet`, in the order of `row_id`, which is the order of time. Histories are oldest first."""
 SEEN_ITEMS = pa.schema([pa.field("row_id", pa.int64(), nullable=False), pa.field("item_ids", _ITEM_LIST)])
 """`seen.parquet`: validation and test rows, and all that their users had bought before."""
-_FORMAT = 1
+_CONTEXT_ROWS = 20_000
+"""Rows whose histories are in memory as numbers at once."""
+_FORMAT = 2
 """Raise it when the rows mean something else, so that old training sets are built again."""
 
 
@@ -94,7 +98,7 @@ def build_training_set(
         counts = {name: pc.sum(pc.equal(rows["split"], name)).as_py() or 0 for name in SPLITS}
         _refuse_empty_splits(counts, split, config)
         progress.update("join features", 0, rows.num_rows)
-        complete = _with_features(rows, feature_store)
+        complete = _with_features(rows, feature_store, connection)
         progress.update("join features", rows.num_rows, rows.num_rows)
         connection.register("rows", rows)
         seen = connection.sql(seen_items_sql()).to_arrow_table().cast(SEEN_ITEMS)
@@ -168,8 +172,10 @@ def _refuse_empty_splits(counts: dict[str, int], split: Split, config: TrainingS
             )
 
 
-def _with_features(rows: pa.Table, feature_store: FeatureStoreClient) -> pa.Table:
-    """Add what was known of each user at `as_of`; rows, order and labels stay as they are.
+def _with_features(
+    rows: pa.Table, feature_store: FeatureStoreClient, connection: duckdb.DuckDBPyConnection
+) -> pa.Table:
+    """Add what was known of each user at `as_of`, and the moment itself; rows, order and labels stay as they are.
 
     Raises:
         DataError: the join changed the rows, or a history knows something from after `as_of`.
@@ -184,11 +190,37 @@ def _with_features(rows: pa.Table, feature_store: FeatureStoreClient) -> pa.Tabl
             "history_event_types": features["event_types"],
             "history_times": features["event_times"],
             **{name: features[name] for name in ACTIVITY_FEATURES},
+            **_context(rows["as_of"], features["item_ids"], features["event_times"], connection),
         },
         schema=TRAINING_ROWS,
     )
     _refuse_leaks(complete)
     return complete
+
+
+def _context(
+    as_of: pa.ChunkedArray, items: pa.ChunkedArray, times: pa.ChunkedArray, connection: duckdb.DuckDBPyConnection
+) -> dict[str, pa.Array]:
+    """Compute the features on demand of every row, by the function that requests use; null where nothing is known."""
+    catalogue = connection.sql("SELECT item_id, price, category, brand FROM items ORDER BY item_id").to_arrow_table()
+    item_ids = catalogue["item_id"].combine_chunks()
+    facts = item_facts(*(catalogue[name].to_pylist() for name in ("price", "category", "brand")))
+    parts = []
+    for start in range(0, len(as_of), _CONTEXT_ROWS):
+        lists = items.slice(start, _CONTEXT_ROWS).combine_chunks()
+        numbers = pc.fill_null(pc.index_in(pc.list_flatten(lists), value_set=item_ids), -1)
+        part = context_features(
+            numbers.to_numpy(zero_copy_only=False).astype(np.int64),
+            pc.list_flatten(times.slice(start, _CONTEXT_ROWS).combine_chunks()).to_numpy(zero_copy_only=False),
+            np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy(zero_copy_only=False))]),
+            as_of.slice(start, _CONTEXT_ROWS).cast(pa.int64()).to_numpy() / 1e6,
+            facts,
+        )
+        parts.append(part)
+    return {
+        name: pa.array(np.concatenate([part[name] for part in parts]), pa.float64(), from_pandas=True)
+        for name in CONTEXT_FEATURES
+    }
 
 
 def _refuse_leaks(rows: pa.Table) -> None:

@@ -9,6 +9,7 @@ import pytest
 from pipelines.config import FeatureConfig, TrainingSetConfig
 from pipelines.errors import DataError, StoreError
 from pipelines.features.activity import ACTIVITY_FEATURES
+from pipelines.features.on_demand import CONTEXT_FEATURES
 from pipelines.places import Places
 from pipelines.progress import SilentProgress
 from pipelines.schemas import TIMESTAMP, TrainingSet
@@ -109,13 +110,30 @@ def test_rows_worked_out_by_hand(shop):
     ]
     assert rows[2]["history_event_types"] == ["view"]
     assert rows[2]["history_times"] == [int(day(6.4).timestamp())]
-    assert {name: rows[1][name] for name in ACTIVITY_FEATURES} == {
-        "events_1d": 2.0,
-        "events_7d": 3.0,
-        "events_28d": 3.0,
-        "spend_28d": 6.0,
-        "mean_value_28d": 3.0,
-        "days_since_first": 2.0,
+    # Two purchases on day 1, one two days before.
+    assert {name: rows[1][name] for name in ACTIVITY_FEATURES} == pytest.approx(
+        {
+            "views": 0,
+            "clicks": 0,
+            "carts": 0,
+            "purchases": 3,
+            "ratings": 0,
+            "events_1d_decayed": 2 + 1 / 4,
+            "events_7d_decayed": 2 + 0.5 ** (2 / 7),
+            "events_28d_decayed": 2 + 0.5 ** (1 / 14),
+            "spend_28d_decayed": 6,
+            "mean_value_28d_decayed": 3,
+            "mean_gap_days": 2,
+            "days_since_first": 2,
+        }
+    )
+    # Day 5 is 2026-01-06, a Tuesday, and the row is of the microsecond before it.
+    assert {name: rows[1][name] for name in CONTEXT_FEATURES} == {
+        "hour": 23,
+        "weekday": 0,
+        "hours_since_last": pytest.approx(4 * 24),
+        "mean_gap_h": 2 * 24,
+        "log_price_affinity": None,
     }
 
 
@@ -180,13 +198,12 @@ def test_a_killed_run_is_completed(shop):
 
 
 def test_a_leak_planted_in_the_features_stops_the_run(shop):
-    path = shop.places.features / "user_history.parquet"
-    table = pq.read_table(path)
-    an_hour = timedelta(hours=1)
-    early = [at - an_hour for at in table["event_timestamp"].to_pylist()]
-    for name in ("event_timestamp", "created_timestamp"):
-        table = table.set_column(table.column_names.index(name), name, pa.array(early, TIMESTAMP))
-    pq.write_table(table, path)
+    for path in (shop.places.features / "users").iterdir():
+        table = pq.read_table(path)
+        early = [at - timedelta(hours=1) for at in table["event_timestamp"].to_pylist()]
+        for name in ("event_timestamp", "created_timestamp"):
+            table = table.set_column(table.column_names.index(name), name, pa.array(early, TIMESTAMP))
+        pq.write_table(table, path)
 
     with pytest.raises(DataError, match=r"4 training rows know events from after their time \(first row_id: 0, 1, 2\)"):
         shop.training_set()
