@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -58,6 +58,9 @@ _PAUSE_S = 0.3
 """Seconds between two kills at most."""
 _FOLLOW_S = 0.01
 """Seconds between two readings."""
+_WRITING_S = 0.05
+"""About as long as it takes to write the files of a window."""
+_WATCH_S = 0.001
 _ITEMS = 20
 _UNKNOWN_ITEM_SHARE = 0.02
 _SENT_AGAIN_SHARE = 0.05
@@ -209,7 +212,8 @@ class _Writer:
 
     def kill(self) -> set[str]:
         """Kill the process and return the ids of the events that were acknowledged to it."""
-        _kill(self._process)
+        if not _kill(self._process):
+            raise StoreError(f"A writer stopped by itself with exit code {self._process.exitcode}: see above why.")
         self._listener.join()
         self._receiver.close()
         calls = [line.split() for line in b"".join(self._lines).decode().splitlines()]
@@ -265,7 +269,10 @@ class _Follower:
 
 
 def kill_ingestion(folder: Path, kills: int, chooser: random.Random, context: ForkServerContext) -> Tally:
-    """Ingest and validate while events arrive, killed at random moments; then once in peace."""
+    """Ingest and validate while events arrive, killed at random moments; then once in peace.
+
+    One kill in three falls anywhere, one while a window is written, one while it becomes part of the tables.
+    """
     places = Places(folder / "home")
     environment = _shop(folder / "shop", places)
     ingestion = _Ingestion(context, environment, folder / "steps.log")
@@ -274,7 +281,12 @@ def kill_ingestion(folder: Path, kills: int, chooser: random.Random, context: Fo
     with _arriving(EventLog(places.event_log), chooser.random()) as acknowledged:
         whole_s = max(ingestion.run(), 0.1)
         while killed < kills:
-            killed += ingestion.run_until(chooser.uniform(0, 1.1 * whole_s))
+            watched = chooser.choice((None, places.ingested, places.tables / "events"))
+            if watched:
+                is_time = _after_change(watched, chooser.uniform(0, _WRITING_S))
+            else:
+                is_time = _after(chooser.uniform(0, 1.1 * whole_s))
+            killed += ingestion.run_until(is_time)
     ingestion.run()
     return Tally.of("ingestion", killed, set(acknowledged), _in_tables(places))
 
@@ -293,13 +305,13 @@ class _Ingestion:
         self._finished(self._started())
         return time.monotonic() - started
 
-    def run_until(self, seconds: float) -> bool:
-        """Run, and kill what still runs after so many seconds; return whether that was necessary."""
+    def run_until(self, is_time: Callable[[], bool]) -> bool:
+        """Run, and kill it when it is time; return whether it still ran then."""
         process = self._started()
-        process.join(seconds)
-        if process.is_alive():
-            _kill(process)
-            return True
+        while process.is_alive():
+            if is_time() and _kill(process):
+                return True
+            time.sleep(_WATCH_S)
         self._finished(process)
         return False
 
@@ -313,6 +325,25 @@ class _Ingestion:
         if process.exitcode:
             lines = self._output.read_text(encoding="utf-8", errors="replace").splitlines()
             raise StoreError(f"Ingestion stopped by itself with exit code {process.exitcode}: {' '.join(lines[-3:])}")
+
+
+def _after(seconds: float) -> Callable[[], bool]:
+    """Return a question that is true so many seconds from now."""
+    moment = time.monotonic() + seconds
+    return lambda: time.monotonic() >= moment
+
+
+def _after_change(folder: Path, seconds: float) -> Callable[[], bool]:
+    """Return a question that is true so many seconds after something was made, renamed or removed in the folder."""
+    before = folder.stat().st_mtime_ns
+    moments: list[float] = []
+
+    def is_time() -> bool:
+        if not moments and folder.stat().st_mtime_ns != before:
+            moments.append(time.monotonic() + seconds)
+        return bool(moments) and time.monotonic() >= moments[0]
+
+    return is_time
 
 
 def _ingest(environment: dict[str, str], output: Path) -> None:
@@ -430,13 +461,11 @@ def _event(event_id: str, chooser: random.Random) -> dict[str, Any]:
     }
 
 
-def _kill(process: Any) -> None:
-    if not process.is_alive():
-        raise StoreError(
-            f"A process stopped by itself with exit code {process.exitcode} before it was killed: see above why."
-        )
-    os.kill(process.pid, signal.SIGKILL)
+def _kill(process: Any) -> bool:
+    """Kill a process; return whether it still ran."""
+    process.kill()
     process.join()
+    return bool(process.exitcode == -signal.SIGKILL)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ BATCH_ROWS = 20_000
 """Events in one batch at most: some 10 MB."""
 ARRIVAL = "created_timestamp"
 _REQUIRED = tuple(field.name for field in EVENTS if not field.nullable and field.name != ARRIVAL)
+_AS_JSON = pa.struct([field.with_type(pa.string()) if field.type == TIMESTAMP else field for field in EVENTS])
 _logger = logging.getLogger(__name__)
 
 Event = dict[str, Any]
@@ -122,7 +123,9 @@ def record_batches(records: Iterable[list[Event]], rows: int = BATCH_ROWS) -> It
 
 def _record_batch(events: list[Event]) -> pa.RecordBatch:
     try:
-        return pa.RecordBatch.from_arrays([_column(field, events) for field in EVENTS], schema=EVENTS)
+        columns = pa.array(events, _AS_JSON).flatten()
+        typed = [column.cast(field.type) for field, column in zip(EVENTS, columns, strict=True)]
+        return pa.RecordBatch.from_arrays(typed, schema=EVENTS)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         if len(events) > 1:  # one event that another program wrote must not hold up the others
             halves = events[: len(events) // 2], events[len(events) // 2 :]
@@ -133,8 +136,3 @@ def _record_batch(events: list[Event]) -> pa.RecordBatch:
             " ".join(str(error).split()),
         )
         return pa.RecordBatch.from_pylist([], schema=EVENTS)
-
-
-def _column(field: pa.Field, events: list[Event]) -> pa.Array:
-    values = [event.get(field.name) for event in events]
-    return pa.array(values, pa.string()).cast(TIMESTAMP) if field.type == TIMESTAMP else pa.array(values, field.type)
