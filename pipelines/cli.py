@@ -20,6 +20,7 @@ Places and secrets come from the environment:
   HEADRACE_HOME           folder of everything it writes (default: .headrace)
   HEADRACE_CONFIG         settings: a YAML file, or `demo`
   HEADRACE_PSEUDONYM_KEY  secret behind the user pseudonyms (default: made once)
+  HEADRACE_EVENT_LOG      kafka://host:9092/topic (default: below the home)
   HEADRACE_API_KEY        key that the service asks for (none: loopback only)
 """
 

@@ -85,11 +85,13 @@ def check_surroundings() -> None:
     from pipelines.inference.bundle import read_manifest, verify_files
     from pipelines.places import Places
     from pipelines.pseudonyms import Pseudonymizer, load_pseudonym_key, require_key_of_tables
+    from pipelines.stores.event_log import open_event_log
     from pipelines.stores.feast_settings import online_store_from_environment, online_store_settings
 
     places = Places.from_environment()
     load_config()
     online_store_settings(places.feast, online_store_from_environment())
+    open_event_log(places.event_log, os.environ)
     folder = find_bundle(places, os.environ)
     verify_files(folder, read_manifest(folder))
     require_key_of_tables(Pseudonymizer(load_pseudonym_key(places.pseudonym_key, create=False)), places.tables)
