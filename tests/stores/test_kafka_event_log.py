@@ -1,15 +1,21 @@
 """The event log in Kafka, against the mock cluster that librdkafka speaks the real protocol with."""
 
 import json
+import sys
 import threading
 import uuid
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from pipelines.config import PreparationConfig
 from pipelines.errors import ConfigError, DataError, StoreError
+from pipelines.progress import SilentProgress
 from pipelines.schemas import EVENTS
+from pipelines.sources.tables import TablesSource
+from pipelines.steps.ingest_tables import ingest_tables
 from pipelines.stores.event_log import EventLog, open_event_log
+from tests.toys.catalogue import NOW, pseudonymizer, toy_tables
 
 kafka = pytest.importorskip("confluent_kafka", reason="needs the extra `kafka`")
 from pipelines.stores.kafka_event_log import KafkaEventLog  # noqa: E402
@@ -149,6 +155,27 @@ def test_a_home_that_changes_to_kafka_keeps_its_place_in_the_embedded_log(log, t
     assert ids(batches) == ["3"]
 
 
+def test_two_windows_of_ingestion_hold_every_event_once(log, clock, tmp_path):
+    tables = toy_tables(tmp_path)
+    for day in (1, 2):
+        clock.now = NOW + timedelta(days=day)
+        log.append([event(f"{day}-{number}", item_id="item-03", event_timestamp=clock.now) for number in range(3)])
+        window = ingest_tables(
+            TablesSource(tmp_path / "shop" / "mapping.yaml"),
+            tables=tables,
+            event_log=log,
+            pseudonymizer=pseudonymizer(),
+            preparation=PreparationConfig(repeat_gap_s=0),
+            late_days=30,
+            until=clock.now,
+            progress=SilentProgress(),
+        )
+        tables.accept(window, rejections={})
+    with tables.connect() as connection:
+        found = connection.execute("SELECT event_id FROM events WHERE created_timestamp > ? ORDER BY 1", [NOW])
+        assert [row[0] for row in found.fetchall()] == [f"{day}-{number}" for day in (1, 2) for number in range(3)]
+
+
 def test_reading_into_the_future_is_refused(log):
     with pytest.raises(DataError, match="Pass a time that is over"):
         log.read_from(None, NOON + timedelta(seconds=1))
@@ -186,6 +213,12 @@ def test_the_address_names_brokers_topic_and_settings(brokers, topic, tmp_path):
 def test_an_address_without_brokers_or_topic_is_refused(address, tmp_path):
     with pytest.raises(ConfigError, match=r"it must name brokers and a topic, such as kafka://"):
         open_event_log(tmp_path, {"HEADRACE_EVENT_LOG": address})
+
+
+def test_without_the_client_library_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
+    with pytest.raises(ConfigError, match=r"pip install 'headrace\[kafka\]'"):
+        open_event_log(tmp_path, {"HEADRACE_EVENT_LOG": "kafka://host:9092/events"})
 
 
 def test_another_kind_of_log_is_refused(tmp_path):
