@@ -16,6 +16,7 @@ from pipelines.errors import StoreError
 from pipelines.places import Places
 from pipelines.pseudonyms import Pseudonymizer
 from pipelines.stores.event_log import EventLog
+from pipelines.stores.served_features import ServedFeaturesLog, read_served_features
 from tests.toys.toy_bundle import User, write_toy_bundle
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -60,6 +61,7 @@ class Service:
             event_log=self.event_log,
             pseudonymizer=PSEUDONYMIZER,
             serving=ServingConfig(max_events=3, max_k=5, max_query_characters=20, feature_timeout_ms=50),
+            served=ServedFeaturesLog(folder / "served", share=1, keep_days=7),
             now=lambda: NOW,
         )
         self.app = build_api()
@@ -338,3 +340,18 @@ def test_a_broken_model_gives_popular_items_and_words_alone(service):
     found = service.post("search", {"query": "pears", "k": 1})
     assert item_ids(found) == ["c"]
     assert found.json()["degraded_because"] == ["the model failed, words alone were searched"]
+
+
+def test_the_features_that_were_used_are_kept_for_the_skew_audit(service, tmp_path):
+    service.post("events", {"events": [{"user_id": "ann", "event_type": "view", "item_id": "a"}]})
+    service.post("recommend", {"user_id": "ann"})
+    service.post("search", {"query": "apple", "user_id": "ann"})
+    service.post("search", {"query": "apple"})
+    service.answers.close()
+
+    kept = read_served_features(tmp_path / "served", limit=10).to_pylist()
+
+    assert [row["item_ids"] for row in kept] == [["a"], ["a"]]
+    assert {(row["user_id"], row["bundle"], row["requested_at"]) for row in kept} == {
+        (PSEUDONYMIZER.pseudonym("ann"), "b1", NOW)
+    }
