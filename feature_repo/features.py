@@ -6,12 +6,13 @@ Feast executes every Python file of this folder, so nothing else belongs here. T
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
-from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
-from feast.data_format import ParquetFormat
+from feast import Entity, FeatureService, FeatureView, Field, ValueType
 from feast.types import Array, Float64, Int64, String
 
 from pipelines.places import Places
+from pipelines.stores.offline_engine import feature_source
 
 _NEVER_TOO_OLD = timedelta(0)
 _HISTORY = [
@@ -29,12 +30,8 @@ def _float(name: str, description: str) -> Field:
     return Field(name=name, dtype=Float64, description=description)
 
 
-def define(folder: Path) -> dict[str, object]:
-    """Return all definitions by name, over the day files below `folder`.
-
-    The paths are absolute: Feast's DuckDB store resolves relative ones against the current folder. Each is a folder,
-    which both DuckDB (the data) and PyArrow (the schema) read whole; of a pattern PyArrow knows nothing.
-    """
+def define(folder: Path, offline_store: str = "duckdb") -> dict[str, object]:
+    """Return all definitions by name, over the day files below `folder`, as the engine `offline_store` reads them."""
     user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING, description="A pseudonym.")
     item = Entity(
         name="item", join_keys=["item_id"], value_type=ValueType.STRING, description="An item of the catalogue."
@@ -48,14 +45,8 @@ def define(folder: Path) -> dict[str, object]:
     user_key = Field(name="user_id", dtype=String, description="The user's pseudonym.")
     item_key = Field(name="item_id", dtype=String, description="The item's id in the catalogue.")
 
-    def source(name: str) -> FileSource:
-        return FileSource(
-            name=f"{name}_files",
-            path=str(folder.resolve() / name),
-            file_format=ParquetFormat(),
-            timestamp_field="event_timestamp",
-            created_timestamp_column="created_timestamp",
-        )
+    def source(name: str) -> Any:
+        return feature_source(offline_store, f"{name}_files", folder / name)
 
     users = source("users")
     user_activity = FeatureView(

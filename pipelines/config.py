@@ -130,6 +130,19 @@ class FeatureConfig(Settings):
     """Age at which a purchase counts half."""
 
 
+class FeatureStoreConfig(Settings):
+    """Which engine Feast joins and materializes with; docs/scale.md says when to change it."""
+
+    offline_store: Literal["duckdb", "spark"] = "duckdb"
+    """`duckdb`: in this process. `spark`: on the cluster that `spark_conf` names; needs the extra `spark`."""
+    spark_conf: dict[str, str] = {}
+    """Spark's own settings, such as `spark.master: spark://cluster:7077`."""
+    spark_partitions: int = Field(default=0, ge=0)
+    """Partitions in which Spark writes to the online store; 0: as they come."""
+    staging_location: str | None = None
+    """Folder that all Spark workers reach, such as `s3a://bucket/staging`, for large results."""
+
+
 class TrainingSetConfig(Settings):
     """Which baskets become training, validation and test rows."""
 
@@ -290,6 +303,7 @@ class HeadraceConfig(Settings):
     preparation: PreparationConfig = PreparationConfig()
     validation: ValidationConfig = ValidationConfig()
     features: FeatureConfig = FeatureConfig()
+    feature_store: FeatureStoreConfig = FeatureStoreConfig()
     training_set: TrainingSetConfig = TrainingSetConfig()
     training: TrainingConfig = TrainingConfig()
     compression: CompressionConfig = CompressionConfig()

@@ -142,7 +142,7 @@ class Wiring:
         """Feast: definitions, offline and online store."""
         from pipelines.stores.feature_store import FeatureStoreClient
 
-        return FeatureStoreClient(places=self.places)
+        return FeatureStoreClient(places=self.places, engine=self.config.feature_store)
 
     @cached_property
     def online_features(self) -> "OnlineFeatures":

@@ -12,7 +12,9 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from pipelines.config import FeatureStoreConfig
 from pipelines.errors import ConfigError
+from pipelines.stores.offline_engine import EMBEDDED, engine_settings
 
 ONLINE_STORE_VARIABLE = "HEADRACE_ONLINE_STORE"
 PROJECT = "headrace"
@@ -98,10 +100,17 @@ def online_store_from_environment(environment: Mapping[str, str] = os.environ) -
     return environment.get(ONLINE_STORE_VARIABLE) or None
 
 
-def open_feature_store(feast_dir: Path, online_store: str | None, *, serving: bool = False) -> Any:
+def open_feature_store(
+    feast_dir: Path,
+    online_store: str | None,
+    *,
+    serving: bool = False,
+    engine: FeatureStoreConfig = EMBEDDED,
+) -> Any:
     """Return a `feast.FeatureStore` on the registry and online store below `feast_dir`.
 
     Args:
+        engine: What joins and materializes. The service does neither.
         serving: Read the registry once and keep it. Otherwise Feast reads it again whenever the file changes, and
             while a step materializes a view it marks it there as one that may not be read (Feast 0.67): every
             materialization would interrupt the service.
@@ -117,7 +126,7 @@ def open_feature_store(feast_dir: Path, online_store: str | None, *, serving: bo
             project=PROJECT,
             provider="local",
             registry=registry,
-            offline_store={"type": "duckdb"},
+            **engine_settings(engine),
             online_store=online_store_settings(feast_dir, online_store),
             # SQLite has one writer: between two batches the service gets its turn to push.
             materialization={"online_write_batch_size": 1_000},

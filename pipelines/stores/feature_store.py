@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.config import FeatureStoreConfig
 from pipelines.errors import StoreError
 from pipelines.features.activity import ACTIVITY_FEATURES
 from pipelines.places import Places
@@ -25,6 +26,7 @@ from pipelines.stores.feature_files import FeatureFiles, FeatureManifest
 from pipelines.stores.leak_canary import check_canary
 from pipelines.stores.loaded_state import Loaded, LoadedState
 from pipelines.stores.newest_users import newest_user_rows, touched_users
+from pipelines.stores.offline_engine import EMBEDDED
 from pipelines.stores.online_features import USER_VIEWS
 from pipelines.stores.point_in_time import TIME, join_features
 from pipelines.stores.sql import open_duckdb, quoted
@@ -50,8 +52,15 @@ _MEMORY_LIMIT_MIB = 1_536
 class FeatureStoreClient:
     """Feast on the Parquet files of `build_features` and the online store of the service."""
 
-    def __init__(self, *, places: Places, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        *,
+        places: Places,
+        environment: Mapping[str, str] = os.environ,
+        engine: FeatureStoreConfig = EMBEDDED,
+    ) -> None:
         self._places = places
+        self._engine = engine
         self._online_store = online_store_from_environment(environment)
         self._files = FeatureFiles(places.features)
 
@@ -66,7 +75,7 @@ class FeatureStoreClient:
     def apply(self) -> None:
         """Bring Feast's registry and online tables in line with `feature_repo/features.py`. Safe to repeat."""
         with self._locked(), _feast_calls("Feast's definitions could not be applied"):
-            self._store.apply(list(_definitions(self._places.features).values()))
+            self._store.apply(list(_definitions(self._places.features, self._engine).values()))
             if not self._online_store:
                 # Otherwise the service could not read while a materialization writes. The mode stays in the file.
                 with contextlib.closing(sqlite3.connect(self._places.feast / "online.db")) as database:
@@ -188,13 +197,13 @@ class FeatureStoreClient:
         """Plant copies of the label and join them as features are joined: see `leak_canary.check_canary`."""
         with self._locked(), _feast_calls("The leak canary could not be joined"):
             self._limit_memory()
-            return check_canary(moments, labels, folder=self._places.feast, join=join_features)
+            return check_canary(moments, labels, folder=self._places.feast, join=join_features, engine=self._engine)
 
     # Inside
 
     @cached_property
     def _store(self) -> Any:
-        return open_feature_store(self._places.feast, self._online_store)
+        return open_feature_store(self._places.feast, self._online_store, engine=self._engine)
 
     @cached_property
     def _loaded_state(self) -> LoadedState:
@@ -238,14 +247,14 @@ class FeatureStoreClient:
             yield
 
 
-def _definitions(features: Path) -> dict[str, Any]:
+def _definitions(features: Path, engine: FeatureStoreConfig) -> dict[str, Any]:
     """Load `feature_repo/features.py`, which is no package, and return its definitions over these files."""
     spec = importlib.util.spec_from_file_location("headrace_feature_repo", DEFINITIONS)
     if spec is None or spec.loader is None or not DEFINITIONS.is_file():
         raise StoreError(f"The feature definitions are not at {DEFINITIONS}: run Headrace from its checkout.")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    definitions: dict[str, Any] = module.define(features)
+    definitions: dict[str, Any] = module.define(features, engine.offline_store)
     return definitions
 
 

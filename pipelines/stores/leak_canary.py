@@ -10,9 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.config import FeatureStoreConfig
 from pipelines.errors import DataError
 from pipelines.schemas import TIMESTAMP
 from pipelines.stores.feast_settings import import_feast, open_feature_store
+from pipelines.stores.offline_engine import EMBEDDED, feature_source
 from pipelines.stores.point_in_time import TIME
 
 Join = Callable[[Any, pa.Table, Sequence[str]], pa.Table]
@@ -29,7 +31,14 @@ PLANTED = {
 microsecond after it."""
 
 
-def check_canary(moments: pa.Array, labels: pa.Array, *, folder: Path, join: Join) -> int:
+def check_canary(
+    moments: pa.Array,
+    labels: pa.Array,
+    *,
+    folder: Path,
+    join: Join,
+    engine: FeatureStoreConfig = EMBEDDED,
+) -> int:
     """Plant copies of the label, join them as features are joined, and require that none comes through.
 
     Feast's registry of the features, their files and the online store are not touched; what is planted lies in a
@@ -38,6 +47,7 @@ def check_canary(moments: pa.Array, labels: pa.Array, *, folder: Path, join: Joi
     Args:
         moments: timestamp[us, UTC], the moment of each row.
         labels: string, the label of each row, not null.
+        engine: What joins the features.
 
     Returns:
         Copies planted.
@@ -48,7 +58,7 @@ def check_canary(moments: pa.Array, labels: pa.Array, *, folder: Path, join: Joi
     rows = pa.table({"canary_id": pa.array([str(number) for number in range(len(labels))]), TIME: moments})
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".canary-", dir=folder) as temporary:
-        store = _planted(Path(temporary), rows, labels)
+        store = _planted(Path(temporary), rows, labels, engine)
         joined = join(store, rows, [f"{view}:{view}_label" for view in PLANTED])
     through = {view: len(labels) - joined[f"{view}_label"].null_count for view in PLANTED}
     if not joined["canary_known_label"].combine_chunks().equals(labels):
@@ -66,10 +76,10 @@ def check_canary(moments: pa.Array, labels: pa.Array, *, folder: Path, join: Joi
     return len(PLANTED) * len(labels)
 
 
-def _planted(folder: Path, rows: pa.Table, labels: pa.Array) -> Any:
+def _planted(folder: Path, rows: pa.Table, labels: pa.Array, engine: FeatureStoreConfig) -> Any:
     """Return a feature store of its own whose views give each row its label."""
     import_feast()
-    from feast import Entity, FeatureView, Field, FileSource, ValueType
+    from feast import Entity, FeatureView, Field, ValueType
     from feast.types import String
 
     canary = Entity(name="canary", join_keys=["canary_id"], value_type=ValueType.STRING)
@@ -83,14 +93,9 @@ def _planted(folder: Path, rows: pa.Table, labels: pa.Array) -> Any:
             f"{view}_label": labels,
         }
         pq.write_table(pa.table(planted), path)
-        source = FileSource(
-            name=f"{view}_file",
-            path=str(path.resolve()),
-            timestamp_field="event_timestamp",
-            created_timestamp_column="created_timestamp",
-        )
+        source = feature_source(engine.offline_store, f"{view}_file", path)
         fields = [Field(name="canary_id", dtype=String), Field(name=f"{view}_label", dtype=String)]
         views.append(FeatureView(name=view, entities=[canary], ttl=timedelta(0), schema=fields, source=source))
-    store = open_feature_store(folder, None)
+    store = open_feature_store(folder, None, engine=engine)
     store.apply([canary, *views])
     return store
