@@ -4,8 +4,9 @@ Rows that break a rule go to quarantine with the reason; too many of them stop t
 differs too much from the windows before it. Data Docs and a page of pictures show what was found.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -66,21 +67,21 @@ def validate_tables(
     accepted = tables.accepted_window(window.window)
     failed_log = None
     if accepted is None:
-        rejections: dict[str, pa.Table] = {}
-        profile = None
+        found = _Findings()
         if window.rows:
             tables.ingested_manifest(window)
-            with _pages(judge, config):
-                rejections, profile = _judge_window(window, tables, judge, config, progress)
-        accepted = tables.accept(window, rejections=rejections, profile=profile)
+            with _pages(judge, tables, window, found, config):
+                _judge_window(window, tables, judge, found, config, progress)
+        profile = _profile_json(found) if window.rows else None
+        accepted = tables.accept(window, rejections=found.rejections, profile=profile)
         if window.rows:
             _write_overview(judge, tables)
             failed_log = _log(tracker, tables, accepted, judge)
-    found = accepted.profile or {}
-    warnings = tuple(found.get("warnings", ())) + ((failed_log,) if failed_log else ())
+    kept = accepted.profile or {}
+    warnings = tuple(kept.get("warnings", ())) + ((failed_log,) if failed_log else ())
     return ValidationReport(
         window=window.window,
-        rules_version=found.get("rules_version", RULES_VERSION),
+        rules_version=kept.get("rules_version", RULES_VERSION),
         accepted=accepted.accepted,
         quarantined=accepted.quarantined,
         reasons=accepted.reasons,
@@ -91,16 +92,41 @@ def validate_tables(
     )
 
 
+@dataclass
+class _Findings:
+    """What is known of a window so far; a refused one shows it as well."""
+
+    rejections: dict[str, pa.Table] = field(default_factory=dict)
+    """Table -> rows to set aside."""
+    broken: dict[str, int] = field(default_factory=dict)
+    """'<table>: <rule>' -> rows."""
+    groups: dict[str, Profile] = field(default_factory=dict)
+    differences: list[Difference] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def drift(self) -> dict[str, tuple[float, float, float]]:
+        """Group and column -> distance, and the distances that warn and stop."""
+        return {
+            f"{one.group}.{one.column}": (round(one.found, 4), one.high_warn, one.high_stop)
+            for one in self.differences
+            if one.kind == "drift"
+        }
+
+
 def _judge_window(
-    window: IngestedWindow, tables: TableStore, judge: Judge, config: ValidationConfig, progress: Progress
-) -> tuple[dict[str, pa.Table], dict[str, Any]]:
-    """Return the rows to set aside, by table, and the profile of the others.
+    window: IngestedWindow,
+    tables: TableStore,
+    judge: Judge,
+    found: _Findings,
+    config: ValidationConfig,
+    progress: Progress,
+) -> None:
+    """Find the rows to set aside, and how the others differ from the windows before.
 
     Raises:
         DataError: the window is not accepted.
     """
-    rejections: dict[str, pa.Table] = {}
-    groups: dict[str, Profile] = {}
     with tables.writing_connection() as connection:
         connection.execute("CREATE TEMP TABLE known_items AS SELECT item_id FROM items")
         names = [name for name in ORDER if name in window.rows]
@@ -109,16 +135,16 @@ def _judge_window(
             file = window.folder / f"{table}.parquet"
             rules = rules_for(table, config, since=window.since, until=window.until)
             verdict = _judge_table(connection, table, file, rules, window, judge, config)
+            found.broken |= {f"{table}: {rule.reason}": verdict.broken.get(rule.name, 0) for rule in rules}
             _check_policy(connection, table, verdict, rules, window, config, judge.data_docs)
             if table == "items":
                 connection.execute(f"INSERT INTO known_items SELECT item_id FROM {_kept(verdict)}")
             if verdict.broken:
-                rejections[table] = connection.sql("FROM rejected ORDER BY row_id, rule").to_arrow_table()
-            groups |= measure(connection, table, _kept(verdict))
-        differences = compare(groups, _earlier(tables), config, since=window.since, until=window.until)
-        warnings = _check_differences(connection, differences, window, judge)
+                found.rejections[table] = connection.sql("FROM rejected ORDER BY row_id, rule").to_arrow_table()
+            found.groups |= measure(connection, table, _kept(verdict))
+        found.differences = compare(found.groups, _earlier(tables), config, since=window.since, until=window.until)
+        found.warnings = _check_differences(connection, found.differences, window, judge)
     progress.update("checking tables", len(names), len(names))
-    return rejections, _profile_json(groups, differences, warnings)
 
 
 def _judge_table(
@@ -262,40 +288,53 @@ def _check_differences(
     return [f"{one.sentence}; expected: {one.allowed(stops=False)}" for one in warned][:_WARNINGS_KEPT]
 
 
-def _profile_json(
-    groups: Mapping[str, Profile], differences: Sequence[Difference], warnings: Sequence[str]
-) -> dict[str, Any]:
+def _profile_json(found: _Findings) -> dict[str, Any]:
     return {
         "rules_version": RULES_VERSION,
-        "groups": {name: profile.to_json() for name, profile in groups.items()},
-        "drift": {
-            f"{one.group}.{one.column}": [round(one.found, 4), one.high_warn, one.high_stop]
-            for one in differences
-            if one.kind == "drift"
-        },
-        "warnings": list(warnings),
+        "groups": {name: profile.to_json() for name, profile in found.groups.items()},
+        "drift": {name: list(numbers) for name, numbers in found.drift.items()},
+        "warnings": found.warnings,
     }
 
 
 @contextmanager
-def _pages(judge: Judge, config: ValidationConfig) -> Iterator[None]:
-    """Write the index of the Data Docs when the block ends, also where the window is refused."""
+def _pages(
+    judge: Judge, tables: TableStore, window: IngestedWindow, found: _Findings, config: ValidationConfig
+) -> Iterator[None]:
+    """Write the index of the Data Docs when the block ends, and the pictures where the window is refused."""
     try:
         yield
+    except DataError as error:
+        _write_overview(judge, tables, _refused(window, found, str(error)))
+        raise
     finally:
         judge.prune(config.docs_windows)
         checks, older = judge.checks(_CHECKS_LISTED)
         write_text(judge.data_docs, index_page(checks, older=older, overview=PAGE))
 
 
-def _write_overview(judge: Judge, tables: TableStore) -> None:
+def _write_overview(judge: Judge, tables: TableStore, refused: Glance | None = None) -> None:
     windows = [_glance(window) for window in tables.manifest().windows[-_WINDOWS_PICTURED:]]
+    if refused:
+        windows.append(refused)
     if not windows:
         return
     with replacing_file(judge.data_docs.with_name(PICTURE)) as temporary:
         overview_figure(windows).savefig(temporary, format="png")
     page = overview_page(windows, picture=PICTURE, rules_version=RULES_VERSION)
     write_text(judge.data_docs.with_name(PAGE), page)
+
+
+def _refused(window: IngestedWindow, found: _Findings, why: str) -> Glance:
+    return Glance(
+        window=window.window,
+        until=window.until,
+        reasons={reason: rows for reason, rows in found.broken.items() if rows},
+        prepared={**window.mended, **window.removed},
+        groups=found.groups,
+        drift=[Drift(column, *numbers) for column, numbers in found.drift.items()],
+        refused=why,
+    )
 
 
 def _glance(window: AcceptedWindow) -> Glance:

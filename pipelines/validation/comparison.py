@@ -114,14 +114,17 @@ def distance(reference: Sequence[int], found: Sequence[int]) -> float:
 
 
 def number_bins(reference: Mapping[int, int], found: Mapping[int, int]) -> tuple[list[int], list[int]]:
-    """Return the counts of both in the quantile bins of the reference, ten where it has that many values."""
+    """Return the counts of both in the quantile bins of the reference, ten where it has that many values.
+
+    The first bin and the last are for what lies outside all that the reference has.
+    """
     total = sum(reference.values())
     last: dict[int, int] = {}  # bin -> its last bucket
     below = 0
     for bucket in sorted(reference):
         last[int(_BINS * (below + reference[bucket] / 2) / total)] = bucket
         below += reference[bucket]
-    edges = sorted(last.values())[:-1]
+    edges = [min(reference) - 1, *sorted(last.values())]
     return _count(reference, edges), _count(found, edges)
 
 

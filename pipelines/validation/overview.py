@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from html import escape
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from pipelines.schemas import EVENT_TYPES
@@ -17,7 +18,7 @@ _DAYS_SHOWN = 90
 _WINDOWS_SHOWN = 14
 _REASONS_SHOWN = 8
 _COLUMNS_SHOWN = 12
-_LABEL_CHARACTERS = 46
+_LABEL_CHARACTERS = 28
 _SIZE_IN, _DPI = (12.0, 8.4), 100
 _COLORS = {"events": "tab:blue", EVENT_LOG: "tab:orange"}
 _STYLE = """
@@ -167,12 +168,14 @@ def _draw_mix(axis: "Axes", windows: Sequence[Glance]) -> None:
 
 def _draw_reasons(axis: "Axes", windows: Sequence[Glance]) -> None:
     top = _top_reasons(windows)[:_REASONS_SHOWN][::-1]
-    bars = axis.barh([_short(reason) for reason, _ in top], [rows for _, rows in top], color="tab:red", alpha=0.8)
+    rows = [rows for _, rows in top]
+    bars = axis.barh([_short(reason) for reason, _ in top], rows, height=_bar(len(top)), color="tab:red", alpha=0.8)
     axis.bar_label(bars, [f"{rows:,}" for _, rows in top], padding=3, fontsize=8)
     axis.tick_params(axis="y", labelsize=8)
     axis.set_title(f"Why rows were set aside, last {len(windows)} windows" if len(windows) > 1 else "Why set aside")
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axis.margins(x=0.15)
+    axis.locator_params(axis="x", nbins=5)
     if not top:
         _say(axis, "no row was set aside")
 
@@ -181,11 +184,15 @@ def _draw_drift(axis: "Axes", newest: Glance) -> None:
     shown = sorted(newest.drift, key=lambda one: one.found)[-_COLUMNS_SHOWN:]
     colors = {"": "tab:green", "warn": "tab:orange", "stop": "tab:red"}
     bars = axis.barh(
-        [one.column for one in shown], [one.found for one in shown], color=[colors[one.level] for one in shown]
+        [one.column for one in shown],
+        [one.found for one in shown],
+        height=_bar(len(shown)),
+        color=[colors[one.level] for one in shown],
     )
     axis.bar_label(bars, [f"{one.found:.2f}" for one in shown], padding=3, fontsize=8)
     axis.tick_params(axis="y", labelsize=8)
-    axis.set_title("Drift of the newest window (Jensen-Shannon distance)")
+    axis.set_title("Drift of the newest window")
+    axis.set_xlabel("Jensen-Shannon distance to the windows before")
     axis.set_xlim(0, 1)
     if not shown:
         _say(axis, "nothing to compare with yet")
@@ -270,8 +277,15 @@ def _cell(text: str) -> str:
     return f"<td{kind}>{escape(text)}</td>"
 
 
+def _bar(bars: int) -> float:
+    """Return the height of a bar, so that two bars are no thicker than those of a full panel."""
+    return min(0.8, 0.12 * bars)
+
+
 def _short(text: str) -> str:
-    return text if len(text) <= _LABEL_CHARACTERS else f"{text[: _LABEL_CHARACTERS - 1]}…"
+    """Return the text in two lines at most."""
+    lines = wrap(text, _LABEL_CHARACTERS)
+    return "\n".join(lines[:2]) + ("…" if len(lines) > 2 else "")
 
 
 def _moment(moment: datetime) -> str:

@@ -11,17 +11,20 @@ _PASS_ROWS = 12_000_000
 """Rows whose hashes are counted at once: about 400 MiB."""
 
 
-def find_repeats(connection: duckdb.DuckDBPyConnection, table: str, relation: str, rows: int) -> None:
+def find_repeats(
+    connection: duckdb.DuckDBPyConnection, table: str, relation: str, rows: int, *, pass_rows: int = _PASS_ROWS
+) -> None:
     """Fill the relation `repeats` with the `row_id` of each row whose key stands in an earlier row.
 
     Hashes are counted first, a part of them at a time; the keys themselves are compared only where a hash comes twice.
 
     Args:
         relation: The table with `row_id`, the place of each row.
+        pass_rows: Rows whose hashes are counted at once.
     """
     keys = ", ".join(KEYS[table])
     connection.execute("CREATE OR REPLACE TEMP TABLE suspects (hash UBIGINT)")
-    passes = math.ceil(rows / _PASS_ROWS)
+    passes = math.ceil(rows / pass_rows)
     for number in range(passes):
         part = f"WHERE hash({keys}) % {passes} = {number}" if passes > 1 else ""
         connection.execute(
