@@ -1,6 +1,10 @@
 """CSV, Parquet and JSON files, on this machine or in S3, as one relation with row numbers."""
 
+import csv
+import itertools
+import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +21,19 @@ ROW, FILE = "headrace_row", "headrace_file"
 SUFFIXES = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
 _S3 = "s3://"
 _DELIMITERS = ",;\t|"
+_PLAIN_CSV = {
+    "delim",
+    "sep",
+    "quote",
+    "escape",
+    "encoding",
+    "compression",
+    "strict_mode",
+    "null_padding",
+    "ignore_errors",
+}
+"""Options that leave it to the first line what the columns are."""
+_CSV_FAULTS = ("Expected Number", "Value with unterminated", "Invalid unicode", "Maximum line size", "The search space")
 
 
 @dataclass(frozen=True)
@@ -66,14 +83,45 @@ def described_columns(connection: duckdb.DuckDBPyConnection, query: str) -> dict
     return {row[0]: row[1] for row in rows if row[0] not in (ROW, FILE)}
 
 
+def one_statement(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Refuse SQL that ends what it is put into and goes on with a statement of its own.
+
+    Raises:
+        duckdb.Error: it does not parse, or holds more than one statement.
+    """
+    if len(connection.extract_statements(sql)) != 1:
+        raise duckdb.ParserException("Parser Error: more than one statement")
+
+
 def one_line(error: Exception) -> str:
-    """Return what DuckDB says as one sentence; of its many lines, those that name the place."""
+    """Return what DuckDB says as one sentence that names file and row, without the row's own text.
+
+    What stands in a broken row may be a person's name.
+    """
     lines = [line.strip() for line in str(error).strip().splitlines()]
-    line = lines[0]
-    if "CSV Error" in line and len(lines) > 2:
-        line = f"{line} {lines[2] if lines[1].startswith('Original Line') else lines[1]}"
-    line = line[:500]
-    return line if line.endswith((".", "!", "?")) else f"{line}."
+    told = lines[0]
+    if "CSV Error" in told:
+        fault = next((line for line in lines if line.startswith(_CSV_FAULTS)), "")
+        file = next((line.removeprefix("file = ") for line in lines if line.startswith("file = ")), "")
+        told = f"{told} {fault}".strip() + (f" ({file})" if file else "")
+    told = _own_count(told)[:500]
+    return told if told.endswith((".", "!", "?")) else f"{told}."
+
+
+def _own_count(told: str) -> str:
+    """Return the sentence with the right line of a JSON file: DuckDB counts one too many."""
+    found = re.search(r'Malformed JSON in file "(.+)", at byte \d+ in (?:line|record/value) (\d+)', told)
+    if not found or int(found[2]) < 2:
+        return told
+    try:
+        with Path(found[1]).open(encoding="utf-8") as lines:
+            line = next(itertools.islice(lines, int(found[2]) - 2, None), "")
+            json.loads(line)
+    except json.JSONDecodeError:
+        return told.replace(f" {found[2]}:", f" {int(found[2]) - 1}:")
+    except (OSError, UnicodeDecodeError):
+        pass
+    return told
 
 
 def _kind(files: list[str], mapping: TableMapping, where: str, table: str) -> str:
@@ -87,16 +135,52 @@ def _kind(files: list[str], mapping: TableMapping, where: str, table: str) -> st
 
 
 def _csv(connection: duckdb.DuckDBPyConnection, folder: Path, files: list[str], options: Mapping[str, Any]) -> str:
-    """Read CSV as text: a wrong value then costs its row, not the run."""
-    given = {}
-    for file in files:
-        given[file] = {"all_varchar": True, "header": True} | dict(options)
-        found = connection.execute(f"DESCRIBE FROM read_csv({quoted(file)}{_options(given[file])})").fetchall()
-        # One broken row can make the sniffer see one column. Told the delimiter, the reader names the row.
-        if len(found) == 1 and not {"delim", "sep", "columns", "names"} & set(options):
-            delimiter = max(_DELIMITERS, key=found[0][0].count)
-            given[file] |= {"delim": delimiter} if delimiter in found[0][0] else {}
+    """Read CSV as text: a wrong value then costs its row, not the run.
+
+    The first line says what the columns are, so that a row with more or fewer cells is an error that names the row.
+    DuckDB's own guess would skip rows until the rest agrees.
+    """
+    given = {file: _csv_options(connection, file, options) for file in files}
     return _one_by_one("read_csv", folder, given)
+
+
+def _csv_options(connection: duckdb.DuckDBPyConnection, file: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    guessed = {"all_varchar": True, "header": True} | dict(options)
+    if not set(options) <= _PLAIN_CSV:
+        return guessed
+    passed_on = {name: value for name, value in options.items() if name in ("encoding", "compression")}
+    lines = connection.execute(
+        f"FROM read_csv({quoted(file)}, auto_detect = false, header = false, delim = '\x01', quote = '', escape = '', "
+        f"columns = {{'line': 'VARCHAR'}}{_options(passed_on)}) LIMIT 1"
+    ).fetchall()
+    quote = str(options.get("quote", '"'))
+    if not lines or not lines[0][0] or (quote and lines[0][0].count(quote) % 2):
+        return guessed
+    delimiters = [str(options[name]) for name in ("delim", "sep") if name in options] or list(_DELIMITERS)
+    heads = {delimiter: _cells(lines[0][0], delimiter, quote) for delimiter in delimiters if len(delimiter) == 1}
+    if not heads:
+        return guessed
+    delimiter = max(heads, key=lambda one: len(heads[one]))
+    names = _distinct(heads[delimiter])
+    settled = {"auto_detect": False, "header": True, "delim": delimiter, "quote": quote, "escape": quote}
+    kept = {name: value for name, value in options.items() if name != "sep"}
+    return settled | kept | {"columns": dict.fromkeys(names, "VARCHAR")}
+
+
+def _cells(line: str, delimiter: str, quote: str) -> list[str]:
+    quoting = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
+    return next(csv.reader([line], delimiter=delimiter, **quoting))
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Return names that differ, whatever their case, and are not blank."""
+    found: dict[str, str] = {}
+    for number, name in enumerate(names):
+        wanted = name.strip() or f"column{number}"
+        while wanted.casefold() in found:
+            wanted = f"{wanted}_{number}"
+        found[wanted.casefold()] = wanted
+    return list(found.values())
 
 
 def _json(connection: duckdb.DuckDBPyConnection, folder: Path, files: list[str], options: Mapping[str, Any]) -> str:
@@ -139,6 +223,7 @@ def _queried(
     """Return the user's query over the relation `files`, with the origin columns that it does not pass on itself."""
     query = f"WITH files AS ({files}) FROM ({sql.strip().rstrip(';')}\n)"
     try:
+        one_statement(connection, query)
         names = [row[0] for row in connection.execute(f"DESCRIBE {query}").fetchall()]
         added = {ROW: "row_number() OVER ()", FILE: quoted(described)}
         parts = "".join(f", {value} AS {name}" for name, value in added.items() if name not in names)

@@ -27,6 +27,8 @@ ARRIVAL = {"items": "updated_at", "events": "created_timestamp"}
 _MAX_BYTES = 1 << 20
 _NAMED = 20
 """Names that a sentence lists at most."""
+_COMPARED = 500
+"""Names that are looked through for a near one: comparing takes a millisecond each."""
 
 
 class PostgresRelation(BaseModel):
@@ -133,7 +135,7 @@ def read_mapping(path: Path) -> tuple[dict[str, TableMapping], list[str]]:
 
 def nearest(name: object, known: Iterable[str]) -> str:
     """Return `, did you mean …?` where a known name is near."""
-    near = difflib.get_close_matches(str(name), list(known), n=1)
+    near = difflib.get_close_matches(str(name), list(known)[:_COMPARED], n=1)
     return f", did you mean `{near[0]}`?" if near else ""
 
 

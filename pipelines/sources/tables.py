@@ -15,13 +15,13 @@ import duckdb
 from pipelines.errors import ConfigError, DataError, HeadraceError
 from pipelines.schemas import TABLES
 from pipelines.sources.base import SourceTables, arrived, contract_query, timestamp
-from pipelines.sources.files import FILE, ROW, Relation, files_relation, one_line
+from pipelines.sources.files import FILE, ROW, Relation, files_relation, one_line, one_statement
 from pipelines.sources.mapping import ARRIVAL, TableMapping, and_others, load_mapping, named, nearest
 from pipelines.sources.postgres import postgres_relation
 from pipelines.stores.sql import identifier, quoted, scalar, sql_type
 
-MAX_TEXT_BYTES = 65_536
-"""Longer texts are no title, id or name: their rows are set aside."""
+MAX_USER_BYTES = 512
+"""A longer text is no user id."""
 NOT_YET = "arrives after the end of this window"
 _FIRST, _LAST = "TIMESTAMPTZ '0001-01-01 00:00:00+00'", "TIMESTAMPTZ '9999-12-31 00:00:00+00'"
 _LEFT_OUT = "headrace_left_out"
@@ -126,9 +126,9 @@ class TablesSource:
         if column is not None:
             condition = arrived(column, since if known else None, until)
             plan.query = f"SELECT * FROM ({plan.query}) WHERE {column} IS NULL OR ({condition})"
-        if mapping.leave_out or known:
-            arrival = columns.expressions[column] if known and column else "CAST(NULL AS TIMESTAMPTZ)"
-            old = f" AND (arrival IS NULL OR arrival > {timestamp(since)})" if since is not None else ""
+        if mapping.leave_out or known or table == "events":
+            arrival = columns.expressions[column] if column else "CAST(NULL AS TIMESTAMPTZ)"
+            old = f" AND (arrival IS NULL OR arrival > {timestamp(since)})" if known and since is not None else ""
             plan.left_out = (
                 f"SELECT CASE WHEN arrival > {timestamp(until)} THEN {quoted(NOT_YET)} ELSE reason END AS reason, "
                 f"count(*) AS rows FROM (SELECT {_LEFT_OUT} AS reason, {arrival} AS arrival FROM {given}) "
@@ -196,6 +196,7 @@ class Fragments:
         """Return the expression so that a failure in a row gives null, and its type; note a problem if it has one."""
         plain = f"({sql.strip()}\n)"
         try:
+            one_statement(self._connection, f"SELECT {plain} FROM given")
             found = self._describe(plain)
         except duckdb.Error as error:
             self._note(key, one_line(error))
@@ -268,7 +269,7 @@ class _Columns:
                 value = _without_fraction(value)
             # An empty cell of a text file is no value.
             self.expressions[name] = f"nullif(trim(CAST({value} AS VARCHAR)), '')"
-            if not origin.startswith("constant"):
+            if name == "user_id":
                 self._refuse_text(name, self.expressions[name])
             return
         typed = f"TRY_CAST({value} AS {target})"
@@ -284,16 +285,16 @@ class _Columns:
         for name in columns:
             value = f"nullif(CAST({identifier(name)} AS VARCHAR), '')"
             entries.append(f"{{'k': {quoted(name)}, 'v': {value}}}")
-            self._refuse_text(name, value)
         self.expressions["attributes"] = (
             f"map_from_entries(list_filter([{', '.join(entries)}], lambda entry: entry.v IS NOT NULL))"
         )
         self.origins["attributes"] = f"columns {', '.join(f'`{name}`' for name in columns)}"
 
     def _refuse_text(self, name: str, value: str) -> None:
-        too_long, nul = f"{name} is longer than {MAX_TEXT_BYTES:,} bytes", f"{name} holds a NUL character"
+        """Refuse what validation could not see any more: it gets a pseudonym in place of a user id."""
+        too_long, nul = f"{name} is longer than {MAX_USER_BYTES:,} bytes", f"{name} holds a NUL character"
         self._refused.append(
-            f"CASE WHEN strlen({value}) > {MAX_TEXT_BYTES} THEN {quoted(too_long)} "
+            f"CASE WHEN strlen({value}) > {MAX_USER_BYTES} THEN {quoted(too_long)} "
             f"WHEN contains({value}, chr(0)) THEN {quoted(nul)} END"
         )
 
