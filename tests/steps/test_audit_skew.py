@@ -15,12 +15,14 @@ from tests.toys.remembered_metrics import RememberedMetrics
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:feast", "ignore::DeprecationWarning:ibis")
 
 EVENTS = [event("u", "a", day(1), value=2.0), event("u", "b", day(2), value=3.0), event("v", "a", day(2), kind="view")]
+SOON = timedelta(seconds=5, microseconds=765_432)
 PUSHED = [
-    event("u", "c", day(3.2), kind="click"),
-    event("w", "a", day(3.3), value=1.0),
-    event("u", "late", day(1.5), kind="view", arrived=day(3.4)),
-    event("u", "d", day(3.5), value=9.0),
+    event("u", "c", day(3.2) + SOON, kind="click"),
+    event("w", "a", day(3.3) + SOON, value=1.0),
+    event("u", "late", day(1.5) + SOON, kind="view", arrived=day(3.4)),
+    event("u", "d", day(3.5) + SOON, value=9.0),
 ]
+"""At no whole second, as requests come."""
 
 
 class AuditedShop(LiveShop):

@@ -18,6 +18,8 @@ from tests.toys.live_shop import LiveShop
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:feast", "ignore::DeprecationWarning:ibis")
 
+DAY_ZERO_US = int(day(0).timestamp()) * 1_000_000
+
 
 @pytest.fixture
 def feast_dir(tmp_path) -> Path:
@@ -67,6 +69,21 @@ def test_activity_is_forgotten_online_when_it_is_forgotten_offline(feast_dir, no
 
     assert user.activity["purchases"] == purchases
     assert user.item_ids == ["a", "b", "c"]
+
+
+def test_the_moment_of_the_newest_event_is_known_to_the_microsecond(tmp_path):
+    """Feast's SQLite store keeps whole seconds: features would decay from there, and expire too early."""
+    at = day(2) + timedelta(microseconds=765_432)
+    shop = LiveShop(tmp_path, [event("u", "a", day(1) + timedelta(microseconds=1)), event("u", "b", at)], until=day(3))
+    shop.materialize()
+    [raw] = shop.online._stores().reader.read([{"user_id": "u"}])
+    assert raw.written_us["user_history"] % 1_000_000 == 0  # where Feast mends this, `_newest_us` may go
+
+    assert shop.online.read_user("u").event_timestamp_us == (at - day(0)) // timedelta(microseconds=1) + DAY_ZERO_US
+    shop.now = at + timedelta(days=28)
+    assert shop.online.read_user("u").activity["purchases"] == 2.0
+    shop.now += timedelta(microseconds=1)
+    assert shop.online.read_user("u").activity["purchases"] is None
 
 
 def test_a_pushed_event_is_in_the_next_read_with_the_activity(feast_dir):
