@@ -271,7 +271,11 @@ def source_check(mapping: Path | None, as_json: bool) -> None:
 
 @cli.group()
 def quarantine() -> None:
-    """See what was set aside, export it for mending, and feed it back in."""
+    """See what was set aside, export it for mending, and feed it back in.
+
+    \b
+    Example: headrace quarantine show
+    """
 
 
 _window = click.option("--window", metavar="ID", help="Window in which the rows were set aside (default: all).")
