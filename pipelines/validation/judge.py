@@ -24,7 +24,8 @@ from pipelines.validation.rules import RULES_VERSION, Rule
 if TYPE_CHECKING:
     from great_expectations.data_context import AbstractDataContext
 
-_DATA_SOURCE = "headrace"
+_DATA_SOURCE = "duckdb"
+"""Not `headrace`: earlier versions left a source of that name that reads pandas frames."""
 _EXAMPLES = 5
 """Broken values that a page shows of each rule."""
 
