@@ -19,14 +19,14 @@ import pytest
 from pipelines.config import ServingConfig
 from pipelines.errors import BundleError, ConfigError
 from pipelines.places import Places
-from pipelines.progress import SilentProgress
 from pipelines.pseudonyms import Pseudonymizer
 from pipelines.serving_command import check_surroundings, serve, serving_environment
 from pipelines.steps.build_bento import build_bento
 from pipelines.steps.deploy_bundle import deploy_bundle
 from pipelines.stores.event_log import EventLog
-from tests.stores.test_feature_store import UNTIL, feature_store
+from tests.stores.test_feature_store import UNTIL
 from tests.toys.event_tables import day, event
+from tests.toys.live_shop import LiveShop
 from tests.toys.toy_bundle import write_toy_bundle
 
 pytestmark = [
@@ -44,7 +44,7 @@ def places(tmp_path_factory) -> Places:
     """A home with two bundles, the first of them deployed, and what Feast knows of Ann: she viewed the green pear."""
     home = tmp_path_factory.mktemp("home")
     ann = Pseudonymizer(KEY.encode()).pseudonym("ann")
-    feature_store(home, [event(ann, "c", day(1), kind="view")]).materialize(UNTIL, SilentProgress())
+    LiveShop(home, [event(ann, "c", day(1), kind="view")], until=UNTIL).materialize()
     places = Places(home)
     for bundle in ("b1", "b2"):
         write_toy_bundle(places.bundles / bundle)
