@@ -210,15 +210,20 @@ class Fragments:
             return plain, found[0]
         return f"TRY({plain})", found[0]
 
-    def reason(self, part: str, conditions: Mapping[str, str], otherwise: str = "NULL") -> str:
+    def condition(self, key: str, sql: str) -> str:
+        """Return the condition so that a failure in a row gives null; note a problem if it has one."""
+        condition, type_ = self.expression(key, sql)
+        if type_ not in ("BOOLEAN", '"NULL"') and condition != "NULL":
+            self._note(key, f"it is no condition but a value of type {type_}.")
+        return condition
+
+    def reason(self, part: str, conditions: Mapping[str, str]) -> str:
         """Return SQL for the reason of the first condition that holds."""
-        cases = ""
-        for reason, sql in conditions.items():
-            condition, type_ = self.expression(f"{part}.{reason}", sql)
-            if type_ not in ("BOOLEAN", '"NULL"') and condition != "NULL":
-                self._note(f"{part}.{reason}", f"it is no condition but a value of type {type_}.")
-            cases += f" WHEN {condition} THEN {quoted(reason)}"
-        return f"CASE{cases} ELSE {otherwise} END" if cases else f"CAST({otherwise} AS VARCHAR)"
+        cases = [
+            f"WHEN {self.condition(f'{part}.{reason}', sql)} THEN {quoted(reason)}"
+            for reason, sql in conditions.items()
+        ]
+        return f"CASE {' '.join(cases)} END" if cases else "CAST(NULL AS VARCHAR)"
 
     def _describe(self, expression: str) -> list[str]:
         rows = self._connection.execute(f"DESCRIBE SELECT {expression} FROM {self._empty}").fetchall()
@@ -239,8 +244,8 @@ class _Columns:
         self.expressions: dict[str, str] = {}
         self.origins: dict[str, str] = {}
         self.types: dict[str, str] = {}
-        self._unreadable: list[str] = []
-        self._refused: list[str] = []
+        self._unreadable: list[tuple[str, str]] = []
+        self._refused: list[tuple[str, str]] = []
         types = {column.name: sql_type(column.type) for column in TABLES[table]}
         for name, column in mapping.columns.items():
             self._add(name, types[name], identifier(column), fragments.type_of(column), f"column `{column}`")
@@ -249,7 +254,7 @@ class _Columns:
             self._add(name, types[name], value, type_, f"expression `{' '.join(sql.split())}`")
             if value.startswith("TRY("):
                 failed = value.replace("TRY(", "TRY(coalesce(CAST(", 1)[:-1] + " AS VARCHAR), '')) IS NULL"
-                self._unreadable.append(f"CASE WHEN {failed} THEN {quoted(name)} END")
+                self._unreadable.append((failed, name))
         for name, constant in mapping.constants.items():
             self._add(name, types[name], quoted(str(constant)), "VARCHAR", f"constant `{constant}`")
         if mapping.attributes:
@@ -257,19 +262,20 @@ class _Columns:
         for name, (default, reason) in _defaults(table, self.expressions, until).items():
             if name not in self.expressions:
                 self.expressions[name], self.origins[name] = default, f"default: {reason}"
-        rejected = [fragments.reason("reject", {reason: sql}) for reason, sql in mapping.reject.items()]
+        rejected = [(fragments.condition(f"reject.{reason}", sql), reason) for reason, sql in mapping.reject.items()]
         self.expressions["unreadable"] = _joined(self._unreadable, ", ")
         self.expressions["rejected_because"] = _joined(rejected + self._refused, "; ")
         self.expressions |= {"row_number": ROW, "source": FILE}
 
     def _add(self, name: str, target: str, value: str, type_: str, origin: str) -> None:
         self.origins[name], self.types[name] = origin, type_
+        type_ = {"TIMESTAMP WITH TIME ZONE": "TIMESTAMPTZ"}.get(type_, type_)
         if target == "VARCHAR":
             if type_ in ("DOUBLE", "FLOAT") and name.endswith("_id"):
                 value = _without_fraction(value)
             # An empty cell of a text file is no value.
             self.expressions[name] = f"nullif(trim(CAST({value} AS VARCHAR)), '')"
-            if name == "user_id":
+            if name == "user_id" and type_ == "VARCHAR":
                 self._refuse_text(name, self.expressions[name])
             return
         typed = f"TRY_CAST({value} AS {target})"
@@ -277,8 +283,9 @@ class _Columns:
             # `infinity`, and years that no calendar of ours has.
             typed = f"CASE WHEN {typed} BETWEEN {_FIRST} AND {_LAST} THEN {typed} END"
         self.expressions[name] = typed
-        given = f"nullif(trim(CAST({value} AS VARCHAR)), '') IS NOT NULL"
-        self._unreadable.append(f"CASE WHEN {given} AND ({typed}) IS NULL THEN {quoted(name)} END")
+        if type_ != target or target == "TIMESTAMPTZ":
+            text = f"nullif(trim(CAST({value} AS VARCHAR)), '')" if type_ in ("VARCHAR", "JSON", "BLOB") else value
+            self._unreadable.append((f"({typed}) IS NULL AND {text} IS NOT NULL", name))
 
     def _add_attributes(self, columns: tuple[str, ...]) -> None:
         entries = []
@@ -293,10 +300,7 @@ class _Columns:
     def _refuse_text(self, name: str, value: str) -> None:
         """Refuse what validation could not see any more: it gets a pseudonym in place of a user id."""
         too_long, nul = f"{name} is longer than {MAX_USER_BYTES:,} bytes", f"{name} holds a NUL character"
-        self._refused.append(
-            f"CASE WHEN strlen({value}) > {MAX_USER_BYTES} THEN {quoted(too_long)} "
-            f"WHEN contains({value}, chr(0)) THEN {quoted(nul)} END"
-        )
+        self._refused += [(f"strlen({value}) > {MAX_USER_BYTES}", too_long), (f"contains({value}, chr(0))", nul)]
 
 
 def _without_fraction(value: str) -> str:
@@ -313,8 +317,13 @@ def _unused(mapping: TableMapping, relation: Relation) -> list[str]:
     return [name for name in relation.columns if name.casefold() not in spoken_of]
 
 
-def _joined(parts: list[str], separator: str) -> str:
-    return f"nullif(concat_ws({quoted(separator)}, {', '.join(parts)}), '')" if parts else "NULL"
+def _joined(words: list[tuple[str, str]], separator: str) -> str:
+    """Return SQL for the words whose conditions hold; where none does, as nearly always, nothing is put together."""
+    if not words:
+        return "NULL"
+    any_of = " OR ".join(f"({condition})" for condition, _ in words)
+    parts = ", ".join(f"CASE WHEN {condition} THEN {quoted(word)} END" for condition, word in words)
+    return f"CASE WHEN {any_of} THEN concat_ws({quoted(separator)}, {parts}) END"
 
 
 def _defaults(table: str, typed: Mapping[str, str], until: datetime) -> dict[str, tuple[str, str]]:
