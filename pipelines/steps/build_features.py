@@ -15,7 +15,7 @@ from pipelines.features.user_state import USER_ROWS, user_rows_sql
 from pipelines.progress import Progress
 from pipelines.schemas import FeatureBuild
 from pipelines.stores.feature_files import DAILY_FILES, FeatureDay, FeatureFiles, FeatureManifest
-from pipelines.stores.sql import empty_select, quoted, quoted_list, write_parquet
+from pipelines.stores.sql import empty_select, quoted, quoted_list, scalar, write_parquet
 from pipelines.stores.table_store import TableStore, arrival_day
 
 _FORMAT = 3
@@ -25,6 +25,8 @@ BASE_DAYS = 7
 _CHUNK_ROWS = 1_500_000
 """Events that are computed in one pass, so that memory does not grow with the number of days."""
 _CHUNK_SPAN = timedelta(days=365)
+PORTION_EVENTS = 1_000
+"""Events of one user that are computed in one go."""
 _FLUSH_ROWS = 20_000
 """Rows of a day that wait in memory: each has three lists of up to 50."""
 _KEYS = {"users": "user_id", "item_statistics": "item_id"}
@@ -146,7 +148,7 @@ class _Build:
         self._kept = kept
         self._cut_off = cut_off
         self._queries = {
-            "users": user_rows_sql("users_state", "new_events", config.history_length, types_as_enum=True),
+            "users": user_rows_sql("users_state", "portion", config.history_length, types_as_enum=True),
             "item_statistics": item_statistics_sql(
                 config.popularity_half_life_days, "item_statistics_state", "new_events"
             ),
@@ -231,23 +233,52 @@ class _Build:
         return [*base, *(self._files.day_file(name, day) for day in days)]
 
     def _stage(self, connection: duckdb.DuckDBPyConnection, name: str, chunk: Sequence[str]) -> None:
-        if len(chunk) == 1:
-            write_parquet(connection, self._queries[name], self._files.staged(name, chunk[0]))
-            return
+        """Write one file a day of the chunk."""
         day = {"users": "created_timestamp", "item_statistics": "created_timestamp - INTERVAL 1 DAY"}[name]
+        portions = self._portions(connection) if name == "users" else ["FROM new_events"]
         parts = self._files.staged(name, "parts").with_suffix("")
-        connection.execute(
-            f"COPY (SELECT *, strftime({day}, '%Y-%m-%d') AS arrival_day FROM ({self._queries[name]})) "
-            f"TO {quoted(parts)} (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (arrival_day))"
-        ).fetchall()
+        for number, portion in enumerate(portions):
+            connection.execute(f"CREATE OR REPLACE TEMP VIEW portion AS {portion}")
+            (parts / str(number)).mkdir(parents=True)
+            connection.execute(
+                f"COPY (SELECT *, strftime({day}, '%Y-%m-%d') AS arrival_day FROM ({self._queries[name]})) "
+                f"TO {quoted(parts / str(number))} (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (arrival_day))"
+            ).fetchall()
+            if written := sorted((parts / str(number)).rglob("*.parquet")) if 0 < number < len(portions) - 1 else []:
+                newest = _newest("user_id", _files(written))
+                connection.execute(f"CREATE OR REPLACE TEMP TABLE next AS {newest}")
+                connection.execute("DELETE FROM users_state WHERE user_id IN (SELECT user_id FROM next)")
+                connection.execute("INSERT INTO users_state FROM next")
+                connection.execute("DROP TABLE next")
         for arrived in chunk:
-            pieces = sorted((parts / f"arrival_day={arrived}").glob("*.parquet"))
+            pieces = sorted(parts.glob(f"*/arrival_day={arrived}/*.parquet"))
             if len(pieces) == 1:
                 pieces[0].rename(self._files.staged(name, arrived))
-            else:  # no usable event arrived, or DuckDB closed the file in between
+            else:  # no usable event arrived, or several portions have the day
                 query = f"SELECT * FROM {_files(pieces)}" if pieces else empty_select(_SCHEMAS[name])
                 write_parquet(connection, query, self._files.staged(name, arrived))
-        shutil.rmtree(parts, ignore_errors=True)
+        shutil.rmtree(parts)
+
+    def _portions(self, connection: duckdb.DuckDBPyConnection) -> list[str]:
+        """Return queries that together are the new events; each takes up where the one before ended.
+
+        One portion is the rule. Users with very many events (a till, a robot) follow in portions of their own: every
+        row that is computed holds a list of all events that its user has in the portion.
+        """
+        connection.execute(
+            "CREATE OR REPLACE TEMP TABLE busy AS "
+            f"SELECT user_id FROM new_events GROUP BY user_id HAVING count(*) > {PORTION_EVENTS}"
+        )
+        if not scalar(connection, "SELECT count(*) FROM busy"):
+            return ["FROM new_events"]
+        connection.execute(
+            "CREATE OR REPLACE TEMP TABLE busy_events AS SELECT *, "
+            f"count(*) OVER (PARTITION BY user_id ORDER BY created_timestamp) // {PORTION_EVENTS} AS place "
+            "FROM new_events SEMI JOIN busy USING (user_id)"
+        )
+        places = connection.execute("SELECT DISTINCT place FROM busy_events ORDER BY place").fetchall()
+        busy = [f"SELECT * EXCLUDE (place) FROM busy_events WHERE place = {place}" for (place,) in places]
+        return ["FROM new_events ANTI JOIN busy USING (user_id)", *busy]
 
     def _carry(self, connection: duckdb.DuckDBPyConnection, name: str, chunk: Sequence[str]) -> None:
         """Bring the state of a feature file to the end of the chunk."""
@@ -326,7 +357,7 @@ def _newest(key: str, relation: str) -> str:
 
 
 def _files(paths: Iterable[Path]) -> str:
-    return f"read_parquet({quoted_list(paths)})"
+    return f"read_parquet({quoted_list(paths)}, hive_partitioning = false)"
 
 
 def _sha256(*parts: str) -> str:

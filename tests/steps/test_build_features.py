@@ -134,6 +134,20 @@ def test_day_by_day_gives_the_files_of_all_at_once(tmp_path, monkeypatch, base_d
         assert all(same(one, other) for one, other in zip(rows, day_by_day[file], strict=True)), file
 
 
+def test_users_with_very_many_events_get_the_same_rows_in_portions(tmp_path, monkeypatch):
+    crowd = [event("till", f"i{n}", day(n / 5 - n % 3 / 7), arrived=day(n / 5), value=1.0) for n in range(25)]
+    tables = tables_with(tmp_path, [*crowd, *daily(5)], until=day(6))
+    build(tables, tmp_path / "whole", until=day(6))
+    monkeypatch.setattr(step, "PORTION_EVENTS", 4)
+    build(tables, tmp_path / "portions", until=day(6))
+    whole, portions = contents(tmp_path / "whole"), contents(tmp_path / "portions")
+
+    assert whole.keys() == portions.keys()
+    for file, rows in whole.items():
+        assert all(same(one, other) for one, other in zip(rows, portions[file], strict=True)), file
+    assert histories(tmp_path / "portions")["till:25"] == histories(tmp_path / "whole")["till:25"]
+
+
 def same(one: dict, other: dict) -> bool:
     return all(
         value == pytest.approx(other[name], rel=1e-9) if isinstance(value, float) else value == other[name]
