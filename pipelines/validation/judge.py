@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from great_expectations.data_context import AbstractDataContext
 
 _DATA_SOURCE = "duckdb"
-"""Not `headrace`: earlier versions left a source of that name that reads pandas frames."""
+"""Not `headrace`: earlier versions left a source of that name, and checks of it, that read pandas frames."""
 _EXAMPLES = 5
 """Broken values that a page shows of each rule."""
 
@@ -178,11 +178,11 @@ class Judge:
             gx.ExpectationSuite(name=table, expectations=expectations, meta={"rules_version": RULES_VERSION})
         )
         validation = context.validation_definitions.add_or_update(
-            gx.ValidationDefinition(name=table, data=batches, suite=suite)
+            gx.ValidationDefinition(name=f"{_DATA_SOURCE}_{table}", data=batches, suite=suite)
         )
         checkpoint = context.checkpoints.add_or_update(
             gx.Checkpoint(
-                name=table,
+                name=f"{_DATA_SOURCE}_{table}",
                 validation_definitions=[validation],
                 actions=[gx.checkpoint.UpdateDataDocsAction(name="data_docs")],
                 result_format={"result_format": "SUMMARY", "partial_unexpected_count": _EXAMPLES},
