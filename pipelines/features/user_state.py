@@ -16,7 +16,7 @@ HALF_LIVES_DAYS: tuple[int, ...] = (1, 7, 28)
 COUNTED_TYPES = {"views": "view", "clicks": "click", "carts": "cart", "purchases": "purchase", "ratings": "rating"}
 """Running count -> the event type that it counts."""
 MAX_SPAN_DAYS = 1_000
-"""One call takes events that happened and arrived within so many days: 2 to the power of an age must be a number."""
+"""Decay is exact among events of one call within so many days, lateness included; beyond, 2 ** age is no number."""
 
 USER_ROWS = pa.schema(
     [
@@ -253,7 +253,8 @@ FROM histories
 
 def _power(half_life_days: int, age_us: str) -> str:
     """Return SQL for 2 ** (age_us / half-life): the weight of an event whose age is negative."""
-    return f"pow(2.0::DOUBLE, ({age_us}) / {half_life_days * _DAY_US!r})"
+    exponent = f"({age_us}) / {half_life_days * _DAY_US!r}"
+    return f"pow(2.0::DOUBLE, greatest(-{MAX_SPAN_DAYS}, least({MAX_SPAN_DAYS}, {exponent})))"
 
 
 def _lines(parts: Iterable[str]) -> str:

@@ -208,6 +208,14 @@ def test_users_who_do_nothing_new_get_no_row():
     assert [row["moment_id"] for row in rows] == ["u:1", "v:1", "v:2"]
 
 
+def test_an_event_that_arrives_after_ten_years_gives_numbers_and_spoils_no_later_row():
+    rows = fold([event("u", "a", day(0), arrived=day(3_650)), event("u", "b", day(3_651))])
+
+    assert 0 < rows[0]["events_1d_decayed"] <= 1
+    assert rows[1]["events_1d_decayed"] == pytest.approx(1)
+    assert [row["purchases"] for row in rows] == [1, 2]
+
+
 SECONDS = st.integers(0, 400 * DAY_S)
 ONE = st.tuples(
     st.sampled_from("uv"),
