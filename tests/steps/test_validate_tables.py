@@ -20,6 +20,7 @@ from pipelines.stores.experiment_tracker import ExperimentTracker
 from pipelines.stores.files import write_text
 from pipelines.stores.table_store import IngestedManifest, window_id
 from pipelines.validation.judge import Judge
+from pipelines.validation.profile import Profile
 from tests.toys.catalogue import NOW, toy_window
 
 pytestmark = pytest.mark.slow
@@ -326,14 +327,15 @@ def test_small_window_never_stops(tmp_path, validate):
 
 def test_volume_beyond_all_measure_stops(tmp_path, validate):
     tables, window = toy_window(tmp_path)
-    validate(tables, window)
+    tables.accept(window, rejections={})
+    usual = {"groups": {"events": Profile(rows=10).to_json()}}
     for _ in range(4):
-        validate(tables, next_window(tables, [{}] * 10))
+        tables.accept(next_window(tables, [{}] * 10), rejections={}, profile=usual)
     later = next_window(tables, [{}] * 600)
     with pytest.raises(
         DataError, match=r"events: 600 rows a day, the median of the windows before is 10; allowed: 0 to"
     ):
-        validate(tables, later, compare_min_rows=100, drift_stop=1)
+        validate(tables, later, compare_min_rows=100)
 
 
 def test_pages_of_old_windows_are_removed(tmp_path):
