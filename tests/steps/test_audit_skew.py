@@ -12,7 +12,10 @@ from tests.toys.event_tables import day, event
 from tests.toys.live_shop import LiveShop
 from tests.toys.remembered_metrics import RememberedMetrics
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:feast", "ignore::DeprecationWarning:ibis")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:feast", "ignore::DeprecationWarning:ibis"),
+]
 
 EVENTS = [event("u", "a", day(1), value=2.0), event("u", "b", day(2), value=3.0), event("v", "a", day(2), kind="view")]
 SOON = timedelta(seconds=5, microseconds=765_432)

@@ -18,7 +18,10 @@ from tests.toys.event_tables import day, event
 from tests.toys.live_shop import LiveShop
 from tests.toys.remembered_metrics import RememberedMetrics
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:feast", "ignore::DeprecationWarning:ibis")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:feast", "ignore::DeprecationWarning:ibis"),
+]
 
 DAYS, USERS = 24, 10
 CONFIG = LeakConfig(min_rows=50)

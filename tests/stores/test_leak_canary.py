@@ -9,7 +9,10 @@ from pipelines.stores.leak_canary import check_canary
 from pipelines.stores.point_in_time import join_features
 from tests.toys.event_tables import day
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:feast", "ignore::DeprecationWarning:ibis")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:feast", "ignore::DeprecationWarning:ibis"),
+]
 
 MOMENTS = pa.array([day(3), day(1), day(1), day(2)], TIMESTAMP)
 LABELS = pa.array(["bread", "milk", "milk", "soap"])

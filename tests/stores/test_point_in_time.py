@@ -19,7 +19,9 @@ from tests.toys.event_tables import day
 from tests.toys.feast_repository import TTL_DAYS, USER_FEATURES, feast_repository
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning:feast", "ignore::DeprecationWarning:ibis", "ignore::FutureWarning:feast"
+    "ignore::DeprecationWarning:feast",
+    "ignore:fetch_arrow_table:DeprecationWarning",
+    "ignore::FutureWarning:feast",
 )
 MICROSECOND = timedelta(microseconds=1)
 
