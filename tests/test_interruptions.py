@@ -66,6 +66,11 @@ def run(step: tuple[str, ...], variables: dict[str, str], kill_after_s: float | 
     return time.monotonic() - started
 
 
+def rounded(row: dict[str, object]) -> dict[str, object]:
+    """Forget the last digits, which depend on the order in which threads add."""
+    return {name: round(value, 9) if isinstance(value, float) else value for name, value in row.items()}
+
+
 def state(home: Path) -> dict[str, object]:
     """Return everything that must not depend on an interruption."""
     places = Places(home)
@@ -81,8 +86,12 @@ def state(home: Path) -> dict[str, object]:
     assert champion is not None
     return {
         "run": name,
-        "tables": [(window["accepted"], window["events"]["sha256"]) for window in tables["windows"]],
-        "features": {path.name: pq.read_table(path).num_rows for path in sorted(places.features.glob("*.parquet"))},
+        "tables": [window["accepted"] for window in tables["windows"]],
+        "events": {day: file["sha256"] for day, file in tables["events"].items()},
+        "features": {
+            str(path.relative_to(places.features)): sorted(map(rounded, pq.read_table(path).to_pylist()), key=str)
+            for path in sorted(places.features.rglob("*.parquet"))
+        },
         "training rows": training_set.fingerprint,
         "weights": hashlib.sha256((training_set.folder / "model" / "towers.safetensors").read_bytes()).hexdigest(),
         "bundle": {file: entry["sha256"] for file, entry in manifest["files"].items()},
