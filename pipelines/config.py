@@ -83,7 +83,7 @@ class ValidationConfig(Settings):
     """Share of a table's rows that may be set aside before the run stops, in [0, 1]."""
     min_quarantined_rows: int = Field(default=20, ge=1)
     """Fewer rows than this never stop a run, whatever their share: a small window has large shares."""
-    late_days: int = Field(default=30, ge=1, le=3_650)
+    late_days: int = Field(default=30, ge=1, le=365)
     """Days that may lie between an event and its arrival; later ones are set aside. Ids are compared that far back."""
     max_price: float = Field(default=100_000, gt=0)
     """Largest believable price, in the item's currency."""

@@ -82,9 +82,6 @@ class TablesSource:
             DataError: a file cannot be read, or has no rows.
             StoreError: a database does not answer.
         """
-        # How many rows a CSV file or a database has is not known before they are read. Taken for few, they would become
-        # the side of a join that is held in memory, and lose their order.
-        connection.execute("SET disabled_optimizers = 'build_side_probe_side'")
         queries: dict[str, str] = {}
         left_out: dict[str, int] = {}
         for table in self.tables:

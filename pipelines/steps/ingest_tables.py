@@ -17,6 +17,7 @@ from pipelines.progress import Progress
 from pipelines.pseudonyms import Pseudonymizer
 from pipelines.schemas import EVENTS, TABLES, IngestedWindow
 from pipelines.sources.base import Source, contract_query, timestamp
+from pipelines.sources.files import one_line
 from pipelines.stores.files import replacing_folder, write_text
 from pipelines.stores.sql import identifier, open_duckdb, quoted, quoted_list, write_parquet
 from pipelines.stores.table_store import IngestedManifest, TableStore, window_id
@@ -70,6 +71,8 @@ def ingest_tables(
     _remove_accepted(tables)
     with replacing_folder(tables.ingested / window) as folder:
         with open_duckdb() as connection:  # without a folder to spill to: raw user ids never reach the disk
+            # The rows of a stream, whose number DuckDB does not know, must not be what it holds in memory for a join.
+            connection.execute("SET disabled_optimizers = 'build_side_probe_side'")
             read = source.read(connection, since=since, until=until, state=tables.source_state(source.name))
             staged = _stage_source(connection, source.name, read.queries, folder, pseudonymizer, progress)
         batches, cursor = event_log.read_from(tables.source_state(EVENT_LOG) or None, until, since=since)
@@ -163,7 +166,7 @@ def _stage_source(
             count = write_parquet(connection, query, file)
         except duckdb.Error as error:
             raise DataError(
-                f"The table {table} of the source `{source}` cannot be read: {' '.join(str(error).split())} "
+                f"The table {table} of the source `{source}` cannot be read: {one_line(error)} "
                 "Mend the source, then run `headrace ingest_tables` again."
             ) from None
         staged[table] = file

@@ -122,15 +122,6 @@ def test_rows_are_numbered_within_their_file(tmp_path):
     ]
 
 
-def test_rows_keep_their_order_when_users_are_looked_up(tmp_path):
-    with open_duckdb() as connection:
-        query = TablesSource(write_csv(tmp_path)).read(connection, since=None, until=NOW, state={}).queries["events"]
-        connection.execute(f"CREATE TEMP TABLE known AS SELECT DISTINCT user_id AS raw FROM ({query})")
-        joined = f"SELECT row_number FROM ({query}) AS given LEFT JOIN known ON raw = given.user_id"
-        (table,) = connection.sql(joined).to_arrow_table().columns
-    assert table.to_pylist() == list(range(1, 1_501))
-
-
 def test_empty_cells_are_no_value(tmp_path):
     mapping = write_csv(tmp_path)
     (tmp_path / "items.csv").write_text("sku,name,group,maker,eur,aisle\nx,Thing, ,Mill,,\n")

@@ -74,6 +74,22 @@ def test_first_window_holds_the_whole_shop(tmp_path):
     assert (window.since, window.until) == (None, NOW)
 
 
+def test_rows_keep_the_order_of_their_file(tmp_path):
+    _, window = toy_window(tmp_path)
+    rows = pq.read_table(window.folder / "events.parquet")["row_number"].to_pylist()
+    assert rows == list(range(1, 1_501))
+
+
+def test_error_of_a_broken_file_does_not_repeat_its_rows(tmp_path):
+    mapping = write_csv(tmp_path / "shop")
+    with (tmp_path / "shop" / "sales.csv").open("a", newline="") as file:
+        file.write("one,Jane Doe of 5 Main Street,too,few\r\n")
+    with pytest.raises(DataError) as failure:
+        ingest(empty_tables(tmp_path), mapping, until=NOW)
+    assert "sales.csv" in str(failure.value) and "1502" in str(failure.value).replace(",", "")
+    assert "Jane" not in str(failure.value)
+
+
 def test_tables_equal_the_contract_form_of_the_shop(tmp_path):
     shop = toy_catalogue()
     with toy_tables(tmp_path).connect() as connection:
