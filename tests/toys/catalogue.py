@@ -183,12 +183,6 @@ class NoEvents:
     def read(self, since: datetime | None, until: datetime) -> pa.Table:
         return EVENTS.empty_table()
 
-    def read_from(self, cursor: Any, until: datetime) -> tuple[list[pa.RecordBatch], dict[str, Any]]:
-        return [], {}
-
-    def read_from(self, cursor: Any, until: datetime) -> tuple[list[pa.RecordBatch], dict[str, Any]]:
-        return [], {}
-
     def read_from(
         self, cursor: Any, until: datetime, *, since: datetime | None = None
     ) -> tuple[list[pa.RecordBatch], dict[str, Any]]:
