@@ -379,8 +379,8 @@ class TableStore:
     ) -> int:
         """Write the days that the window touches, put them into `events`, and return how many events are new."""
         # What was accepted while the window was on its way; before that, reading it has looked.
-        since = arrival_day(window.since) if window.since else None
-        between = [self.folder / file.path for day, file in events.items() if since and day >= since]
+        since = arrival_day(window.since) if window.since else ""
+        between = [self.folder / file.path for day, file in events.items() if day >= since]
         if between:
             kept = (
                 f"(SELECT * FROM {kept} AS new ANTI JOIN read_parquet({quoted_list(between)}) AS old USING (event_id))"

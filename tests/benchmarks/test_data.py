@@ -24,6 +24,7 @@ def test_shop_has_about_as_many_events_as_asked_for_each_with_its_own_id(shop):
     assert 2_000 < rows < 6_000
 
 
+@pytest.mark.slow
 def test_copies_have_users_of_their_own_and_the_same_number_of_lines(tmp_path):
     shop = make_shop(tmp_path / "shop", events=2 * ORIGINAL, progress=SilentProgress())
     copies = duckdb.sql(

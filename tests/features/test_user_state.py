@@ -227,6 +227,7 @@ ONE = st.tuples(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     drawn=st.lists(st.one_of(ONE, ONE.map(lambda one: (*one[:3], one[3] % 7, *one[4:]))), min_size=1, max_size=30),

@@ -115,6 +115,7 @@ def test_a_late_event_makes_a_row_on_its_arrival_and_changes_no_older_file(tmp_p
     assert histories(folder)["u:3"] == ["a", "late", "b"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base_days", [0, 2, 7])
 def test_day_by_day_gives_the_files_of_all_at_once(tmp_path, monkeypatch, base_days):
     monkeypatch.setattr(step, "BASE_DAYS", base_days)
@@ -203,6 +204,7 @@ def test_a_day_without_usable_events_has_empty_files(tmp_path):
     assert histories(tmp_path / "features") == {"u:1": ["a"], "u:2": ["a", "b"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", ["_stage", "_carry", "_refresh_base", "prices"])
 def test_a_killed_build_leaves_the_old_files_and_the_next_one_ends_the_same(tmp_path, monkeypatch, stop):
     folder = tmp_path / "features"

@@ -120,6 +120,17 @@ def test_pseudonyms_depend_on_the_key(tmp_path):
     assert not set(users[0]) & set(users[1])
 
 
+def test_two_first_windows_that_overlap_add_each_event_once(tmp_path):
+    tables = empty_tables(tmp_path)
+    mapping = write_csv(tmp_path / "shop")
+    windows = [ingest(tables, mapping, until=until) for until in (START + timedelta(days=30), NOW)]
+    assert [window.since for window in windows] == [None, None]
+    for window in windows:
+        tables.accept(window, rejections={})
+    with tables.connect() as connection:
+        assert connection.sql("SELECT count(*), count(DISTINCT event_id) FROM events").fetchall() == [(1500, 1500)]
+
+
 def test_second_window_without_news_is_empty(tmp_path):
     tables = toy_tables(tmp_path)
     window = ingest(tables, tmp_path / "shop" / "mapping.yaml", until=NOW + timedelta(hours=1))
