@@ -463,7 +463,7 @@ def validate_tables(run: str | None) -> None:
 @cli.command("build_features")
 @_run
 def build_features(run: str | None) -> None:
-    """Compute user activity, user history and item popularity as Parquet files.
+    """Compute the features of users and items for the days on which something arrived, as Parquet files.
 
     \b
     Example: headrace build_features
