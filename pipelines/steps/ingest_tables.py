@@ -270,13 +270,13 @@ class _News:
     def of_events(self, relation: str, *, arrival_known: bool | None = None) -> str:
         """Return the events whose ids are new.
 
-        Where arrival is not known every row is given each time, so that all ids count, not those of late.
+        A row whose arrival is not known is given each time, so that all ids count, not those of late.
         """
         query = f"SELECT * FROM {relation}"
         if self._since is None:
             return query
         known = self._arrival_known.get("events", True) if arrival_known is None else arrival_known
-        since = self._horizon if known else None
+        since = self._horizon if known and (arrival_known or not self._undated(relation)) else None
         files = [*self._tables.events_since(since), *self._tables.quarantine_files("events", since=since)]
         if files:
             ids = f"(SELECT event_id FROM read_parquet({quoted_list(files)}, union_by_name = true))"
@@ -289,6 +289,11 @@ class _News:
             "ELSE created_timestamp END"
         )
         return f"SELECT * REPLACE ({arrival} AS created_timestamp) FROM ({query})"
+
+    def _undated(self, relation: str) -> bool:
+        """Return whether some row does not say when it arrived, or cannot."""
+        found = self.connection.execute(f"SELECT 1 FROM {relation} WHERE created_timestamp IS NULL LIMIT 1")
+        return bool(found.fetchall())
 
     def of_table(self, table: str, file: Path) -> str:
         """Return the rows of another table that say something new."""

@@ -325,6 +325,24 @@ def test_late_row_of_a_file_without_arrival_times_is_found(tmp_path):
     assert found == [(START, until)]
 
 
+@pytest.mark.parametrize("arrival", [pytest.param("", id="absent"), pytest.param("soon", id="unreadable")])
+def test_row_without_an_arrival_is_read_once_however_long_ago_that_was(tmp_path, arrival):
+    tables = empty_tables(tmp_path)
+    mapping = write_csv(tmp_path / "shop")
+    mapping.write_text(mapping.read_text().replace("created_timestamp: at", "created_timestamp: arrived"))
+    sales = tmp_path / "shop" / "sales.csv"
+    head, first, *others = sales.read_text().splitlines()
+    dated = [f"{line},{line.rsplit(',', 1)[1]}" for line in others]
+    sales.write_text("\n".join([f"{head},arrived", f"{first},{arrival}", *dated]))
+    window = ingest(tables, mapping, until=NOW)
+    aside = pa.table({"row_id": [0], "rule": ["readable"], "reason": ["not readable"]}, schema=REJECTIONS)
+    tables.accept(window, rejections={"events": aside} if arrival else {})
+    for days in (1, 90, 180):
+        window = ingest(tables, mapping, until=NOW + timedelta(days=days))
+        assert window.rows == {}
+        tables.accept(window, rejections={})
+
+
 def test_only_changed_items_of_a_catalogue_without_dates_are_read(tmp_path):
     tables = empty_tables(tmp_path)
     mapping = without_arrival(write_csv(tmp_path / "shop"))
