@@ -25,6 +25,11 @@ class Places:
         return self.home / "secrets" / "pseudonym.key"
 
     @property
+    def feature_pipeline_lock(self) -> Path:
+        """Held by the step of the feature pipeline that runs."""
+        return self.home / "feature_pipeline.lock"
+
+    @property
     def ingested(self) -> Path:
         """Windows as the source gave them, in contract form, not validated yet."""
         return self.home / "ingested"

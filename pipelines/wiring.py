@@ -5,14 +5,15 @@ runs it, and saves what it returned under `records/<run>/<step>.json`. Stores ar
 step pays only for what it touches.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -500,6 +501,8 @@ STEPS: dict[str, Callable[..., tuple[str, Record]]] = {
     "rollback_champion": _rollback_champion,
     "audit_skew": _audit_skew,
 }
+FEATURE_STEPS = ("ingest_tables", "validate_tables", "build_features", "materialize_features")
+"""The steps that write tables and features."""
 """Every step, in the order of the loop; each returns its run and its record."""
 
 
@@ -523,7 +526,8 @@ def run_step(name: str, *, wiring: Wiring | None = None, **parameters: Any) -> d
     started = time.monotonic()
     _announce(name, "started")
     try:
-        run, record = STEPS[name](wiring, **parameters)
+        with _turn(wiring, name):
+            run, record = STEPS[name](wiring, **parameters)
     except NothingNew as reason:
         _announce(name, "skipped", seconds=time.monotonic() - started, reason=str(reason))
         raise
@@ -537,6 +541,25 @@ def run_step(name: str, *, wiring: Wiring | None = None, **parameters: Any) -> d
     values = record.model_dump(mode="json")
     _announce(name, "finished", seconds=time.monotonic() - started, record=values, peak_mib=_peak_mib())
     return {**values, "run": run}
+
+
+@contextmanager
+def _turn(wiring: Wiring, step: str) -> Iterator[None]:
+    """Let one process at a time run a step of the feature pipeline in a home, by hand or from a DAG; others wait.
+
+    The system lets go of the lock when its process dies.
+    """
+    if step not in FEATURE_STEPS:
+        yield
+        return
+    wiring.places.home.mkdir(parents=True, exist_ok=True)
+    with wiring.places.feature_pipeline_lock.open("a", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            wiring.progress.update("waiting", 0, 1, "another step of the feature pipeline runs in this home")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _announce(step: str, state: str, **more: Any) -> None:
