@@ -501,9 +501,9 @@ STEPS: dict[str, Callable[..., tuple[str, Record]]] = {
     "rollback_champion": _rollback_champion,
     "audit_skew": _audit_skew,
 }
+"""Every step, in the order of the loop; each returns its run and its record."""
 FEATURE_STEPS = ("ingest_tables", "validate_tables", "build_features", "materialize_features")
 """The steps that write tables and features."""
-"""Every step, in the order of the loop; each returns its run and its record."""
 
 
 def run_step(name: str, *, wiring: Wiring | None = None, **parameters: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pipelines.stores.sql import identifier, quoted, quoted_list
 ROW, FILE = "headrace_row", "headrace_file"
 """Columns that every relation has beside the data's own: the row's number from 1, and where it is from."""
 SUFFIXES = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
+_OURS = "headrace_"
 _S3 = "s3://"
 _DELIMITERS = ",;\t|"
 _PLAIN_CSV = {
@@ -63,6 +64,7 @@ def files_relation(
     reader = {"csv": _csv, "parquet": _parquet, "json": _json}[kind]
     try:
         query = reader(connection, folder, files, mapping.options)
+        _refuse_our_names(connection, query, where)
         columns = described_columns(connection, query)
     except duckdb.Error as error:
         raise DataError(
@@ -75,6 +77,22 @@ def files_relation(
     if mapping.query is not None:
         query, columns = _queried(connection, mapping.query, query, described, f"{mapping_file}: `{table}.query`")
     return Relation(query, columns, described)
+
+
+def _refuse_our_names(connection: duckdb.DuckDBPyConnection, query: str, where: str) -> None:
+    """Refuse data that has a column of ours beside the two that every relation gets.
+
+    Raises:
+        ConfigError: it has.
+    """
+    names = [row[0] for row in connection.execute(f"DESCRIBE {query}").fetchall()]
+    for ours in (ROW, FILE):
+        names.remove(ours)
+    if taken := [name for name in names if name.casefold().startswith(_OURS)]:
+        raise ConfigError(
+            f"{where}: a column is called `{taken[0]}`, and names that begin with `{_OURS}` are ours: rename it in the "
+            "files."
+        )
 
 
 def described_columns(connection: duckdb.DuckDBPyConnection, query: str) -> dict[str, str]:

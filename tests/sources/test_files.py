@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from pipelines.errors import DataError
+from pipelines.errors import ConfigError, DataError
 from pipelines.sources.files import files_relation
 from pipelines.sources.mapping import TableMapping
 from pipelines.stores.sql import open_duckdb
@@ -98,3 +98,14 @@ def test_query_may_pass_on_where_its_rows_are_from(tmp_path):
     (tmp_path / "1.csv").write_text("sku\na\nb\n")
     _, rows = read(tmp_path, files="1.csv", query="SELECT * FROM files WHERE sku = 'b'")
     assert rows == [("b", 2, "1.csv")]
+
+
+@pytest.mark.parametrize("name", ["headrace_row", "headrace_file", "Headrace_Left_Out"])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_column_with_a_name_of_ours_is_refused(tmp_path, name, suffix):
+    file = tmp_path / f"items.{suffix}"
+    with open_duckdb() as connection:
+        form = {"csv": "csv, HEADER", "jsonl": "json", "parquet": "parquet"}[suffix]
+        connection.execute(f"COPY (SELECT 1 AS a, 7 AS {name}) TO '{file}' (FORMAT {form})")
+    with pytest.raises(ConfigError, match=rf"`items.files`: a column is called `{name}`.*rename it"):
+        read(tmp_path, files=file.name)
