@@ -20,7 +20,7 @@ from pipelines.sources.base import Source, contract_query, timestamp
 from pipelines.sources.files import one_line
 from pipelines.stores.files import replacing_folder, write_text
 from pipelines.stores.sql import identifier, open_duckdb, quoted, quoted_list, write_parquet
-from pipelines.stores.table_store import IngestedManifest, TableStore, window_id
+from pipelines.stores.table_store import KEYS, IngestedManifest, TableStore, window_id
 
 EVENT_LOG = "event_log"
 _ID_BATCH = 50_000
@@ -302,13 +302,17 @@ class _News:
             return query
         content = [identifier(name) for name in TABLES[table].names if name != "updated_at"]
         columns = ", ".join(content)
-        known = f"SELECT {columns} FROM {table}"
-        if files := self._tables.quarantine_files(table):
-            known += f" UNION ALL SELECT {columns} FROM read_parquet({quoted_list(files)}, union_by_name = true)"
         same = " AND ".join(
             f"CAST(new.{name} AS VARCHAR) IS NOT DISTINCT FROM CAST(old.{name} AS VARCHAR)" for name in content
         )
-        return f"SELECT new.* FROM ({query}) AS new ANTI JOIN ({known}) AS old ON {same}"
+        if files := self._tables.quarantine_files(table):
+            aside = f"SELECT {columns} FROM read_parquet({quoted_list(files)}, union_by_name = true)"
+            query = f"SELECT new.* FROM ({query}) AS new ANTI JOIN ({aside}) AS old ON {same}"
+        fresh = f"SELECT new.* FROM ({query}) AS new ANTI JOIN {table} AS old ON {same}"
+        # With all the rows of its key: of two in the source the first is taken, whichever of them is known.
+        key = " AND ".join(f"new.{name} IS NOT DISTINCT FROM fresh.{name}" for name in KEYS[table])
+        rows = f"SELECT new.* FROM ({query}) AS new SEMI JOIN ({fresh}) AS fresh ON {key}"
+        return f"SELECT * FROM ({rows} ORDER BY new.source, new.row_number)"
 
 
 def _replayed(table: str, file: Path) -> str:

@@ -359,6 +359,25 @@ def test_only_changed_items_of_a_catalogue_without_dates_are_read(tmp_path):
         assert connection.sql("SELECT count(*) FROM items").fetchall() == [(60,)]
 
 
+def test_second_row_of_a_known_item_comes_with_the_first_once(tmp_path):
+    tables = empty_tables(tmp_path)
+    mapping = without_arrival(write_csv(tmp_path / "shop"))
+    tables.accept(ingest(tables, mapping, until=NOW), rejections={})
+    items = tmp_path / "shop" / "items.csv"
+    known = items.read_text().splitlines()[1]
+    with items.open("a", newline="") as file:
+        file.write(known.replace("Apple, fruit", "Green apple, fruit") + "\r\n")
+    window = ingest(tables, mapping, until=NOW + timedelta(hours=1))
+    rows = pq.read_table(window.folder / "items.parquet").to_pylist()
+    assert [(row["item_id"], row["title"]) for row in rows] == [
+        ("item-00", "Apple, fruit, 100 g"),
+        ("item-00", "Green apple, fruit, 100 g"),
+    ]
+    aside = pa.table({"row_id": [1], "rule": ["is_first"], "reason": ["twice"]}, schema=REJECTIONS)
+    tables.accept(window, rejections={"items": aside})
+    assert ingest(tables, mapping, until=NOW + timedelta(hours=2)).rows == {}
+
+
 def test_events_without_ids_get_the_same_id_each_time(tmp_path):
     mapping = without_arrival(write_csv(tmp_path / "shop"))
     mapping.write_text(mapping.read_text().replace("    event_id: line\n", ""))
