@@ -35,6 +35,9 @@ class SourceConfig(Settings):
     """For `tables`: the YAML file that maps your columns to the contract."""
     replay_until: date | Literal["today"] | None = "today"
     """For `completejourney`: 2017 moves by whole weeks to end within the week before this day; null keeps it."""
+    lookback_hours: float = Field(default=24, ge=0, le=24 * 30)
+    """For `tables`: rows stamped up to so many hours before the last window ended are read again. What turned up after
+    its own stamp (a long transaction, a file that was copied later) is found; what is known is left out."""
 
 
 EventType = Literal["impression", "click", "view", "cart", "purchase", "rating", "search"]

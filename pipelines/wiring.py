@@ -5,6 +5,7 @@ runs it, and saves what it returned under `records/<run>/<step>.json`. Stores ar
 step pays only for what it touches.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -14,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, ValidationError
 
 from pipelines.config import HeadraceConfig, Settings, load_config
-from pipelines.errors import ConfigError, HeadraceError
+from pipelines.errors import ConfigError, HeadraceError, StoreError
 from pipelines.places import Places
 from pipelines.progress import PROGRESS_VARIABLE, Progress, progress_from_environment
 from pipelines.schemas import (
@@ -136,7 +137,7 @@ class Wiring:
             )
         from pipelines.sources.tables import TablesSource
 
-        return TablesSource(settings.mapping)
+        return TablesSource(settings.mapping, lookback=timedelta(hours=settings.lookback_hours))
 
     @cached_property
     def feature_store(self) -> "FeatureStoreClient":
@@ -535,6 +536,13 @@ def run_step(name: str, *, wiring: Wiring | None = None, **parameters: Any) -> d
         _announce(name, "failed", seconds=time.monotonic() - started, error=str(error), kind=type(error).__name__)
         raise
     except Exception as error:
+        if _is_full_disk(error):
+            full = StoreError(
+                f"{name} found no room on the disk below {wiring.places.home}: nothing half-written is in use. "
+                "Make room, then run it again."
+            )
+            _announce(name, "failed", seconds=time.monotonic() - started, error=str(full), kind="StoreError")
+            raise full from error
         _announce(name, "failed", seconds=time.monotonic() - started, error=repr(error), kind="bug")
         raise
     wiring.records.save(run, name, record)
@@ -560,6 +568,11 @@ def _turn(wiring: Wiring, step: str) -> Iterator[None]:
             wiring.progress.update("waiting", 0, 1, "another step of the feature pipeline runs in this home")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _is_full_disk(error: Exception) -> bool:
+    """Whether the system, or a library that only passes on what it said, had no room to write."""
+    return getattr(error, "errno", None) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error)
 
 
 def _announce(step: str, state: str, **more: Any) -> None:

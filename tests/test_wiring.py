@@ -1,13 +1,15 @@
 """What `run_step` does around a step."""
 
+import errno
 import fcntl
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from pipelines.config import HeadraceConfig
-from pipelines.errors import HeadraceError
+from pipelines.errors import HeadraceError, StoreError
 from pipelines.places import Places
 from pipelines.wiring import FEATURE_STEPS, STEPS, Wiring, run_step
 
@@ -21,6 +23,22 @@ class Waited:
     def update(self, stage: str, done: int, total: int | None = None, note: str = "") -> None:
         if stage == "waiting":
             self.said.set()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), id="the system"),
+        pytest.param(RuntimeError("IO Error: Could not write file: No space left on device"), id="a library"),
+    ],
+)
+def test_a_full_disk_is_a_sentence_and_worth_a_retry(tmp_path, monkeypatch, error):
+    def full(wiring):
+        raise error
+
+    monkeypatch.setitem(STEPS, "build_bento", full)
+    with pytest.raises(StoreError, match=r"build_bento found no room on the disk below .*: nothing half-written"):
+        run_step("build_bento", wiring=Wiring(Places(tmp_path), HeadraceConfig(), Waited()))
 
 
 def test_steps_of_the_feature_pipeline_are_steps():

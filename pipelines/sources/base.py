@@ -53,6 +53,8 @@ class Source(Protocol):
     ) -> SourceTables:
         """Describe the rows that arrived in `(since, until]`; `since` is None on the first run.
 
+        Rows that are stamped earlier may be among them: those that are known are left out later.
+
         Raises:
             ConfigError: the source is not set up right.
             DataError: its data cannot be read.

@@ -6,7 +6,7 @@ docs/your-own-data.md explains the mapping file and shows one.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,17 @@ class TablesSource:
 
     name = "tables"
 
-    def __init__(self, mapping: Path, *, tables: dict[str, TableMapping] | None = None) -> None:
+    def __init__(
+        self,
+        mapping: Path,
+        *,
+        tables: dict[str, TableMapping] | None = None,
+        lookback: timedelta = timedelta(0),
+    ) -> None:
         """Read the mapping file; the tables are read later.
 
         Args:
+            lookback: How long before the last window's end a row may be stamped that was not there then.
             tables: What the file says, where it was read before.
 
         Raises:
@@ -63,6 +70,7 @@ class TablesSource:
         """
         self.mapping_file = mapping
         self.tables = load_mapping(mapping) if tables is None else tables
+        self._lookback = lookback
 
     def read(
         self,
@@ -72,7 +80,7 @@ class TablesSource:
         until: datetime,
         state: Mapping[str, Any],  # noqa: ARG002
     ) -> SourceTables:
-        """Describe the mapped tables.
+        """Describe the mapped tables: what is stamped since then, and a while before.
 
         A value that does not fit its column's type becomes null and is named in `unreadable`, so that validation
         sets the row aside. Without an arrival column every row is given each time, and what is known is left out later.
@@ -107,7 +115,8 @@ class TablesSource:
             StoreError: a database does not answer.
         """
         mapping = self.tables[table]
-        relation = self._relation(connection, table, mapping, since=since)
+        read_since = None if since is None else since - self._lookback
+        relation = self._relation(connection, table, mapping, since=read_since)
         plan = TablePlan(relation, problems=self._unknown_columns(table, mapping, relation))
         if plan.problems:
             return plan
@@ -124,7 +133,7 @@ class TablesSource:
         column = ARRIVAL.get(table)
         known = column is not None and column in mapping.mapped
         if column is not None:
-            condition = arrived(column, since if known else None, until)
+            condition = arrived(column, read_since if known else None, until)
             plan.query = f"SELECT * FROM ({plan.query}) WHERE {column} IS NULL OR ({condition})"
         if mapping.leave_out or known or table == "events":
             arrival = columns.expressions[column] if column else "CAST(NULL AS TIMESTAMPTZ)"

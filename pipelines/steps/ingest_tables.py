@@ -1,5 +1,7 @@
 """Step: read everything that arrived since the last accepted window, in contract form, with pseudonyms."""
 
+import errno
+import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -19,10 +21,12 @@ from pipelines.schemas import EVENTS, TABLES, IngestedWindow
 from pipelines.sources.base import Source, contract_query, timestamp
 from pipelines.sources.files import one_line
 from pipelines.stores.files import replacing_folder, write_text
-from pipelines.stores.sql import identifier, open_duckdb, quoted, quoted_list, write_parquet
-from pipelines.stores.table_store import KEYS, IngestedManifest, TableStore, window_id
+from pipelines.stores.sql import identifier, open_duckdb, quoted, quoted_list, scalar, write_parquet
+from pipelines.stores.table_store import KEYS, REMOVED_IDS, IngestedManifest, TableStore, window_id
 
 EVENT_LOG = "event_log"
+STAMPED_BEFORE = "events: stamped before the last window ended, arrives now"
+REPLAYED_IN_VAIN = "events: replayed, but accepted before"
 _ID_BATCH = 50_000
 
 
@@ -81,11 +85,14 @@ def ingest_tables(
         with tables.writing_connection() as connection:
             news = _News(connection, tables, read.arrival_known, since=since, until=until, late_days=late_days)
             mended = {table: [replay.files[table] for replay in replays if table in replay.files] for table in TABLES}
-            events = _all_events(news, staged.pop("events", None), logged, mended.pop("events"), folder)
+            replayed = mended.pop("events")
+            in_vain = news.known_replays(replayed)
+            events = _all_events(news, staged.pop("events", None), logged, replayed, folder)
+            events, stamped_before = news.arriving_now(events)
             prepared = prepare_events(
                 connection, events, preparation, since=since, until=until, known=news.recent_events()
             )
-            rows = {"events": _finish(connection, events, prepared, folder / "events.parquet")}
+            rows = {"events": _finish(connection, events, prepared, folder)}
             for table, again in mended.items():
                 parts = [news.of_table(table, staged[table])] if table in staged else []
                 parts += [_replayed(table, file) for file in again]
@@ -105,8 +112,8 @@ def ingest_tables(
             source=source.name,
             folder=tables.ingested / window,
             rows=rows,
-            mended=prepared.changed,
-            removed={**read.left_out, **prepared.removed},
+            mended={**prepared.changed, **({STAMPED_BEFORE: stamped_before} if stamped_before else {})},
+            removed={**read.left_out, **prepared.removed, **({REPLAYED_IN_VAIN: in_vain} if in_vain else {})},
         )
         manifest = IngestedManifest(
             window=result,
@@ -165,6 +172,8 @@ def _stage_source(
                 query = _with_event_ids(query)
             count = write_parquet(connection, query, file)
         except duckdb.Error as error:
+            if os.strerror(errno.ENOSPC) in str(error):  # nothing is wrong with the source
+                raise
             raise DataError(
                 f"The table {table} of the source `{source}` cannot be read: {one_line(error)} "
                 "Mend the source, then run `headrace ingest_tables` again."
@@ -206,13 +215,18 @@ def _all_events(
     return file
 
 
-def _finish(connection: duckdb.DuckDBPyConnection, events: Path, prepared: PreparedEvents, target: Path) -> int:
-    """Write the prepared events and return how many there are."""
+def _finish(connection: duckdb.DuckDBPyConnection, events: Path, prepared: PreparedEvents, folder: Path) -> int:
+    """Write the prepared events, and the ids of those removed, and return how many events there are."""
+    target = folder / "events.parquet"
     if prepared.unchanged:
         events.rename(target)
-    else:
-        write_parquet(connection, prepared.query, target)
-        events.unlink()
+        return prepared.rows
+    write_parquet(connection, prepared.query, target)
+    if prepared.removed:  # or they would be new the next time that they are read
+        kept = f"read_parquet({quoted(target)}) AS kept"
+        gone = f"SELECT given.event_id FROM read_parquet({quoted(events)}) AS given ANTI JOIN {kept} USING (event_id)"
+        write_parquet(connection, gone, folder / REMOVED_IDS)
+    events.unlink()
     return prepared.rows
 
 
@@ -260,6 +274,32 @@ class _News:
         first = "row_number() OVER (PARTITION BY event_id ORDER BY created_timestamp) = 1"
         return contract_query("events", expressions, f"(FROM read_parquet({quoted(file)}) QUALIFY {first})")
 
+    def arriving_now(self, events: Path) -> tuple[Path, int]:
+        """Return the file in which what is stamped before the last window's end arrives now, and how many rows are.
+
+        They were not there when that window was read: taken at their word, they would change what was known then.
+        """
+        if self._since is None:
+            return events, 0
+        before = f"created_timestamp <= {timestamp(self._since)}"
+        rows = int(scalar(self.connection, f"SELECT count(*) FROM read_parquet({quoted(events)}) WHERE {before}"))
+        if not rows:
+            return events, 0
+        arrival = f"CASE WHEN {before} THEN {timestamp(self._until)} ELSE created_timestamp END AS created_timestamp"
+        now = events.with_name("now.staged.parquet")
+        write_parquet(self.connection, f"SELECT * REPLACE ({arrival}) FROM read_parquet({quoted(events)})", now)
+        events.unlink()
+        return now, rows
+
+    def known_replays(self, files: Sequence[Path]) -> int:
+        """Return how many of the mended events were accepted before."""
+        known = self._tables.events_since(None)
+        if not files or not known:
+            return 0
+        given = f"read_parquet({quoted_list(files)}) AS given"
+        both = f"{given} SEMI JOIN read_parquet({quoted_list(known)}) AS known USING (event_id)"
+        return int(scalar(self.connection, f"SELECT count(*) FROM {both}"))
+
     def of_replay(self, file: Path) -> str:
         """Return mended events, which arrive now; that they lie in quarantine does not count."""
         query = f"SELECT * FROM ({_replayed('events', file)})"
@@ -277,7 +317,7 @@ class _News:
             return query
         known = self._arrival_known.get("events", True) if arrival_known is None else arrival_known
         since = self._horizon if known and (arrival_known or not self._undated(relation)) else None
-        files = [*self._tables.events_since(since), *self._tables.quarantine_files("events", since=since)]
+        files = self._tables.known_ids(since)
         if files:
             ids = f"(SELECT event_id FROM read_parquet({quoted_list(files)}, union_by_name = true))"
             query += f" AS new ANTI JOIN {ids} AS old USING (event_id)"
@@ -290,6 +330,17 @@ class _News:
         )
         return f"SELECT * REPLACE ({arrival} AS created_timestamp) FROM ({query})"
 
+    def _newer(self, table: str, query: str) -> str:
+        """Return the rows stamped since the last window, and of those before the ones that are news all the same."""
+        before = f"updated_at <= {timestamp(self._since)}" if self._since else "false"
+        newer = "old.item_id = new.item_id AND old.updated_at >= new.updated_at"
+        late = f"SELECT new.* FROM ({query}) AS new ANTI JOIN {table} AS old ON {newer} WHERE new.{before}"
+        if files := self._tables.quarantine_files(table):
+            aside = f"read_parquet({quoted_list(files)}, union_by_name = true)"
+            same = "old.item_id IS NOT DISTINCT FROM new.item_id AND old.updated_at = new.updated_at"
+            late = f"SELECT new.* FROM ({late}) AS new ANTI JOIN {aside} AS old ON {same}"
+        return f"SELECT * FROM ({query}) WHERE ({before}) IS NOT TRUE UNION ALL {late}"
+
     def _undated(self, relation: str) -> bool:
         """Return whether some row does not say when it arrived, or cannot."""
         found = self.connection.execute(f"SELECT 1 FROM {relation} WHERE created_timestamp IS NULL LIMIT 1")
@@ -298,8 +349,10 @@ class _News:
     def of_table(self, table: str, file: Path) -> str:
         """Return the rows of another table that say something new."""
         query = f"SELECT * FROM read_parquet({quoted(file)})"
-        if self._since is None or self._arrival_known.get(table, True):
+        if self._since is None:
             return query
+        if self._arrival_known.get(table, True):
+            return self._newer(table, query) if table == "items" else query
         content = [identifier(name) for name in TABLES[table].names if name != "updated_at"]
         columns = ", ".join(content)
         same = " AND ".join(

@@ -4,6 +4,7 @@ tables/manifest.json                  what is valid; written last, so that a kil
 tables/items/<window>.parquet         the whole catalogue as of that window; the manifest names the newest
 tables/users/…, judgements/…          the same
 tables/events/<day>.<window>.parquet  the events that arrived on that UTC day, in the order of arrival
+tables/removed/<window>.parquet       ids of events that preparation took out of a window
 quarantine/<window>/<table>.parquet
 ingested/<window>/<table>.parquet, window.json
 
@@ -22,6 +23,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
 from pipelines.errors import DataError, StoreError
@@ -43,6 +45,8 @@ KEYS = {"items": ("item_id",), "users": ("user_id",), "judgements": ("query", "i
 """Tables in which a newer row takes the place of an older one, and what tells them apart."""
 REJECTIONS = pa.schema([("row_id", pa.int64()), ("rule", pa.string()), ("reason", pa.string())])
 """Rows of an ingested table that are set aside: `row_id` is the row's place in the ingested file, from 0."""
+REMOVED_IDS = "removed.parquet"
+"""File of an ingested window: `event_id` of what preparation took out."""
 FORMAT = 2
 _CHUNK_ROWS = 1_500_000
 """Events that are sorted in memory at once."""
@@ -70,6 +74,7 @@ class AcceptedWindow(Record):
     reasons: dict[str, int] = Field(description="Quarantined rows by '<table>: <reason>'.")
     mended: dict[str, int] = Field(default={}, description="Rows that preparation changed, by '<table>: <rule>'.")
     removed: dict[str, int] = Field(default={}, description="Rows that were left out, by '<table>: <rule>'.")
+    removed_ids: TableFile | None = Field(default=None, description="Ids of the events that preparation took out.")
     profile: dict[str, Any] | None = Field(default=None, description="What the rows looked like; of late windows only.")
     replays: tuple[str, ...] = Field(default=(), description="Mended rows of quarantine that the window held.")
 
@@ -246,6 +251,15 @@ class TableStore:
         done = {replay for window in self.manifest().windows for replay in window.replays}
         return pending_replays(self.quarantine, done=done)
 
+    def known_ids(self, since: datetime | None) -> list[Path]:
+        """Return the files with the `event_id` of all that was accepted, set aside or removed since then."""
+        removed = [
+            self.folder / window.removed_ids.path
+            for window in self.manifest().windows
+            if window.removed_ids and (since is None or window.until > since)
+        ]
+        return [*self.events_since(since), *self.quarantine_files("events", since=since), *removed]
+
     def quarantine_files(self, table: str, *, since: datetime | None = None) -> list[Path]:
         """Return the files of the table's rows that were set aside in windows that ended after `since`."""
         return [
@@ -312,6 +326,7 @@ class TableStore:
             reasons=reasons,
             mended=window.mended,
             removed=window.removed,
+            removed_ids=self._keep_removed(window),
             profile=profile,
             replays=ingested.replays,
         )
@@ -358,6 +373,16 @@ class TableStore:
             query = f"SELECT * FROM read_parquet({quoted_list(files)})" if files else empty_select(schema)
             connection.execute(f"CREATE VIEW {table} AS {query}")
         return connection
+
+    def _keep_removed(self, window: IngestedWindow) -> TableFile | None:
+        """Keep the ids of what preparation took out: read again, they are nothing new."""
+        given = window.folder / REMOVED_IDS
+        if not given.exists():
+            return None
+        target = self.folder / "removed" / f"{window.window}.parquet"
+        with replacing_file(target) as temporary:
+            shutil.copyfile(given, temporary)
+        return self._table_file(target, pq.read_metadata(target).num_rows)
 
     def _set_aside(self, connection: duckdb.DuckDBPyConnection, file: Path, target: Path) -> int:
         """Write the rejected rows with their reasons, one a row and rule; return how many rows they are."""
@@ -438,7 +463,8 @@ class TableStore:
         """Remove files that the manifest does not know: older catalogues, and what a killed call left."""
         known = {file.path for file in manifest.current.values()}
         known |= {file.path for file in manifest.events.values()}
-        for table in TABLES:
+        known |= {window.removed_ids.path for window in manifest.windows if window.removed_ids}
+        for table in (*TABLES, "removed"):
             for file in (self.folder / table).glob("*"):
                 if str(file.relative_to(self.folder)) not in known:
                     file.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """What `ingest_tables` reads, and what a second call changes."""
 
 import json
+import shutil
 from datetime import timedelta
 
 import duckdb
@@ -14,7 +15,7 @@ from pipelines.progress import SilentProgress
 from pipelines.pseudonyms import Pseudonymizer
 from pipelines.schemas import EVENTS
 from pipelines.sources.tables import TablesSource
-from pipelines.steps.ingest_tables import ingest_tables
+from pipelines.steps.ingest_tables import REPLAYED_IN_VAIN, STAMPED_BEFORE, ingest_tables
 from pipelines.stores.event_log import EventLog
 from pipelines.stores.table_store import REJECTIONS
 from tests.toys.catalogue import (
@@ -32,9 +33,9 @@ from tests.toys.catalogue import (
 from tests.toys.catalogue import pseudonymizer as toy_pseudonymizer
 
 
-def ingest(tables, mapping, *, until, event_log=None, pseudonymizer=None, preparation=None):
+def ingest(tables, mapping, *, until, event_log=None, pseudonymizer=None, preparation=None, lookback=timedelta(days=1)):
     return ingest_tables(
-        TablesSource(mapping),
+        TablesSource(mapping, lookback=lookback),
         tables=tables,
         event_log=event_log or NoEvents(),
         pseudonymizer=pseudonymizer or toy_pseudonymizer(),
@@ -232,6 +233,9 @@ def test_mended_rows_of_quarantine_arrive_with_the_next_window_and_only_once(tmp
         assert accepted.fetchall() == [(2.5, until)]
     assert tables.pending_replays() == []
     assert folder.exists()
+    shutil.copytree(folder, folder.with_name("c3d4"))
+    in_vain = ingest(tables, mapping, until=NOW + timedelta(hours=3))
+    assert (in_vain.rows, in_vain.removed) == ({}, {REPLAYED_IN_VAIN: 1})
     assert ingest(tables, mapping, until=NOW + timedelta(hours=3)).rows == {}
 
 
@@ -341,6 +345,69 @@ def test_row_without_an_arrival_is_read_once_however_long_ago_that_was(tmp_path,
         window = ingest(tables, mapping, until=NOW + timedelta(days=days))
         assert window.rows == {}
         tables.accept(window, rejections={})
+
+
+def sold(shop, line, at, *, kind="purchase", item="item-05"):
+    """Add a line to the shop's sales."""
+    with (shop / "sales.csv").open("a", newline="\r\n") as file:
+        file.write(f"{line},customer 1,receipt-{line},{kind},{item},1.50,{at.isoformat()}\n")
+
+
+def test_row_that_turns_up_after_its_own_stamp_arrives_when_it_is_seen_and_once(tmp_path):
+    tables = toy_tables(tmp_path)
+    sold(tmp_path / "shop", "slow", NOW - timedelta(hours=2))
+    mapping = tmp_path / "shop" / "mapping.yaml"
+    until = NOW + timedelta(hours=1)
+    window = ingest(tables, mapping, until=until)
+    assert (window.rows, window.mended) == ({"events": 1}, {STAMPED_BEFORE: 1})
+    tables.accept(window, rejections={})
+    with tables.connect() as connection:
+        found = connection.sql("SELECT created_timestamp FROM events WHERE event_id = 'slow'").fetchall()
+    assert found == [(until,)]
+    again = ingest(tables, mapping, until=NOW + timedelta(hours=2))
+    assert (again.rows, again.mended, again.removed) == ({}, {}, {})
+
+
+def test_row_stamped_before_the_lookback_is_not_seen(tmp_path):
+    tables = toy_tables(tmp_path)
+    sold(tmp_path / "shop", "slow", NOW - timedelta(hours=2))
+    mapping = tmp_path / "shop" / "mapping.yaml"
+    assert ingest(tables, mapping, until=NOW + timedelta(hours=1), lookback=timedelta(hours=1)).rows == {}
+
+
+def test_broken_and_merged_rows_do_not_come_back_with_the_lookback(tmp_path):
+    mapping = write_csv(tmp_path / "shop")
+    for second in (0, 1, 2):  # the third is no repeat of the first, only of the second
+        sold(tmp_path / "shop", f"view-{second}", NOW - timedelta(minutes=5, seconds=-1.5 * second), kind="view")
+    tables = empty_tables(tmp_path)
+    window = ingest(tables, mapping, until=NOW)
+    assert window.removed == {"events: repeat within 2 s": 2}
+    ids = pq.read_table(window.folder / "events.parquet")["event_id"].to_pylist()
+    aside = {"row_id": [ids.index("view-0")], "rule": ["value"], "reason": ["value is wrong"]}
+    tables.accept(window, rejections={"events": pa.table(aside, schema=REJECTIONS)})
+    again = ingest(tables, mapping, until=NOW + timedelta(hours=1))
+    assert (again.rows, again.mended, again.removed) == ({}, {}, {})
+
+
+def test_item_that_turns_up_after_its_own_stamp_is_read_and_an_older_one_is_not(tmp_path):
+    mapping = write_csv(tmp_path / "shop")
+    items = tmp_path / "shop" / "items.csv"
+    header, *lines = items.read_text().splitlines()
+    text = mapping.read_text().replace(', updated_at: "2026-01-01T00:00:00+00:00"', "")
+    mapping.write_text(text.replace("price: eur}", "price: eur, updated_at: changed}"))
+
+    def write(changes):
+        text = [f"{header},changed"]
+        text += [f"{line},{changes.get(number, NOW - timedelta(hours=3))}" for number, line in enumerate(lines)]
+        items.write_text("\n".join(text) + "\n")
+
+    write({})
+    tables = empty_tables(tmp_path)
+    tables.accept(ingest(tables, mapping, until=NOW), rejections={})
+    write({0: NOW - timedelta(hours=1), 1: NOW - timedelta(hours=4)})
+    window = ingest(tables, mapping, until=NOW + timedelta(hours=1))
+    assert window.rows == {"items": 1}
+    assert pq.read_table(window.folder / "items.parquet")["item_id"].to_pylist() == ["item-00"]
 
 
 def test_only_changed_items_of_a_catalogue_without_dates_are_read(tmp_path):
