@@ -102,17 +102,17 @@ class ValidationConfig(Settings):
     """Accepted windows, the newest ones, that a new window is compared with; 1 compares it with the last one only."""
     compare_min_rows: int = Field(default=1_000, ge=1)
     """Rows that both sides of a comparison need. With fewer, nothing is compared and nothing can stop."""
-    drift_warn: float = Field(default=0.15, ge=0)
+    drift_warn: float = Field(default=0.15, ge=0, le=1)
     """Jensen-Shannon distance of a column's distribution, in [0, 1], above which there is a warning."""
-    drift_stop: float = Field(default=0.5, ge=0)
+    drift_stop: float = Field(default=0.5, ge=0, le=1)
     """Distance above which it is not accepted; 1 never stops."""
-    null_share_warn: float = Field(default=0.05, ge=0)
+    null_share_warn: float = Field(default=0.05, ge=0, le=1)
     """Change of a column's share of missing values, in [0, 1], above which there is a warning."""
-    null_share_stop: float = Field(default=0.5, ge=0)
+    null_share_stop: float = Field(default=0.5, ge=0, le=1)
     """Change above which the window is not accepted; 1 never stops."""
-    type_share_warn: float = Field(default=0.1, ge=0)
+    type_share_warn: float = Field(default=0.1, ge=0, le=1)
     """Change of an event type's share, in [0, 1], above which there is a warning."""
-    type_share_stop: float = Field(default=0.5, ge=0)
+    type_share_stop: float = Field(default=0.5, ge=0, le=1)
     """Change above which the window is not accepted; 1 never stops."""
     volume_windows: int = Field(default=30, ge=4)
     """Accepted windows whose median rows per day are what a window's volume is compared with, from the fifth on."""

@@ -146,6 +146,19 @@ def test_mended_csv_goes_back_in_with_a_pseudonym_for_a_raw_user(tables, tmp_pat
     assert len(tables.pending_replays()) == 1
 
 
+def test_row_that_was_never_set_aside_is_refused(tables, tmp_path):
+    file = tmp_path / "made up.csv"
+    export(tables, file, Wanted(table="events"), echo=lambda _: None)
+    with file.open(newline="") as text:
+        header, first, *_ = csv.reader(text)
+    first[header.index("row_number")] = "77"
+    with file.open("w", newline="") as written:
+        csv.writer(written).writerows([header, first])
+    with pytest.raises(DataError, match=r"1 rows were never set aside, the first is row 77 of sales\.csv in"):
+        send(tables, file)
+    assert not tables.pending_replays()
+
+
 def test_items_keep_their_attributes_through_a_csv(tables, tmp_path):
     file = tmp_path / "items.csv"
     export(tables, file, Wanted(table="items"), echo=lambda _: None)

@@ -189,6 +189,7 @@ class Quarantine:
             table = wanted.table or _table_with(names, file)
             _require(names, table, file)
             self._read_mended(connection, table, file)
+            self._refuse_strangers(connection, table, file)
             if "user_id" in TABLES[table].names:
                 _add_pseudonyms(connection, pseudonymizer)
             return self._write(connection, table, 0)
@@ -275,6 +276,24 @@ class Quarantine:
             )
         columns = ", ".join(f"{_cast(name, type_)} AS {identifier(name)}" for name, type_ in types.items())
         connection.execute(f"CREATE OR REPLACE TEMP TABLE chosen AS SELECT {columns} FROM loaded")
+
+    def _refuse_strangers(self, connection: duckdb.DuckDBPyConnection, table: str, file: Path) -> None:
+        """Refuse rows that were never set aside: this is no way past the source.
+
+        Raises:
+            DataError: names the first of them.
+        """
+        keys = ", ".join(KEY)
+        known = f" ANTI JOIN aside USING ({keys})" if self._open_table(connection, table, Wanted(table=table)) else ""
+        strangers = connection.execute(
+            f"SELECT {WINDOW}, row_number, source FROM chosen{known} ORDER BY {keys}"
+        ).fetchall()
+        if strangers:
+            window, number, source = strangers[0]
+            raise DataError(
+                f"{file}: {len(strangers):,} rows were never set aside, the first is row {number} of {source} in "
+                f"window {window}: leave {keys} as `headrace quarantine export` wrote them; nothing was replayed."
+            )
 
     def _write(self, connection: duckdb.DuckDBPyConnection, table: str, skipped: int) -> Replayed:
         """Write the rows of `chosen` as a replay, whole or not at all."""
