@@ -100,7 +100,7 @@ def ingest_tables(
                     rows[table] = write_parquet(connection, " UNION ALL ".join(parts), folder / f"{table}.parquet")
             for file in staged.values():
                 file.unlink()
-        rows = {table: count for table, count in rows.items() if count}
+        rows = {table: rows[table] for table in TABLES if rows.get(table)}
         for table in TABLES:
             if table not in rows:
                 (folder / f"{table}.parquet").unlink(missing_ok=True)
