@@ -104,6 +104,7 @@ def ingest_tables(
         for table in TABLES:
             if table not in rows:
                 (folder / f"{table}.parquet").unlink(missing_ok=True)
+        removed = {**read.left_out, **prepared.removed, REPLAYED_IN_VAIN: in_vain}
         _refuse_empty_start(source.name, rows, since=since, until=until)
         result = IngestedWindow(
             window=window,
@@ -112,8 +113,8 @@ def ingest_tables(
             source=source.name,
             folder=tables.ingested / window,
             rows=rows,
-            mended={**prepared.changed, **({STAMPED_BEFORE: stamped_before} if stamped_before else {})},
-            removed={**read.left_out, **prepared.removed, **({REPLAYED_IN_VAIN: in_vain} if in_vain else {})},
+            mended=_hit({**prepared.changed, STAMPED_BEFORE: stamped_before}),
+            removed=_hit(removed),
         )
         manifest = IngestedManifest(
             window=result,
@@ -123,6 +124,11 @@ def ingest_tables(
         )
         write_text(folder / "window.json", manifest.model_dump_json(indent=2))
     return result
+
+
+def _hit(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return the rules that met a row."""
+    return {rule: rows for rule, rows in counts.items() if rows}
 
 
 def _accepted_before(tables: TableStore, source: str, *, until: datetime) -> IngestedWindow:
