@@ -34,6 +34,8 @@ class SourceTables:
     """What the source wants to find again next time (JSON values)."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Rows that are in the data but are not rows of our contract, by reason."""
+    described: Mapping[str, str] = field(default_factory=dict)
+    """Table -> what it is read from, such as the names of its files, for errors."""
     arrival_known: Mapping[str, bool] = field(default_factory=dict)
     """Tables (default true) whose rows say when they arrived. Of the others every row is given each time."""
 

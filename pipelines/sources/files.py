@@ -61,6 +61,9 @@ def files_relation(
     where = f"{mapping_file}: `{table}.files`"
     files = [file for pattern in mapping.patterns for file in _matching(connection, folder, pattern, where)]
     kind = _kind(files, mapping, where, table)
+    described = _name(folder, files[0])
+    if len(files) > 1:
+        described = f"{len(files):,} files such as {described}"
     reader = {"csv": _csv, "parquet": _parquet, "json": _json}[kind]
     try:
         query = reader(connection, folder, files, mapping.options)
@@ -68,12 +71,9 @@ def files_relation(
         columns = described_columns(connection, query)
     except duckdb.Error as error:
         raise DataError(
-            f"The files of `{table}` cannot be read: {one_line(error)} Mend the file, or say how "
+            f"The files of `{table}` ({described}) cannot be read: {one_line(error)} Mend the file, or say how "
             f"to read it in {mapping_file}, such as `{table}.options: {{delim: ';', strict_mode: false}}`."
         ) from None
-    described = _name(folder, files[0])
-    if len(files) > 1:
-        described = f"{len(files):,} files such as {described}"
     if mapping.query is not None:
         query, columns = _queried(connection, mapping.query, query, described, f"{mapping_file}: `{table}.query`")
     return Relation(query, columns, described)

@@ -92,15 +92,18 @@ class TablesSource:
         """
         queries: dict[str, str] = {}
         left_out: dict[str, int] = {}
+        described: dict[str, str] = {}
         for table in self.tables:
             plan = self.plan(connection, table, since=since, until=until)
             if plan.problems:
                 raise ConfigError(plan.problems[0] + and_others(plan.problems))
             queries[table] = plan.query
+            described[table] = plan.relation.described
             left_out |= self._count_left_out(connection, table, plan)
         return SourceTables(
             queries=queries,
             left_out=left_out,
+            described=described,
             arrival_known={table: ARRIVAL.get(table, "") in mapping.mapped for table, mapping in self.tables.items()},
         )
 

@@ -18,7 +18,7 @@ from pipelines.preparation.behavior import PreparedEvents, prepare_events
 from pipelines.progress import Progress
 from pipelines.pseudonyms import Pseudonymizer
 from pipelines.schemas import EVENTS, TABLES, IngestedWindow
-from pipelines.sources.base import Source, contract_query, timestamp
+from pipelines.sources.base import Source, SourceTables, contract_query, timestamp
 from pipelines.sources.files import one_line
 from pipelines.stores.files import replacing_folder, write_text
 from pipelines.stores.sql import identifier, open_duckdb, quoted, quoted_list, scalar, write_parquet
@@ -78,7 +78,7 @@ def ingest_tables(
             # The rows of a stream, whose number DuckDB does not know, must not be what it holds in memory for a join.
             connection.execute("SET disabled_optimizers = 'build_side_probe_side'")
             read = source.read(connection, since=since, until=until, state=tables.source_state(source.name))
-            staged = _stage_source(connection, source.name, read.queries, folder, pseudonymizer, progress)
+            staged = _stage_source(connection, source.name, read, folder, pseudonymizer, progress)
         batches, cursor = event_log.read_from(tables.source_state(EVENT_LOG) or None, until, since=since)
         logged = _spool(batches, folder / "log.staged.parquet")
         replays = tables.pending_replays()
@@ -156,7 +156,7 @@ def _remove_accepted(tables: TableStore) -> None:
 def _stage_source(
     connection: duckdb.DuckDBPyConnection,
     source: str,
-    queries: Mapping[str, str],
+    read: SourceTables,
     folder: Path,
     pseudonymizer: Pseudonymizer,
     progress: Progress,
@@ -168,7 +168,7 @@ def _stage_source(
     """
     connection.execute("CREATE TEMP TABLE pseudonyms (raw VARCHAR PRIMARY KEY, pseudonym VARCHAR)")
     staged = {}
-    for done, (table, query) in enumerate(queries.items(), start=1):
+    for done, (table, query) in enumerate(read.queries.items(), start=1):
         file = folder / f"{table}.staged.parquet"
         try:
             if table in ("events", "users"):
@@ -181,11 +181,12 @@ def _stage_source(
             if os.strerror(errno.ENOSPC) in str(error):  # nothing is wrong with the source
                 raise
             raise DataError(
-                f"The table {table} of the source `{source}` cannot be read: {one_line(error)} "
+                f"The table {table} of the source `{source}` ({read.described.get(table, 'its data')}) cannot be read: "
+                f"{one_line(error)} "
                 "Mend the source, then run `headrace ingest_tables` again."
             ) from None
         staged[table] = file
-        progress.update("reading tables", done, len(queries), f"{table}: {count:,} rows")
+        progress.update("reading tables", done, len(read.queries), f"{table}: {count:,} rows")
     return staged
 
 

@@ -85,7 +85,7 @@ def test_empty_table_is_refused(tmp_path):
 def test_file_that_is_no_table_is_refused(tmp_path):
     mapping = remapped(tmp_path, "items.csv", "items.parquet")
     (tmp_path / "items.parquet").write_bytes(b"not Parquet")
-    with pytest.raises(DataError, match="The files of `items` cannot be read") as failure:
+    with pytest.raises(DataError, match=r"The files of `items` \(items\.parquet\) cannot be read") as failure:
         read(mapping, "items")
     assert "\n" not in str(failure.value)
 

@@ -91,6 +91,14 @@ def test_error_of_a_broken_file_does_not_repeat_its_rows(tmp_path):
     assert "Jane" not in str(failure.value)
 
 
+def test_error_of_mixed_line_ends_names_the_file(tmp_path):
+    mapping = write_csv(tmp_path / "shop")
+    with (tmp_path / "shop" / "sales.csv").open("ab") as file:
+        file.write(b"one,two,three\rfour\r\n")
+    with pytest.raises(DataError, match=r"sales\.csv"):
+        ingest(empty_tables(tmp_path), mapping, until=NOW)
+
+
 def test_tables_equal_the_contract_form_of_the_shop(tmp_path):
     shop = toy_catalogue()
     with toy_tables(tmp_path).connect() as connection:
