@@ -108,7 +108,7 @@ def _wanted_days(tables: TableStore, cut_off: datetime) -> dict[str, DayEvents]:
     cut = accepted_until is not None and cut_off < accepted_until
     return {
         day: DayEvents(
-            path=tables.folder / file.path,
+            path=tables.event_file(day),
             rows=file.rows,
             source=f"{file.sha256} {cut_off.astimezone(UTC).isoformat()}" if cut and day == last else file.sha256,
         )

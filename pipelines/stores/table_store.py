@@ -119,6 +119,7 @@ class TableStore:
         self.folder = folder
         self.quarantine = quarantine
         self.ingested = ingested
+        self._read: tuple[tuple[int, int, int], TableManifest] | None = None
 
     # What is accepted
 
@@ -130,23 +131,14 @@ class TableStore:
         """
         path = self.folder / "manifest.json"
         try:
-            text = path.read_text(encoding="utf-8")
+            found = path.stat()
         except FileNotFoundError:
             return TableManifest()
-        try:
-            found = json.loads(text).get("format", FORMAT)
-            if found != FORMAT:
-                raise StoreError(
-                    f"{path} has the format {found}, this version reads {FORMAT}: move {self.folder} away, then "
-                    "`headrace ingest_tables` builds the tables again from the source and the event log."
-                )
-            return TableManifest.model_validate_json(text)
-        except (ValueError, AttributeError) as error:
-            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-            raise StoreError(
-                f"{path} cannot be read ({reason}): put the file back from a backup, or move "
-                f"{self.folder} away and run `headrace ingest_tables` to build the tables again."
-            ) from None
+        # It names every window there was, and a step asks for it a dozen times.
+        identity = (found.st_ino, found.st_mtime_ns, found.st_size)
+        if self._read is None or self._read[0] != identity:
+            self._read = (identity, self._read_manifest(path))
+        return self._read[1]
 
     def accepted_until(self) -> datetime | None:
         """Return the end of the newest accepted window; None before the first."""
@@ -347,6 +339,23 @@ class TableStore:
         return result
 
     # Inside
+
+    def _read_manifest(self, path: Path) -> TableManifest:
+        try:
+            text = path.read_text(encoding="utf-8")
+            found = json.loads(text).get("format", FORMAT)
+            if found != FORMAT:
+                raise StoreError(
+                    f"{path} has the format {found}, this version reads {FORMAT}: move {self.folder} away, then "
+                    "`headrace ingest_tables` builds the tables again from the source and the event log."
+                )
+            return TableManifest.model_validate_json(text)
+        except (ValueError, AttributeError) as error:
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            raise StoreError(
+                f"{path} cannot be read ({reason}): put the file back from a backup, or move "
+                f"{self.folder} away and run `headrace ingest_tables` to build the tables again."
+            ) from None
 
     def _accepted(self) -> TableManifest:
         manifest = self.manifest()

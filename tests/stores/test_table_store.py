@@ -115,6 +115,15 @@ def test_windows_that_were_read_side_by_side_do_not_double_events(tmp_path):
         assert connection.sql("SELECT count(*) FROM events").fetchall() == [(1500,)]
 
 
+def test_manifest_is_parsed_once_and_again_when_another_writer_replaced_it(tmp_path):
+    tables = toy_tables(tmp_path)
+    before = tables.manifest()
+    assert tables.manifest() is before
+    tables_with(tmp_path, [event("u", "item-01", NOW)], until=NOW + DAY)
+    assert tables.manifest().accepted_until == NOW + DAY
+    assert before.accepted_until == NOW
+
+
 def test_tables_of_another_format_name_the_way_out(tmp_path):
     tables = toy_tables(tmp_path)
     path = tables.folder / "manifest.json"
