@@ -1,15 +1,12 @@
 """What happens to items, day by day, and where an item's price stands: folds over arrival days, as DuckDB SQL."""
 
-from collections.abc import Iterable
-
 import pyarrow as pa
 
+from pipelines.features.folds import HALF_LIVES_DAYS, sql_lines
 from pipelines.schemas import TIMESTAMP
 
 COUNTED_TYPES = {"views": "view", "clicks": "click", "carts": "cart", "purchases": "purchase"}
 """Running count -> the event type that it counts."""
-HALF_LIVES_DAYS: tuple[int, ...] = (1, 7, 28)
-"""Ages at which an event counts half."""
 CONVERSION_PRIOR = (1.0, 20.0)
 """Purchases and views that an item is taken to have had: few views say little."""
 _DECAYED = {f"{name}_{days}d": (name, days) for name in COUNTED_TYPES for days in HALF_LIVES_DAYS}
@@ -56,17 +53,19 @@ def item_statistics_sql(popularity_half_life_days: float, state: str = "state", 
     """
     types = ", ".join(f"'{kind}'" for kind in COUNTED_TYPES.values())
     decayed = {**_DECAYED, "popularity": ("purchases", popularity_half_life_days)}
-    counts = _lines(f"count(*) FILTER (WHERE event_type = '{kind}') AS {name}" for name, kind in COUNTED_TYPES.items())
-    terms = _lines(
+    counts = sql_lines(
+        f"count(*) FILTER (WHERE event_type = '{kind}') AS {name}" for name, kind in COUNTED_TYPES.items()
+    )
+    terms = sql_lines(
         f"sum({name} * pow(0.5::DOUBLE, (age + last_day - day) / {float(half_life)!r})) AS {column}"
         for column, (name, half_life) in decayed.items()
     )
-    carried = _lines(
+    carried = sql_lines(
         f"{column}{'' if column == 'popularity' else '_decayed'} * "
         f"pow(0.5::DOUBLE, (last_day - {_DAY_OF_STATE}) / {float(half_life)!r})"
         for column, (_, half_life) in decayed.items()
     )
-    rescaled = _lines(
+    rescaled = sql_lines(
         f"(sum({column}) OVER days * pow(2.0::DOUBLE, (last_day - day) / {float(half_life)!r}))::DOUBLE "
         f"AS {column}{'' if column == 'popularity' else '_decayed'}"
         for column, (_, half_life) in decayed.items()
@@ -92,7 +91,7 @@ scale AS (SELECT max(day) AS last_day FROM daily),
 days AS (
     SELECT
         item_id, day, true AS fresh,
-        {_lines(f"sum({name})::BIGINT AS {name}" for name in COUNTED_TYPES)},
+        {sql_lines(f"sum({name})::BIGINT AS {name}" for name in COUNTED_TYPES)},
         {terms}
     FROM daily CROSS JOIN scale GROUP BY item_id, day
     UNION ALL
@@ -105,7 +104,7 @@ days AS (
 running AS (
     SELECT
         item_id, day, fresh,
-        {_lines(f"(sum({name}) OVER days)::BIGINT AS {name}" for name in COUNTED_TYPES)},
+        {sql_lines(f"(sum({name}) OVER days)::BIGINT AS {name}" for name in COUNTED_TYPES)},
         {rescaled}
     FROM days CROSS JOIN scale
     WINDOW days AS (PARTITION BY item_id ORDER BY day)
@@ -143,7 +142,3 @@ FROM items WHERE price IS NOT NULL
 
 
 _DAY_OF_STATE = "(epoch_us(event_timestamp) // 86400000000 - 1)"
-
-
-def _lines(parts: Iterable[str]) -> str:
-    return ",\n        ".join(parts)

@@ -4,15 +4,12 @@
 however the events are cut into calls.
 """
 
-from collections.abc import Iterable
-
 import pyarrow as pa
 
+from pipelines.features.folds import HALF_LIVES_DAYS, sql_lines
 from pipelines.features.history import HISTORY_EVENT_TYPES
 from pipelines.schemas import MAX_HISTORY, TIMESTAMP
 
-HALF_LIVES_DAYS: tuple[int, ...] = (1, 7, 28)
-"""Ages at which an event counts half."""
 COUNTED_TYPES = {"views": "view", "clicks": "click", "carts": "cart", "purchases": "purchase", "ratings": "rating"}
 """Running count -> the event type that it counts."""
 MAX_SPAN_DAYS = 1_000
@@ -72,11 +69,13 @@ def user_rows_sql(
     """
     types = ", ".join(f"'{name}'" for name in HISTORY_EVENT_TYPES)
     kind = f"ENUM({types})"
-    counts = _lines(f"count(*) FILTER (WHERE event_type = '{kind}') AS {name}" for name, kind in COUNTED_TYPES.items())
+    counts = sql_lines(
+        f"count(*) FILTER (WHERE event_type = '{kind}') AS {name}" for name, kind in COUNTED_TYPES.items()
+    )
     bought = "FILTER (WHERE event_type = 'purchase')"
     valued = "FILTER (WHERE event_type = 'purchase' AND value IS NOT NULL)"
     age = "happened_us - arrived_us"
-    terms = _lines(
+    terms = sql_lines(
         [
             *(f"sum({_power(days, age)}) AS events_{days}d" for days in HALF_LIVES_DAYS),
             f"coalesce(sum(value * {_power(28, age)}) {bought}, 0) AS spend_28d",
@@ -84,13 +83,13 @@ def user_rows_sql(
         ]
     )
     decayed = {**{f"events_{days}d": days for days in HALF_LIVES_DAYS}, "spend_28d": 28, "valued_28d": 28}
-    scaled = _lines(f"{name} * {_power(days, 'arrived_us - last_us')} AS {name}" for name, days in decayed.items())
-    carried = _lines(
+    scaled = sql_lines(f"{name} * {_power(days, 'arrived_us - last_us')} AS {name}" for name, days in decayed.items())
+    carried = sql_lines(
         f"{name}_decayed * {_power(days, 'epoch_us(event_timestamp) - last_us')}" for name, days in decayed.items()
     )
-    summed = _lines(f"(sum({name}) OVER arrivals)::BIGINT AS {name}" for name in COUNTED_TYPES)
-    summed_terms = _lines(f"sum({name}) OVER arrivals AS {name}" for name in decayed)
-    rescaled = _lines(
+    summed = sql_lines(f"(sum({name}) OVER arrivals)::BIGINT AS {name}" for name in COUNTED_TYPES)
+    summed_terms = sql_lines(f"sum({name}) OVER arrivals AS {name}" for name in decayed)
+    rescaled = sql_lines(
         f"{name}_decayed := {name} * {_power(days, 'last_us - newest_us')}" for name, days in decayed.items()
     )
     return f"""
@@ -240,8 +239,8 @@ SELECT
     item_ids,
     {"event_types" if types_as_enum else "event_types::VARCHAR[] AS event_types"},
     event_times,
-    {_lines(f"row.{name} AS {name}" for name in COUNTED_TYPES)},
-    {_lines(f"row.{name}_decayed AS {name}_decayed" for name in decayed)},
+    {sql_lines(f"row.{name} AS {name}" for name in COUNTED_TYPES)},
+    {sql_lines(f"row.{name}_decayed AS {name}_decayed" for name in decayed)},
     CASE WHEN row.valued_28d_decayed > {_NOTHING!r} THEN row.spend_28d_decayed / row.valued_28d_decayed END
         AS mean_value_28d_decayed,
     CASE WHEN row.n_moments > 1
@@ -255,7 +254,3 @@ def _power(half_life_days: int, age_us: str) -> str:
     """Return SQL for 2 ** (age_us / half-life): the weight of an event whose age is negative."""
     exponent = f"({age_us}) / {half_life_days * _DAY_US!r}"
     return f"pow(2.0::DOUBLE, greatest(-{MAX_SPAN_DAYS}, least({MAX_SPAN_DAYS}, {exponent})))"
-
-
-def _lines(parts: Iterable[str]) -> str:
-    return ",\n        ".join(parts)

@@ -1,6 +1,5 @@
 """Step: compute the features of users and items from the validated tables, only for days that are new or touched."""
 
-import hashlib
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pipelines.features.user_state import USER_ROWS, user_rows_sql
 from pipelines.progress import Progress
 from pipelines.schemas import FeatureBuild
 from pipelines.stores.feature_files import DAILY_FILES, FeatureDay, FeatureFiles, FeatureManifest
+from pipelines.stores.files import text_sha256
 from pipelines.stores.sql import empty_select, quoted, quoted_list, scalar, write_parquet
 from pipelines.stores.table_store import TableStore, arrival_day
 
@@ -58,8 +58,8 @@ def build_features(
     files = FeatureFiles(features_dir)
     tables_fingerprint = tables.fingerprint()
     cut_off = min(until, tables.accepted_until() or until)
-    settings = _sha256(str(_FORMAT), config.model_dump_json())
-    fingerprint = _sha256(settings, tables_fingerprint, cut_off.astimezone(UTC).isoformat())
+    settings = text_sha256(str(_FORMAT), config.model_dump_json())
+    fingerprint = text_sha256(settings, tables_fingerprint, cut_off.astimezone(UTC).isoformat())
     done = files.find()
     if done is not None and done.fingerprint == fingerprint:
         return _record(done, done.build)
@@ -358,7 +358,3 @@ def _newest(key: str, relation: str) -> str:
 
 def _files(paths: Iterable[Path]) -> str:
     return f"read_parquet({quoted_list(paths)}, hive_partitioning = false)"
-
-
-def _sha256(*parts: str) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -1,6 +1,5 @@
 """Step: turn baskets into point-in-time rows for training, validation and test."""
 
-import hashlib
 from datetime import datetime
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from pipelines.features.on_demand import CONTEXT_FEATURES, context_features, ite
 from pipelines.progress import Progress
 from pipelines.schemas import TIMESTAMP, TrainingSet
 from pipelines.stores.feature_store import FeatureStoreClient
-from pipelines.stores.files import replacing_file, write_text
+from pipelines.stores.files import replacing_file, text_sha256, write_text
 from pipelines.stores.table_store import TableStore
 
 SPLITS = ("train", "validation", "test")
@@ -86,8 +85,8 @@ def build_training_set(
             f"The features are those of tables {features.tables_fingerprint[:12]}, but the tables are at "
             f"{tables.fingerprint()[:12]}: run `headrace build_features`, or wait until the feature pipeline has."
         )
-    fingerprint = _sha256(str(_FORMAT), features.fingerprint, config.model_dump_json())
-    run = _sha256(fingerprint, model_fingerprint, champion or "base", force)[:12]
+    fingerprint = text_sha256(str(_FORMAT), features.fingerprint, config.model_dump_json())
+    run = text_sha256(fingerprint, model_fingerprint, champion or "base", force)[:12]
     folder = training_dir / run
     if done := _find(folder):
         return done
@@ -236,7 +235,3 @@ def _refuse_leaks(rows: pa.Table) -> None:
             f"The histories of {len(leaking)} training rows know events from after their time (first row_id: {first}): "
             "a feature leaks. Delete the features folder, run `headrace build_features`, and try again."
         )
-
-
-def _sha256(*parts: str) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -47,6 +47,11 @@ def write_text(target: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def text_sha256(*parts: str) -> str:
+    """Return the SHA-256 of texts, in this order, as hex digits."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file as hex digits, reading it in pieces."""
     with path.open("rb") as file:

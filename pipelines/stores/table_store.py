@@ -12,7 +12,6 @@ Arrival is the clock: a window holds what arrived in a span of time, so it adds 
 of those that were there. What it costs depends on the window and not on the history before it.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,7 +27,7 @@ from pydantic import Field, ValidationError
 
 from pipelines.errors import DataError, StoreError
 from pipelines.schemas import TABLES, IngestedWindow, Record
-from pipelines.stores.files import file_sha256, replacing_file, write_text
+from pipelines.stores.files import file_sha256, replacing_file, text_sha256, write_text
 from pipelines.stores.quarantine import REPLAYS, Replay, pending_replays
 from pipelines.stores.sql import (
     DEFAULT_MEMORY_MIB,
@@ -153,7 +152,7 @@ class TableStore:
         manifest = self._accepted()
         lines = [f"events {day} {file.sha256}" for day, file in sorted(manifest.events.items())]
         lines += [f"{table} {file.sha256}" for table, file in sorted(manifest.current.items())]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return text_sha256(*lines)
 
     @property
     def items_path(self) -> Path:
