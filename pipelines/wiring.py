@@ -7,7 +7,6 @@ step pays only for what it touches.
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import resource
@@ -36,6 +35,7 @@ from pipelines.schemas import (
     TrainedModel,
     TrainingSet,
 )
+from pipelines.stores.files import text_sha256
 from pipelines.stores.step_records import StepRecords
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ class Wiring:
 
 def settings_fingerprint(*parts: Settings) -> str:
     """Return a SHA-256 over settings."""
-    return hashlib.sha256("\n".join(part.model_dump_json() for part in parts).encode()).hexdigest()
+    return text_sha256(*(part.model_dump_json() for part in parts))
 
 
 def _ingest_tables(wiring: Wiring, *, until: datetime | None = None) -> tuple[str, Record]:

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from pipelines.features.folds import HALF_LIVES_DAYS, sql_lines
+from pipelines.features.folds import HALF_LIVES_DAYS, sql_counts, sql_lines
 from pipelines.schemas import TIMESTAMP
 
 COUNTED_TYPES = {"views": "view", "clicks": "click", "carts": "cart", "purchases": "purchase"}
@@ -53,9 +53,7 @@ def item_statistics_sql(popularity_half_life_days: float, state: str = "state", 
     """
     types = ", ".join(f"'{kind}'" for kind in COUNTED_TYPES.values())
     decayed = {**_DECAYED, "popularity": ("purchases", popularity_half_life_days)}
-    counts = sql_lines(
-        f"count(*) FILTER (WHERE event_type = '{kind}') AS {name}" for name, kind in COUNTED_TYPES.items()
-    )
+    counts = sql_counts(COUNTED_TYPES)
     terms = sql_lines(
         f"sum({name} * pow(0.5::DOUBLE, (age + last_day - day) / {float(half_life)!r})) AS {column}"
         for column, (name, half_life) in decayed.items()

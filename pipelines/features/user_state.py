@@ -6,7 +6,7 @@ however the events are cut into calls.
 
 import pyarrow as pa
 
-from pipelines.features.folds import HALF_LIVES_DAYS, sql_lines
+from pipelines.features.folds import HALF_LIVES_DAYS, sql_counts, sql_lines
 from pipelines.features.history import HISTORY_EVENT_TYPES
 from pipelines.schemas import MAX_HISTORY, TIMESTAMP
 
@@ -69,9 +69,7 @@ def user_rows_sql(
     """
     types = ", ".join(f"'{name}'" for name in HISTORY_EVENT_TYPES)
     kind = f"ENUM({types})"
-    counts = sql_lines(
-        f"count(*) FILTER (WHERE event_type = '{kind}') AS {name}" for name, kind in COUNTED_TYPES.items()
-    )
+    counts = sql_counts(COUNTED_TYPES)
     bought = "FILTER (WHERE event_type = 'purchase')"
     valued = "FILTER (WHERE event_type = 'purchase' AND value IS NOT NULL)"
     age = "happened_us - arrived_us"
