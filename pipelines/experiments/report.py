@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING
 from pipelines.evaluation.cases import NEXT_BASKET, gain_over
 from pipelines.evaluation.metrics import METRICS
 from pipelines.evaluation.search_cases import SEARCH
+from pipelines.html_page import html_page
 from pipelines.schemas import EvaluationReport, Metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; margin: 1rem 0; }
-th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
+table { margin: 1rem 0; }
+th, td { text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 small { color: #666; }
 tr.own { font-weight: 600; background: #eef4fb; }
@@ -70,8 +69,7 @@ def evaluation_page(
     for caption, figure in figures.items():
         parts.append(f"<h2>{escape(caption)}</h2><img alt='{escape(caption)}' src='{_data_uri(figure)}'>")
     parts += ["<h2>How this was measured</h2><ul>", *(f"<li>{escape(note)}</li>" for note in notes), "</ul>"]
-    head = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(report.bundle)}</title>"
-    return f"{head}<style>{_STYLE}</style>\n" + "\n".join(parts) + "</html>\n"
+    return html_page(report.bundle, "\n".join(parts), style=_STYLE)
 
 
 def _is_gain(report: EvaluationReport, case: str) -> bool:

@@ -2,13 +2,12 @@
 
 from html import escape
 
+from pipelines.html_page import html_page
 from pipelines.schemas import SkewAudit
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; margin: 1rem 0; }
-th, td { padding: .3rem .8rem; text-align: left; border-bottom: 1px solid #ddd; vertical-align: top; }
+table { margin: 1rem 0; }
+th, td { vertical-align: top; }
 td.number { text-align: right; white-space: nowrap; }
 tr.bad { background: #fdecea; }
 """
@@ -16,7 +15,6 @@ tr.bad { background: #fdecea; }
 
 def skew_page(audit: SkewAudit) -> str:
     """Return the page."""
-    head = "<!doctype html><html lang='en'><meta charset='utf-8'><title>Skew audit</title>"
     parts = [
         "<h1>Served features against the offline store</h1>",
         f"<p>{audit.compared:,} requests compared with what arrived up to {audit.until:%Y-%m-%d %H:%M:%S} UTC; "
@@ -42,4 +40,4 @@ def skew_page(audit: SkewAudit) -> str:
             ),
             "</table></div>",
         ]
-    return f"{head}<style>{_STYLE}</style>\n" + "\n".join(parts) + "</html>\n"
+    return html_page("Skew audit", "\n".join(parts), style=_STYLE)

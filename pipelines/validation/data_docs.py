@@ -9,11 +9,10 @@ from datetime import UTC, datetime
 from html import escape
 from urllib.parse import quote
 
+from pipelines.html_page import html_page
+
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; }
-th, td { padding: .3rem .8rem; text-align: left; border-bottom: 1px solid #ddd; white-space: nowrap; }
+th, td { white-space: nowrap; }
 .failed { color: #a40000; font-weight: 600; }
 """
 
@@ -53,15 +52,15 @@ def index_page(checks: Sequence[Check], *, older: int = 0, overview: str = "") -
     ]
     glance = f"<p><a href='{escape(quote(overview))}'>Pictures: the data at a glance</a></p>\n" if overview else ""
     rest = f"<p>{older:,} older checks are not listed; their pages are beside these.</p>" if older else ""
-    return (
-        "<!doctype html><html lang='en'><meta charset='utf-8'><title>Data Docs of headrace</title>"
-        f"<style>{_STYLE}</style>\n<h1>Data Docs</h1>\n"
+    body = (
+        "<h1>Data Docs</h1>\n"
         "<p>What each window's tables looked like, newest first. <em>Failed</em> means that some rows break an "
         "expectation: these go to quarantine, and too many of them stop the run.</p>\n"
         f"{glance}"
         "<div class='wide'><table><tr><th>window ends (UTC)</th><th>window</th><th>table</th><th>outcome</th>"
-        "<th>expectations met</th><th>page</th></tr>\n" + "\n".join(rows) + f"\n</table></div>{rest}</html>\n"
+        "<th>expectations met</th><th>page</th></tr>\n" + "\n".join(rows) + f"\n</table></div>{rest}"
     )
+    return html_page("Data Docs of headrace", body, style=_STYLE)
 
 
 def _outcome(check: Check) -> str:

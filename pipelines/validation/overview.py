@@ -7,6 +7,7 @@ from html import escape
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from pipelines.html_page import html_page
 from pipelines.schemas import EVENT_TYPES
 from pipelines.validation.profile import EVENT_LOG, Profile, add
 
@@ -22,11 +23,10 @@ _LABEL_CHARACTERS = 28
 _SIZE_IN, _DPI = (12.0, 8.4), 100
 _COLORS = {"events": "tab:blue", EVENT_LOG: "tab:orange"}
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; padding: 0 1rem; color: #222; }
+body { max-width: 1200px; }
 img { max-width: 100%; height: auto; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; margin-bottom: 1.5rem; }
-th, td { padding: .25rem .8rem; text-align: left; border-bottom: 1px solid #ddd; }
+table { margin-bottom: 1.5rem; }
+th, td { padding: .25rem .8rem; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 .stop { color: #a40000; font-weight: 600; }
 .warn { color: #8a5a00; font-weight: 600; }
@@ -97,8 +97,7 @@ def overview_page(windows: Sequence[Glance], *, picture: str, rules_version: str
     state = f"<p class='stop'>Not accepted: {escape(newest.refused)}</p>" if newest.refused else ""
     warned = "".join(f"<li class='warn'>{escape(sentence)}</li>" for sentence in newest.warnings)
     parts = [
-        "<!doctype html><html lang='en'><meta charset='utf-8'><title>Data of headrace at a glance</title>",
-        f"<style>{_STYLE}</style>\n<h1>Data at a glance</h1>\n",
+        "<h1>Data at a glance</h1>\n",
         f"<p>Newest window: {escape(newest.window)}, up to {_moment(newest.until)} UTC, rules version ",
         f"{escape(rules_version)}. <a href='index.html'>All checks</a></p>{state}",
         f"<ul>{warned}</ul>" if warned else "",
@@ -120,9 +119,8 @@ def overview_page(windows: Sequence[Glance], *, picture: str, rules_version: str
         "<h2>Preparation of the newest window</h2>",
         _table(("rule", "rows"), [(rule, f"{rows:,}") for rule, rows in newest.prepared.items()])
         or "<p>No row was changed or left out.</p>",
-        "</html>\n",
     ]
-    return "".join(parts)
+    return html_page("Data of headrace at a glance", "".join(parts), style=_STYLE)
 
 
 def _draw_volume(axis: "Axes", windows: Sequence[Glance]) -> None:
