@@ -14,6 +14,9 @@ EVENT_TYPES = ("impression", "click", "view", "cart", "purchase", "rating", "sea
 MAX_HISTORY = 50
 """Events that a user history holds, newest last."""
 
+EVENT_LOG = "event_log"
+"""Names the service's log: as the origin of its events, and of the cursor that is kept with the tables."""
+
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 TEXT_MAP = pa.map_(pa.string(), pa.string())
 

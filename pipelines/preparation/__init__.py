@@ -1,1 +1,1 @@
-"""Events are mended, merged and counted before they are validated. Pure SQL."""
+"""What is new is found, mended, merged and counted before it is validated: SQL over staged files."""

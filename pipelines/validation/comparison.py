@@ -10,7 +10,8 @@ from statistics import median
 from typing import Literal
 
 from pipelines.config import ValidationConfig
-from pipelines.validation.profile import EVENT_LOG, Profile
+from pipelines.schemas import EVENT_LOG
+from pipelines.validation.profile import Profile
 
 Kind = Literal["volume", "nulls", "share", "drift"]
 FIRST_JUDGED = 5

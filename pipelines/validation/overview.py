@@ -8,8 +8,8 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from pipelines.html_page import html_page
-from pipelines.schemas import EVENT_TYPES
-from pipelines.validation.profile import EVENT_LOG, Profile, add
+from pipelines.schemas import EVENT_LOG, EVENT_TYPES
+from pipelines.validation.profile import Profile, add
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

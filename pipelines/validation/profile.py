@@ -12,10 +12,8 @@ from typing import Any
 
 import duckdb
 
-from pipelines.schemas import TABLES
+from pipelines.schemas import EVENT_LOG, TABLES
 
-EVENT_LOG = "event_log"
-"""Events that the service took: a kind of data of its own, compared with its like."""
 _NUMBERS = {"items": ("price",), "events": ("value", "position", "propensity"), "judgements": ("grade",)}
 _VALUES = {"items": ("category", "brand", "currency"), "events": ("event_type", "item_id")}
 _TOP = 40

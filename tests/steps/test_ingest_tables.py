@@ -247,6 +247,22 @@ def test_mended_rows_of_quarantine_arrive_with_the_next_window_and_only_once(tmp
     assert ingest(tables, mapping, until=NOW + timedelta(hours=3)).rows == {}
 
 
+def test_mended_item_of_quarantine_joins_the_catalogue(tmp_path):
+    tables, window = toy_window(tmp_path)
+    aside = pa.table({"row_id": [0], "rule": ["price"], "reason": ["price is wrong"]}, schema=REJECTIONS)
+    tables.accept(window, rejections={"items": aside})
+    (found,) = tables.quarantine_files("items")
+    mended = pq.read_table(found).drop_columns(["rule", "reason"])
+    folder = tables.quarantine / "replay" / "a1b2"
+    folder.mkdir(parents=True)
+    pq.write_table(mended, folder / "items.parquet")
+    again = ingest(tables, tmp_path / "shop" / "mapping.yaml", until=NOW + timedelta(hours=1))
+    assert again.rows == {"items": 1}
+    tables.accept(again, rejections={})
+    with tables.connect() as connection:
+        assert connection.sql("SELECT count(*) FROM items").fetchall() == [(60,)]
+
+
 def test_rules_of_preparation_are_applied_and_counted(tmp_path):
     tables = toy_tables(tmp_path)
     moments = [NOW + timedelta(seconds=second) for second in (1, 2, 60)]
