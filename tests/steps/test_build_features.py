@@ -9,8 +9,8 @@ from pipelines.config import FeatureConfig
 from pipelines.errors import DataError, StoreError
 from pipelines.progress import SilentProgress
 from pipelines.schemas import FeatureBuild
-from pipelines.steps import build_features as step
 from pipelines.steps.build_features import build_features
+from pipelines.stores import feature_builder
 from pipelines.stores.feature_files import FEATURE_FILES, FeatureFiles
 from pipelines.stores.table_store import TableStore
 from tests.toys.event_tables import day, event, events_table, tables_with
@@ -118,7 +118,7 @@ def test_a_late_event_makes_a_row_on_its_arrival_and_changes_no_older_file(tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize("base_days", [0, 2, 7])
 def test_day_by_day_gives_the_files_of_all_at_once(tmp_path, monkeypatch, base_days):
-    monkeypatch.setattr(step, "BASE_DAYS", base_days)
+    monkeypatch.setattr(feature_builder, "BASE_DAYS", base_days)
     for number in range(6):
         tables = tables_with(tmp_path / "daily", daily(1, number), until=day(number + 1))
         build(tables, tmp_path / "daily" / "features", until=day(number + 1))
@@ -139,7 +139,7 @@ def test_users_with_very_many_events_get_the_same_rows_in_portions(tmp_path, mon
     crowd = [event("till", f"i{n}", day(n / 5 - n % 3 / 7), arrived=day(n / 5), value=1.0) for n in range(25)]
     tables = tables_with(tmp_path, [*crowd, *daily(5)], until=day(6))
     build(tables, tmp_path / "whole", until=day(6))
-    monkeypatch.setattr(step, "PORTION_EVENTS", 4)
+    monkeypatch.setattr(feature_builder, "PORTION_EVENTS", 4)
     build(tables, tmp_path / "portions", until=day(6))
     whole, portions = contents(tmp_path / "whole"), contents(tmp_path / "portions")
 
@@ -214,7 +214,7 @@ def test_a_killed_build_leaves_the_old_files_and_the_next_one_ends_the_same(tmp_
     shutil.copytree(folder, tmp_path / "undisturbed")
     build(tables, tmp_path / "undisturbed", until=day(14))
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(step._Build, stop, interrupt)
+        patched.setattr(feature_builder.FeatureBuilder, stop, interrupt)
         build(tables, folder, until=day(14))
 
     assert contents(folder) == before
