@@ -25,7 +25,7 @@ from bentos.recommender.requests import (
 )
 from pipelines.config import ServingConfig
 from pipelines.errors import DataError, StoreError
-from pipelines.features.history import HISTORY_EVENT_TYPES
+from pipelines.features.history import is_remembered
 from pipelines.inference.preprocessing import UserFeatures
 from pipelines.pseudonyms import Pseudonymizer
 from pipelines.ranking.answers import Ranking, recommend, search, similar
@@ -272,7 +272,7 @@ class Answers:
             _logger.error("%s", error)
             raise RequestError(503, str(error)) from error
         problems: list[str] = []
-        pushed = [event for event in stored if event["item_id"] and event["event_type"] in HISTORY_EVENT_TYPES]
+        pushed = [event for event in stored if is_remembered(event)]
         if pushed:
             try:
                 self._features.push(pushed)

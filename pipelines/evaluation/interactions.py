@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.features.history import HISTORY_EVENT_TYPES
+from pipelines.features.history import IS_REMEMBERED_SQL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,11 +54,10 @@ def read_interactions(
         connection: Has the view `events` of the data contract.
         item_ids: The catalogue, in the order that row numbers mean; events of other items are left out.
     """
-    types = ", ".join(f"'{name}'" for name in HISTORY_EVENT_TYPES)
     table = connection.sql(
         f"""
         SELECT user_id, item_id, (epoch($until) - epoch(event_timestamp)) / 86400 AS age_days FROM events
-        WHERE item_id IS NOT NULL AND event_type IN ({types})
+        WHERE {IS_REMEMBERED_SQL}
           AND event_timestamp < $until AND created_timestamp <= $until
         """,
         params={"until": until},

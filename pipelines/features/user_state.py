@@ -7,7 +7,7 @@ however the events are cut into calls.
 import pyarrow as pa
 
 from pipelines.features.folds import HALF_LIVES_DAYS, sql_counts, sql_lines
-from pipelines.features.history import HISTORY_EVENT_TYPES
+from pipelines.features.history import HISTORY_EVENT_TYPES, IS_REMEMBERED_SQL
 from pipelines.schemas import MAX_HISTORY, TIMESTAMP
 
 COUNTED_TYPES = {"views": "view", "clicks": "click", "carts": "cart", "purchases": "purchase", "ratings": "rating"}
@@ -67,8 +67,7 @@ def user_rows_sql(
         events: Relation in the form of the contract.
         types_as_enum: Give `event_types` as a DuckDB ENUM, which is written to Parquet as text in half the time.
     """
-    types = ", ".join(f"'{name}'" for name in HISTORY_EVENT_TYPES)
-    kind = f"ENUM({types})"
+    kind = f"ENUM{HISTORY_EVENT_TYPES!r}"
     counts = sql_counts(COUNTED_TYPES)
     bought = "FILTER (WHERE event_type = 'purchase')"
     valued = "FILTER (WHERE event_type = 'purchase' AND value IS NOT NULL)"
@@ -99,7 +98,7 @@ usable AS (
         epoch_us(created_timestamp) AS arrived_us
     FROM {events} AS fresh
     LEFT JOIN (SELECT user_id, arrived_at_us AS known_until FROM known) USING (user_id)
-    WHERE item_id IS NOT NULL AND event_type IN ({types})
+    WHERE {IS_REMEMBERED_SQL}
         AND (known_until IS NULL OR epoch_us(fresh.created_timestamp) > known_until)
 ),
 scale AS (SELECT max(arrived_us) AS last_us FROM usable),

@@ -15,7 +15,7 @@ from pipelines.compression.quantization import quantize_int8
 from pipelines.config import HeadraceConfig
 from pipelines.errors import DataError
 from pipelines.evaluation.rows import read_rows
-from pipelines.features.history import HISTORY_EVENT_TYPES
+from pipelines.features.history import IS_REMEMBERED_SQL
 from pipelines.inference.bundle import Bundle, BundleParts, load_bundle, read_manifest, write_bundle
 from pipelines.inference.preprocessing import Fusion
 from pipelines.inference.sessions import open_session
@@ -188,11 +188,10 @@ def _fit_fusion(bundle: Bundle, training_set: TrainingSet, catalog: Catalog) -> 
 
 
 def _events(connection: duckdb.DuckDBPyConnection, until: datetime, window_days: int) -> pa.Table:
-    types = ", ".join(f"'{name}'" for name in HISTORY_EVENT_TYPES)
     return connection.sql(
         f"""
         SELECT user_id, session_id, item_id, event_type, event_timestamp FROM events
-        WHERE item_id IS NOT NULL AND event_type IN ({types}) AND event_timestamp >= $since
+        WHERE {IS_REMEMBERED_SQL} AND event_timestamp >= $since
           AND event_timestamp < $until AND created_timestamp <= $until
         """,
         params={"since": until - timedelta(days=window_days), "until": until},

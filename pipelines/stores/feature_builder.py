@@ -124,18 +124,12 @@ class FeatureBuilder:
     def _load_state(self, connection: duckdb.DuckDBPyConnection, new: Mapping[str, DayEvents]) -> None:
         """Make the tables `<name>_state`: the newest row of each user and item that something new happened to."""
         for name, key in _KEYS.items():
-            earlier = self._earlier(name)
+            earlier = self._files.since_base(name, self._kept)
             query = empty_select(_SCHEMAS[name])
             if earlier and new:
                 asked = f"(SELECT DISTINCT {key} FROM {_files([day.path for day in new.values()])})"
                 query = _newest(key, f"(SELECT * FROM {_files(earlier)} SEMI JOIN {asked} USING ({key}))")
             connection.execute(f"CREATE TEMP TABLE {name}_state AS {query}")
-
-    def _earlier(self, name: str) -> list[Path]:
-        """Return the files that hold the newest row of everyone before the new days."""
-        days = [day for day in self._kept.days if self.base_day is None or day > self.base_day]
-        base = [self._files.base_file(name, self.base_build)] if self.base_day else []
-        return [*base, *(self._files.day_file(name, day) for day in days)]
 
     def _stage(self, connection: duckdb.DuckDBPyConnection, name: str, chunk: Sequence[str]) -> None:
         """Write one file a day of the chunk."""
@@ -226,7 +220,7 @@ class FeatureBuilder:
         for name, key in _KEYS.items():
             if self._kept.days:
                 staged = [self._files.staged(name, day) for day in new if day <= between[-1]]
-                query = _newest(key, _files([*self._earlier(name), *staged]))
+                query = _newest(key, _files([*self._files.since_base(name, self._kept), *staged]))
             else:
                 query = f"SELECT * FROM {name}_state"  # all days were built in this run, the last one by itself
             target = self._files.base_file(name, self.number)

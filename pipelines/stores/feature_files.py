@@ -99,6 +99,12 @@ class FeatureFiles:
         """Return where the newest rows before a day lie."""
         return self.folder / "base" / f"{name}.{build}.parquet"
 
+    def since_base(self, name: str, manifest: FeatureManifest) -> list[Path]:
+        """Return the files that hold the newest row of everyone: the base, and the days after it."""
+        days = [day for day in manifest.days if manifest.base_day is None or day > manifest.base_day]
+        base = [self.base_file(name, manifest.base_build)] if manifest.base_day else []
+        return [*base, *(self.day_file(name, day) for day in days)]
+
     def staged(self, name: str, day: str) -> Path:
         """Return where a build puts a file before it takes its place."""
         return self.folder / _STAGING / name / f"{day}.parquet"

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.features.user_state import USER_ROWS
-from pipelines.stores.feature_files import FeatureFiles, FeatureManifest
+from pipelines.stores.feature_files import FeatureFiles
 from pipelines.stores.sql import open_duckdb, quoted_list
 
 _USERS = "users"
@@ -24,7 +24,7 @@ def newest_user_rows(
         user_ids: Whom to read; those of whom nothing is known are passed over. None: everybody.
         spill: Folder for what does not fit into memory.
     """
-    paths = _recent_files(files, files.load())
+    paths = files.since_base(_USERS, files.load())
     if not paths or (user_ids is not None and not user_ids):
         return
     rows = f"read_parquet({quoted_list(paths)})"
@@ -49,9 +49,3 @@ def touched_users(files: FeatureFiles, build: int) -> list[str]:
     with open_duckdb() as connection:
         rows = connection.execute(f"SELECT DISTINCT user_id FROM read_parquet({quoted_list(paths)})").fetchall()
     return [user_id for (user_id,) in rows]
-
-
-def _recent_files(files: FeatureFiles, manifest: FeatureManifest) -> list[Path]:
-    base = [files.base_file(_USERS, manifest.base_build)] if manifest.base_day else []
-    days = [day for day in manifest.days if manifest.base_day is None or day > manifest.base_day]
-    return [path for path in (*base, *(files.day_file(_USERS, day) for day in days)) if path.is_file()]

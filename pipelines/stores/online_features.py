@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.config import PreparationConfig
 from pipelines.errors import StoreError
 from pipelines.features.activity import ACTIVITY_FEATURES
-from pipelines.features.history import HISTORY_EVENT_TYPES
+from pipelines.features.history import is_remembered
 from pipelines.features.user_state import COUNTED_TYPES
 from pipelines.schemas import MAX_HISTORY
 from pipelines.stores.feast_settings import (
@@ -135,7 +135,7 @@ class OnlineFeatures:
         Raises:
             StoreError: nothing was materialized yet, or the online store does not answer.
         """
-        usable = [event for event in events if event.get("item_id") and event["event_type"] in HISTORY_EVENT_TYPES]
+        usable = [event for event in events if is_remembered(event)]
         if not usable:
             return
         done: Future[None] = Future()

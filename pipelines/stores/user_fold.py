@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.config import PreparationConfig
-from pipelines.features.history import HISTORY_EVENT_TYPES
+from pipelines.features.history import is_remembered
 from pipelines.features.user_state import USER_ROWS, user_rows_sql
 from pipelines.schemas import EVENTS, MAX_HISTORY
 from pipelines.stores.sql import open_duckdb
@@ -51,7 +51,7 @@ class UserFold:
         """
         by_user: dict[str, list[Mapping[str, Any]]] = {}
         for event in events:
-            if event.get("item_id") and event["event_type"] in HISTORY_EVENT_TYPES:
+            if is_remembered(event):
                 by_user.setdefault(event["user_id"], []).append(event)
         fresh: list[Mapping[str, Any]] = []
         folded_into: list[UserRow] = []

@@ -8,7 +8,7 @@ import duckdb
 import numpy as np
 
 from pipelines.errors import DataError
-from pipelines.features.history import HISTORY_EVENT_TYPES
+from pipelines.features.history import IS_REMEMBERED_SQL
 from pipelines.features.popularity import popularity_as_of_sql
 
 UNKNOWN = ""
@@ -61,13 +61,12 @@ def load_catalog(
     Raises:
         DataError: there are no items.
     """
-    types = ", ".join(f"'{name}'" for name in HISTORY_EVENT_TYPES)
     table = connection.sql(
         f"""
         SELECT i.item_id, i.title, i.description, i.category, i.brand, i.price, coalesce(e.n, 0)::FLOAT AS n
         FROM items i LEFT JOIN (
             SELECT item_id, count(*) AS n FROM events
-            WHERE event_type IN ({types}) AND event_timestamp < $as_of AND created_timestamp <= $as_of GROUP BY item_id
+            WHERE {IS_REMEMBERED_SQL} AND event_timestamp < $as_of AND created_timestamp <= $as_of GROUP BY item_id
         ) e USING (item_id)
         ORDER BY i.item_id
         """,
