@@ -1,0 +1,308 @@
+"""A folder of Parquet files as data for `bench recommend` and `bench search`.
+
+    items.parquet         item_id, title; optional description, category, brand, price, image
+    interactions.parquet  user_id, item_id, timestamp; optional pos, event_type, basket_id   (bench recommend)
+    judgements.parquet    query, item_id, grade                                              (bench search)
+
+Other columns are ignored. Ids may be texts or whole numbers; they are compared as texts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.errors import DataError
+
+ITEMS, INTERACTIONS, JUDGEMENTS = "items.parquet", "interactions.parquet", "judgements.parquet"
+DEFAULT_EVENT_TYPE = "purchase"
+_NEWEST_S = datetime(2200, 1, 1, tzinfo=UTC).timestamp()
+_SHOWN = 3
+"""Bad rows that a message names."""
+
+
+@dataclass(frozen=True)
+class ItemTable:
+    """`n` items in the order of the file: row numbers everywhere in a bench mean this order."""
+
+    item_ids: list[str]
+    titles: list[str]
+    """"" where there is none."""
+    texts: list[str]
+    """What an encoder reads: the title, and the description behind it where there is one."""
+    categories: list[str]
+    """"" where there is none."""
+    brands: list[str]
+    """"" where there is none."""
+    prices: np.ndarray
+    """float64 `(n,)`, NaN where there is none."""
+    images: list[str]
+    """Path of the picture, relative to the folder; "" where there is none."""
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+
+@dataclass(frozen=True)
+class RecommendFolder:
+    """Items and `n` events, sorted by user and, within a user, from old to new."""
+
+    name: str
+    items: ItemTable
+    user_ids: list[str]
+    """Name of each user number."""
+    users: np.ndarray
+    """int64 `(n,)` user numbers."""
+    rows: np.ndarray
+    """int64 `(n,)` item rows."""
+    times: np.ndarray
+    """int64 `(n,)` epoch seconds."""
+    positions: np.ndarray | None
+    """int64 `(n,)` place of the event in its user's history, as `pos` says; None where there is no `pos`."""
+    baskets: np.ndarray
+    """int64 `(n,)` basket numbers, from old to new within a user; one basket has one user."""
+    event_types: np.ndarray
+    """str `(n,)`."""
+
+
+@dataclass(frozen=True)
+class SearchFolder:
+    """Items and `n` judgements, sorted by query."""
+
+    name: str
+    items: ItemTable
+    queries: list[str]
+    """Text of each query number, sorted."""
+    query_numbers: np.ndarray
+    """int64 `(n,)`."""
+    rows: np.ndarray
+    """int64 `(n,)` item rows."""
+    grades: np.ndarray
+    """float64 `(n,)`."""
+
+
+def read_recommend_folder(path: Path) -> RecommendFolder:
+    """Read items and interactions.
+
+    Raises:
+        DataError: a file or column is missing, a value is missing or of the wrong kind, an id is not in the items.
+    """
+    items = read_items(path)
+    table = _read(path, INTERACTIONS, ("user_id", "item_id", "timestamp"), ("pos", "event_type", "basket_id"))
+    where = path / INTERACTIONS
+    users = _ids(table, "user_id", where)
+    rows = _known_rows(_ids(table, "item_id", where), items, where)
+    times = _epoch_seconds(table["timestamp"], where)
+    positions = _whole_numbers(table, "pos", where) if "pos" in table.column_names else None
+    named = pc.unique(users).sort()
+    numbers = pc.index_in(users, value_set=named).to_numpy().astype(np.int64)
+    order = np.lexsort((times, numbers) if positions is None else (positions, numbers))
+    if positions is not None:
+        _refuse_equal_positions(numbers[order], positions[order], where)
+    labels = _ids(table, "basket_id", where) if "basket_id" in table.column_names else None
+    return RecommendFolder(
+        name=path.resolve().name,
+        items=items,
+        user_ids=named.to_pylist(),
+        users=numbers[order],
+        rows=rows[order],
+        times=times[order],
+        positions=None if positions is None else positions[order],
+        baskets=_basket_numbers(numbers[order], times[order], labels, order),
+        event_types=_texts(table, "event_type", DEFAULT_EVENT_TYPE)[order],
+    )
+
+
+def read_search_folder(path: Path) -> SearchFolder:
+    """Read items and judgements.
+
+    Raises:
+        DataError: a file or column is missing, a value is missing or of the wrong kind, an id is not in the items, or
+            a query has two grades for one item.
+    """
+    items = read_items(path)
+    where = path / JUDGEMENTS
+    table = _read(path, JUDGEMENTS, ("query", "item_id", "grade"), ())
+    queries = _ids(table, "query", where)
+    rows = _known_rows(_ids(table, "item_id", where), items, where)
+    grades = _numbers(table, "grade", where)
+    if (bad := np.flatnonzero(~np.isfinite(grades))).size:
+        raise DataError(f"`grade` is not a number in {_rows_named(bad)} of {where}: give each judgement a grade.")
+    named = pc.unique(queries).sort()
+    numbers = pc.index_in(queries, value_set=named).to_numpy().astype(np.int64)
+    order = np.lexsort((rows, numbers))
+    pairs = np.stack([numbers, rows])[:, order]
+    if (twice := np.flatnonzero((np.diff(pairs) == 0).all(axis=0))).size:
+        raise DataError(
+            f"{where} judges {twice.size:,} pairs of query and item twice, such as {named[pairs[0, twice[0]]]} with "
+            f"{items.item_ids[pairs[1, twice[0]]]}: keep one grade for each pair."
+        )
+    return SearchFolder(path.resolve().name, items, named.to_pylist(), numbers[order], rows[order], grades[order])
+
+
+def read_items(path: Path) -> ItemTable:
+    """Read `items.parquet` of the folder.
+
+    Raises:
+        DataError: the file or a column is missing, there are no items, an id is missing or there twice, or no item
+            has a title.
+    """
+    from pipelines.training.catalog import item_text
+
+    where = path / ITEMS
+    optional = ("description", "category", "brand", "price", "image")
+    table = _read(path, ITEMS, ("item_id", "title"), optional)
+    ids = _ids(table, "item_id", where)
+    if len(distinct := pc.value_counts(ids)) < len(ids):
+        twice = [entry["values"] for entry in distinct.to_pylist() if entry["counts"] > 1]
+        raise DataError(
+            f"{where} has {len(twice):,} values of `item_id` more than once, such as {', '.join(twice[:_SHOWN])}: "
+            "keep one row for each item."
+        )
+    titles = _texts(table, "title").tolist()
+    descriptions = _texts(table, "description").tolist()
+    if not any(title.strip() for title in titles):
+        raise DataError(f"No item in {where} has a `title`: give the items a text, it is what search reads.")
+    prices = _numbers(table, "price", where) if "price" in table.column_names else np.full(len(ids), np.nan)
+    return ItemTable(
+        item_ids=ids.to_pylist(),
+        titles=titles,
+        texts=[item_text(*pair) for pair in zip(titles, descriptions, strict=True)],
+        categories=_texts(table, "category").tolist(),
+        brands=_texts(table, "brand").tolist(),
+        prices=np.where(np.isfinite(prices), prices, np.nan),
+        images=_texts(table, "image").tolist(),
+    )
+
+
+def _read(path: Path, file: str, needed: Sequence[str], optional: Sequence[str]) -> pa.Table:
+    """Return the known columns of a file, at least one row."""
+    where = path / file
+    if not where.is_file():
+        found = sorted(one.name for one in path.glob("*.parquet")) if path.is_dir() else []
+        raise DataError(
+            f"{where} does not exist (found: {', '.join(found) or 'no Parquet file'}): give a folder with {ITEMS} and "
+            f"{INTERACTIONS} or {JUDGEMENTS}; docs/benchmarks.md describes them."
+        )
+    try:
+        schema = pq.read_schema(where)
+        if missing := [name for name in needed if name not in schema.names]:
+            raise DataError(
+                f"{where} lacks the column {', '.join(missing)} (found: {', '.join(schema.names)}): "
+                f"{', '.join(needed)} are needed, {', '.join(optional) or 'no others'} may be there too."
+            )
+        table = pq.read_table(where, columns=[*needed, *(name for name in optional if name in schema.names)])
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{where} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+    if table.num_rows == 0:
+        raise DataError(f"{where} has no rows: there is nothing to measure.")
+    return table
+
+
+def _ids(table: pa.Table, column: str, where: Path) -> pa.Array:
+    """Return a column of ids as texts, none of them missing or empty."""
+    values = table[column].combine_chunks()
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    kind = values.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
+        raise DataError(f"`{column}` of {where} has the type {kind}: texts or whole numbers are needed.")
+    texts = pc.cast(values, pa.string())
+    bad = np.flatnonzero(pc.fill_null(pc.equal(texts, ""), True).to_numpy(zero_copy_only=False))
+    if bad.size:
+        raise DataError(f"`{column}` is missing in {_rows_named(bad)} of {where}: fill it in or remove the rows.")
+    return texts
+
+
+def _known_rows(ids: pa.Array, items: ItemTable, where: Path) -> np.ndarray:
+    """Return the row number of each item, int64."""
+    rows = pc.fill_null(pc.index_in(ids, value_set=pa.array(items.item_ids, pa.string())), -1)
+    numbers: np.ndarray = rows.to_numpy(zero_copy_only=False).astype(np.int64)
+    if (bad := np.flatnonzero(numbers < 0)).size:
+        raise DataError(
+            f"`item_id` is not in {ITEMS} in {_rows_named(bad)} of {where}, such as {ids[bad[0]]}: add the items or "
+            "remove the rows."
+        )
+    return numbers
+
+
+def _epoch_seconds(column: pa.ChunkedArray, where: Path) -> np.ndarray:
+    """Return times as int64 epoch seconds."""
+    values = column.combine_chunks()
+    if pa.types.is_date(values.type):
+        values = pc.cast(values, pa.timestamp("s"))
+    if pa.types.is_timestamp(values.type):
+        values = pc.divide(pc.cast(pc.cast(values, pa.timestamp("us", values.type.tz)), pa.int64()), 1_000_000)
+    elif not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+        raise DataError(
+            f"`timestamp` of {where} has the type {values.type}: epoch seconds or a timestamp type are needed."
+        )
+    seconds = pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False)
+    if (bad := np.flatnonzero(~np.isfinite(seconds))).size:
+        raise DataError(f"`timestamp` is missing in {_rows_named(bad)} of {where}: every event needs its time.")
+    if (late := np.flatnonzero(seconds > _NEWEST_S)).size:
+        raise DataError(
+            f"`timestamp` is after the year 2200 in {_rows_named(late)} of {where} ({seconds[late[0]]:.0f}): seconds "
+            "since 1970 are needed; divide milliseconds by 1,000."
+        )
+    return seconds.astype(np.int64)
+
+
+def _numbers(table: pa.Table, column: str, where: Path) -> np.ndarray:
+    """Return a column as float64, NaN where it is missing."""
+    values = table[column].combine_chunks()
+    kind = values.type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+        raise DataError(f"`{column}` of {where} has the type {kind}: numbers are needed.")
+    return np.asarray(pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False), np.float64)
+
+
+def _whole_numbers(table: pa.Table, column: str, where: Path) -> np.ndarray:
+    numbers = _numbers(table, column, where)
+    if (bad := np.flatnonzero(~(np.isfinite(numbers) & (numbers == np.rint(numbers))))).size:
+        raise DataError(f"`{column}` is not a whole number in {_rows_named(bad)} of {where}.")
+    return numbers.astype(np.int64)
+
+
+def _texts(table: pa.Table, column: str, default: str = "") -> np.ndarray:
+    """Return a column as texts, `default` where it is missing; everything is `default` without the column."""
+    if column not in table.column_names:
+        return np.full(table.num_rows, default, dtype=object)
+    values = table[column].combine_chunks()
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    try:
+        texts = pc.fill_null(pc.cast(values, pa.string()), default)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise DataError(f"`{column}` has the type {values.type}: texts are needed.") from None
+    return np.asarray(texts.to_pylist(), dtype=object)
+
+
+def _refuse_equal_positions(users: np.ndarray, positions: np.ndarray, where: Path) -> None:
+    twice = (np.diff(users) == 0) & (np.diff(positions) == 0)
+    if twice.any():
+        raise DataError(
+            f"`pos` of {where} has the same value twice for {len(np.unique(users[1:][twice])):,} users: it is the "
+            "place of the event in the user's history, so give each event of a user its own, or leave the column out."
+        )
+
+
+def _basket_numbers(users: np.ndarray, times: np.ndarray, labels: pa.Array | None, order: np.ndarray) -> np.ndarray:
+    """Number the baskets of sorted events: same user and label, or same user and time where there are no labels."""
+    labelled = labels.dictionary_encode().indices.to_numpy().astype(np.int64)[order] if labels is not None else times
+    _, keys = np.unique(labelled, return_inverse=True)
+    _, first, codes = np.unique(users * (keys.max() + 1) + keys, return_index=True, return_inverse=True)
+    numbers = np.empty(len(first), np.int64)
+    numbers[np.argsort(first, kind="stable")] = np.arange(len(first))
+    return np.asarray(numbers[codes], np.int64)
+
+
+def _rows_named(bad: np.ndarray) -> str:
+    """Return how many rows and which ones come first, counted from 0."""
+    shown = ", ".join(str(row) for row in bad[:_SHOWN])
+    return f"{bad.size:,} row{'s' if bad.size > 1 else ''} (first at {shown})"
