@@ -188,7 +188,7 @@ def validation_recall(
     with torch.inference_mode():
         for start in range(0, len(wanted), _EVAL_BATCH):
             part = np.array(wanted[start : start + _EVAL_BATCH])
-            cosines = _user_vectors(towers, rows, part, vectors, preprocessing) @ vectors.T
+            cosines = user_vectors(towers, rows, part, vectors, preprocessing) @ vectors.T
             for place, row in enumerate(part):
                 cosines[place, torch.from_numpy(rows.seen[row]).to(cosines.device)] = -torch.inf
             for scale, found in hits.items():
@@ -202,7 +202,7 @@ def validation_recall(
     return max(float(np.mean(found)) if found else 0.0 for found in hits.values())
 
 
-def _user_vectors(
+def user_vectors(
     towers: Towers, rows: Rows, chosen: np.ndarray, vectors: Tensor, preprocessing: Preprocessing
 ) -> Tensor:
     """Embed the users of `chosen` rows over ready item vectors, float32 `(len(chosen), dim)`."""
