@@ -10,8 +10,8 @@ CHAMPION = Asset(name="champion", uri="headrace://champion")
 
 DOC = """
 ### training_pipeline
-Trains a challenger from the champion on what is new, compresses it, measures it against the champion and the
-baselines on the same test window, and promotes it if it passes the gate.
+Trains a challenger from the champion on what is new since its receipt and on a sample of older rows, compresses it,
+measures it against the champion and the baselines on the same test window, and promotes it if it passes the gate.
 
 `build_training_set` → `check_leaks` → `finetune_model` → `compress_model` → `evaluate_model` → `promote_challenger`
 (the gate; updates the asset *champion*, which wakes `deployment_pipeline`).
@@ -20,10 +20,13 @@ baselines on the same test window, and promotes it if it passes the gate.
 trained. `promote_challenger` is skipped where the gate says no: the champion stays, and the reasons are in the task's
 log, in the run's tags in MLflow and in the evaluation report.
 
-**By hand** ("Trigger", then fill in what you want to change): `window_days`, `encoder_steps`, `tower_steps`, and
-`force`, which trains although nothing is new and promotes although the gate says no.
+**By hand** ("Trigger", then fill in what you want to change): `window_days`, `encoder_steps`, `tower_steps`,
+`from_scratch`, which trains from the pre-trained encoder on the whole window, and `force`, which trains although
+nothing is new and promotes although the gate says no.
 
 **When it fails**
+- *A red `build_training_set` that names a receipt*: the champion has read that window already. The tables are those of
+  an older backup, or settings were changed without new data: trigger the DAG with `from_scratch`.
 - *A red `check_leaks`* means that a feature knows what it is to predict. Its last log line names the column; nothing
   was trained. Mend the feature (or the clock of the source that fills it), then trigger the DAG again.
 - *Another red task without a retry* is a wrong setting, a broken bundle or unusable data: its last log line says which
@@ -43,6 +46,7 @@ log, in the run's tags in MLflow and in the evaluation report.
         "window_days": Param(None, type=["null", "integer"], minimum=1, description="Days of training rows."),
         "encoder_steps": Param(None, type=["null", "integer"], minimum=0, description="Steps that tune the encoder."),
         "tower_steps": Param(None, type=["null", "integer"], minimum=1, description="Steps at most for the towers."),
+        "from_scratch": Param(False, type="boolean", description="Train from zero on the whole window."),
         "force": Param(False, type="boolean", description="Train although nothing is new; promote despite the gate."),
     },
     tags=["headrace"],

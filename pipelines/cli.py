@@ -119,6 +119,11 @@ _encoder_steps = click.option(
 _tower_steps = click.option(
     "--tower-steps", type=click.IntRange(min=1), help="Steps at most that tune the towers, such as 1500."
 )
+_from_scratch = click.option(
+    "--from-scratch",
+    is_flag=True,
+    help="Train from the pre-trained encoder on the whole window, not from the champion on what is new.",
+)
 _port = click.option(
     "--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port to listen on."
 )
@@ -128,11 +133,13 @@ _port = click.option(
 @_window_days
 @_encoder_steps
 @_tower_steps
+@_from_scratch
 @click.option("--force", is_flag=True, help="Train although nothing is new, and promote although the gate says no.")
 def loop(**choices: Any) -> None:
     """Run the whole loop through Airflow, then exit.
 
-    feature_pipeline, training_pipeline and, where there is a new champion, deployment_pipeline. Safe to stop with
+    feature_pipeline, training_pipeline and, where there is a new champion, deployment_pipeline. Training starts from
+    the champion and reads what is new since its receipt, and a sample of older rows. Safe to stop with
     Ctrl-C and to run again: steps go on where they were, and a loop without anything new is over in under a minute.
 
     \b
@@ -486,9 +493,12 @@ def materialize_features(run: str | None) -> None:
 @_window_days
 @_encoder_steps
 @_tower_steps
+@_from_scratch
 @click.option("--force", metavar="TEXT", default="", help="Train although nothing is new; TEXT names the attempt.")
 def build_training_set(**choices: Any) -> None:
     """Join baskets with what was known just before each of them; split by time.
+
+    Where the champion left a receipt: the baskets since its end, and a sample of older ones.
 
     \b
     Example: headrace build_training_set --window-days 60

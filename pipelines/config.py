@@ -161,6 +161,14 @@ class TrainingSetConfig(Settings):
     """Training rows at most; the newest baskets are kept."""
     max_eval_rows: int = Field(default=4_000, ge=1)
     """Rows at most in the validation and in the test split, spread evenly over the window."""
+    replay_share: float = Field(default=0.5, ge=0, lt=1)
+    """Share of the training rows of an incremental run that are replayed from older windows."""
+    replay_days: int = Field(default=365, ge=1)
+    """Days before the new window from which rows are replayed."""
+    old_slice_rows: int = Field(default=500, ge=0)
+    """Rows of older windows that an incremental run leaves out to be measured on, a tenth of them at most."""
+    replay_seed: int = 13
+    """Seed of the choice of what is replayed."""
 
 
 class TrainingConfig(Settings):
@@ -206,6 +214,12 @@ class TrainingConfig(Settings):
     """Tower steps between two validations (and checkpoints)."""
     patience: int = Field(default=3, ge=1)
     """Validations without gain after which training stops."""
+    incremental_steps_share: float = Field(default=0.15, gt=0, le=1)
+    """Share of the tower steps that a run which starts from the champion takes at most; fewer where it has few rows."""
+    incremental_encoder_steps: int = Field(default=0, ge=0)
+    """Steps that tune the encoder in such a run; with 0 the text vectors of known items come from the cache."""
+    incremental_rate: float = Field(default=0.3, gt=0, le=1)
+    """Factor on the learning rates of such a run."""
     seed: int = 13
     """Seed of every random choice."""
 

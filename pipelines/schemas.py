@@ -136,10 +136,18 @@ class TrainingSet(Record):
     folder: Path
     fingerprint: str
     champion: str | None = Field(description="Bundle that training starts from; none on the first run.")
-    rows: dict[str, int] = Field(description="Rows per split: train, validation, test.")
-    validation_start: datetime
+    rows: dict[str, int] = Field(description="Rows per split: train, validation, test, and old of an incremental run.")
+    since: datetime | None = Field(default=None, description="Start of the new training rows.")
+    replayed: int = Field(default=0, description="Training rows from before that.")
+    window_rows: int = Field(default=0, description="Training rows, roughly, that a run from zero would read.")
+    validation_start: datetime = Field(description="End of the training rows.")
     test_start: datetime
     test_end: datetime
+
+    @property
+    def incremental(self) -> bool:
+        """Whether it holds what is new since the champion was trained, and not a whole window."""
+        return "old" in self.rows
 
 
 class ColumnLeak(Record):

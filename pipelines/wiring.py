@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from pipelines.stores.online_features import OnlineFeatures
     from pipelines.stores.table_store import TableStore
 
+FROM_ZERO = "from-zero"
+"""The text of `--force` that also trains from zero."""
 PROJECT = Path(__file__).resolve().parents[1]
 """The checkout: `dags/`, `bentos/` and `feature_repo/` lie here."""
 
@@ -70,6 +72,7 @@ class Choices(Record):
     encoder_steps: int | None = Field(default=None, description="Steps that tune the encoder.")
     tower_steps: int | None = Field(default=None, description="Steps at most that tune the towers.")
     force: str = Field(default="", description="Any text: makes another run of the same inputs, and passes the gate.")
+    from_scratch: bool = Field(default=False, description="Start from the pre-trained encoder, over the whole window.")
 
 
 class TrainingInputs(Record):
@@ -313,10 +316,18 @@ def _build_training_set(
     encoder_steps: int | None = None,
     tower_steps: int | None = None,
     force: str = "",
+    from_scratch: bool = False,
 ) -> tuple[str, Record]:
     from pipelines.steps.build_training_set import build_training_set
+    from pipelines.training.receipt import WindowReadError, find_receipt
 
-    choices = Choices(window_days=window_days, encoder_steps=encoder_steps, tower_steps=tower_steps, force=force)
+    choices = Choices(
+        window_days=window_days,
+        encoder_steps=encoder_steps,
+        tower_steps=tower_steps,
+        force=force,
+        from_scratch=from_scratch or force == FROM_ZERO,
+    )
     config = wiring.config_for(choices)
     model = (config.features, config.training, config.compression)
     inputs = TrainingInputs(
@@ -325,24 +336,30 @@ def _build_training_set(
         policy=settings_fingerprint(config.evaluation, config.promotion, config.serving),
         choices=choices,
     )
-    champion = wiring.registry.champion()
-    if champion is not None and not force:
-        before = wiring.records.find(champion.run, "training_inputs", TrainingInputs)
-        if before and (before.tables, before.settings) == (inputs.tables, inputs.settings):
-            raise NothingNew(
-                f"Nothing new: champion {champion.bundle} was trained on these tables with these settings "
-                "(`--force` trains again)."
-            )
-    training_set = build_training_set(
-        tables=wiring.tables,
-        feature_store=wiring.feature_store,
-        training_dir=wiring.places.training,
-        config=config.training_set,
-        model_fingerprint=settings_fingerprint(*model),
-        champion=champion.bundle if champion else None,
-        force=force,
-        progress=wiring.progress,
-    )
+    champion = None if choices.from_scratch else wiring.registry.champion()
+    before = wiring.records.find(champion.run, "training_inputs", TrainingInputs) if champion else None
+    same_settings = before is not None and before.settings == inputs.settings
+    if champion and before and same_settings and before.tables == inputs.tables and not force:
+        raise NothingNew(
+            f"Nothing new: champion {champion.bundle} was trained on these tables with these settings "
+            "(`--force` trains again)."
+        )
+    try:
+        training_set = build_training_set(
+            tables=wiring.tables,
+            feature_store=wiring.feature_store,
+            training_dir=wiring.places.training,
+            config=config.training_set,
+            model_fingerprint=settings_fingerprint(*model),
+            champion=champion.bundle if champion else None,
+            parent=find_receipt(wiring.places.training / champion.bundle / "model") if champion else None,
+            force=force,
+            progress=wiring.progress,
+        )
+    except WindowReadError as error:
+        if error.is_twice and same_settings:  # a schedule that is quicker than the shop: no failure
+            raise NothingNew(f"Nothing new to train on yet. {error}") from None
+        raise
     decision = wiring.records.find(training_set.run, "promote_challenger", PromotionDecision)
     if decision and not decision.promoted and not force:
         tried = wiring.records.find(training_set.run, "training_inputs", TrainingInputs)

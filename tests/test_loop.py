@@ -142,7 +142,10 @@ def test_a_refused_challenger_is_shown_as_skipped_and_the_champion_stays(looped)
         "training": {**shop.settings["training"], "seed": 14},
         "promotion": {"floor_cases": [], "min_gain": 0.9},
     }
-    done = shop.headrace("loop")
+    twice = shop.headrace("build_training_set")
+    assert twice.returncode == 1
+    assert f"would be read a second time: model {live} has read everything up to" in twice.stderr
+    done = shop.headrace("loop", "--from-scratch")
     assert done.returncode == 0, done.stderr
     tasks = shop.tasks("training_pipeline")
     assert tasks.pop("promote_challenger") == ("skipped", 1)

@@ -135,10 +135,64 @@ SELECT
     session_id,
     bought_at - INTERVAL 1 MICROSECOND AS as_of,
     target_item_ids,
-    new_item_ids
+    new_item_ids,
+    false AS replayed
 FROM kept
 ORDER BY row_id
 """
+
+
+def older_rows_sql() -> str:
+    """Return a query over `events`: a sample of the baskets before the new window, to be replayed and measured on.
+
+    Baskets from `$start` up to before `$end` (see `baskets_sql`) with two columns more: `split`, which is `train` for
+    `$replay_rows` of them and `old` for `$old_rows` others (a tenth of all at most), and `replayed`. Oldest first.
+
+    Every basket has a random number, a hash of itself and of `$seed`, and the lowest stay: a uniform sample without
+    replacement that needs no second look, comes out the same in any order of the rows, and changes little as baskets
+    are added. The number behind `old` has no seed, so that parent and child are measured on much the same rows.
+
+    Source: reservoir sampling with random keys, algorithm A of Efraimidis and Spirakis (2006) with equal weights.
+    """
+    name = "concat_ws('|', user_id, session_id, epoch_us(bought_at))"
+    return f"""
+WITH older AS ({baskets_sql()}),
+numbered AS (
+    SELECT
+        *,
+        row_number() OVER (ORDER BY md5('old|' || {name}), user_id, session_id, bought_at) AS old_place,
+        count(*) OVER () AS total
+    FROM older
+),
+placed AS (
+    SELECT *, CASE WHEN old_place <= least($old_rows, total // 10) THEN 'old' ELSE 'train' END AS split FROM numbered
+),
+drawn AS (
+    SELECT
+        *,
+        row_number() OVER (
+            PARTITION BY split ORDER BY md5($seed || '|' || {name}), user_id, session_id, bought_at
+        ) AS place
+    FROM placed
+)
+SELECT
+    row_number() OVER (ORDER BY bought_at, user_id, session_id) - 1 AS row_id,
+    split,
+    user_id,
+    session_id,
+    bought_at - INTERVAL 1 MICROSECOND AS as_of,
+    target_item_ids,
+    new_item_ids,
+    split = 'train' AS replayed
+FROM drawn
+WHERE split = 'old' OR place <= $replay_rows
+ORDER BY row_id
+"""
+
+
+def replay_rows(new_rows: int, share: float) -> int:
+    """Return how many rows to replay beside `new_rows`, so that they are `share` of all."""
+    return round(new_rows * share / (1 - share))
 
 
 def seen_items_sql() -> str:

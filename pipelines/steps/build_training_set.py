@@ -1,6 +1,8 @@
 """Step: turn baskets into point-in-time rows for training, validation and test."""
 
-from datetime import datetime
+import math
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -17,6 +19,8 @@ from pipelines.features.baskets import (
     Split,
     baskets_sql,
     daily_baskets_sql,
+    older_rows_sql,
+    replay_rows,
     seen_items_sql,
     split_by_time,
     training_rows_sql,
@@ -27,8 +31,10 @@ from pipelines.schemas import TIMESTAMP, TrainingSet
 from pipelines.stores.feature_store import FeatureStoreClient
 from pipelines.stores.files import replacing_file, text_sha256, write_text
 from pipelines.stores.table_store import TableStore
+from pipelines.training.receipt import Receipt, WindowReadError, refuse_window_read
 
 SPLITS = ("train", "validation", "test")
+OLD = "old"
 _ITEM_LIST = pa.list_(pa.string())
 TRAINING_ROWS = pa.schema(
     [
@@ -39,18 +45,20 @@ TRAINING_ROWS = pa.schema(
         pa.field("as_of", TIMESTAMP, nullable=False),
         pa.field("target_item_ids", _ITEM_LIST),
         pa.field("new_item_ids", _ITEM_LIST),
+        pa.field("replayed", pa.bool_(), nullable=False),
         pa.field("history_item_ids", _ITEM_LIST),
         pa.field("history_event_types", _ITEM_LIST),
         pa.field("history_times", pa.list_(pa.int64())),
         *(pa.field(name, pa.float64()) for name in (*ACTIVITY_FEATURES, *CONTEXT_FEATURES)),
     ]
 )
-"""`rows.parquet`, in the order of `row_id`, which is the order of time. Histories are oldest first."""
+"""`rows.parquet`, in the order of `row_id`, which is the order of time. Histories are oldest first. `split` is one of
+SPLITS or, for rows of older windows that are kept for measuring, `old`."""
 SEEN_ITEMS = pa.schema([pa.field("row_id", pa.int64(), nullable=False), pa.field("item_ids", _ITEM_LIST)])
-"""`seen.parquet`: validation and test rows, and all that their users had bought before."""
+"""`seen.parquet`: rows that are not for training, and all that their users had bought before."""
 _CONTEXT_ROWS = 20_000
 """Rows whose histories are in memory as numbers at once."""
-_FORMAT = 2
+_FORMAT = 3
 """Raise it when the rows mean something else, so that old training sets are built again."""
 
 
@@ -62,6 +70,7 @@ def build_training_set(
     config: TrainingSetConfig,
     model_fingerprint: str,
     champion: str | None,
+    parent: Receipt | None = None,
     force: str = "",
     progress: Progress,
 ) -> TrainingSet:
@@ -70,13 +79,18 @@ def build_training_set(
     `run` is a hash of everything the training depends on, so that the same inputs give the same run: where it is
     complete already, it is returned at once.
 
+    Training rows are those of the whole window, or, where the champion left a receipt, those since its end, and a
+    sample of older ones. What a champion that was refused has read counts as unread: its successor reads it again.
+
     Args:
         model_fingerprint: Stands for the settings of the model.
-        champion: Bundle that the training will start from.
-        force: Any text; another one makes another run of the same inputs.
+        champion: Bundle that the training will start from; None starts from zero.
+        parent: The champion's receipt; None reads the whole window.
+        force: Any text; another one makes another run of the same inputs, over the whole window.
 
     Raises:
         DataError: a split has no baskets, or the point-in-time join went wrong.
+        WindowReadError: the parent has read the window already.
         StoreError: the features are not those of the tables as they are now.
     """
     features = feature_store.manifest()
@@ -85,17 +99,24 @@ def build_training_set(
             f"The features are those of tables {features.tables_fingerprint[:12]}, but the tables are at "
             f"{tables.fingerprint()[:12]}: run `headrace build_features`, or wait until the feature pipeline has."
         )
-    fingerprint = text_sha256(str(_FORMAT), features.fingerprint, config.model_dump_json())
+    parent = None if force else parent
+    read_before = parent.read.fingerprint if parent else ""
+    fingerprint = text_sha256(str(_FORMAT), features.fingerprint, config.model_dump_json(), read_before)
     run = text_sha256(fingerprint, model_fingerprint, champion or "base", force)[:12]
     folder = training_dir / run
     if done := _find(folder):
         return done
 
     with tables.connect() as connection:
-        split = split_by_time(_daily_baskets(connection), config)
-        rows = _rows(connection, split, config)
-        counts = {name: pc.sum(pc.equal(rows["split"], name)).as_py() or 0 for name in SPLITS}
-        _refuse_empty_splits(counts, split, config)
+        daily = _daily_baskets(connection)
+        split = split_by_time(daily, config)
+        window_rows = sum(n for day, n in daily if split.train_start <= day < split.validation_start)
+        if parent:
+            refuse_window_read(split.train_start, split.validation_start, parent)
+            split = replace(split, train_start=parent.until)
+        rows = _rows(connection, split, config, replay=parent is not None)
+        counts = {name: pc.sum(pc.equal(rows["split"], name)).as_py() or 0 for name in _splits(parent)}
+        _refuse_empty_splits(counts, split, config, parent)
         progress.update("join features", 0, rows.num_rows)
         complete = _with_features(rows, feature_store, connection)
         progress.update("join features", rows.num_rows, rows.num_rows)
@@ -112,6 +133,9 @@ def build_training_set(
         fingerprint=fingerprint,
         champion=champion,
         rows=counts,
+        since=split.train_start,
+        replayed=pc.sum(rows["replayed"]).as_py() or 0,
+        window_rows=min(window_rows, config.max_train_rows),
         validation_start=split.validation_start,
         test_start=split.test_start,
         test_end=split.test_end,
@@ -139,8 +163,43 @@ def _daily_baskets(connection: duckdb.DuckDBPyConnection) -> list[tuple[datetime
     return daily
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, split: Split, config: TrainingSetConfig) -> pa.Table:
-    """Return the rows without features: the first columns of TRAINING_ROWS."""
+def _splits(parent: Receipt | None) -> tuple[str, ...]:
+    return (*SPLITS, OLD) if parent else SPLITS
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, split: Split, config: TrainingSetConfig, *, replay: bool) -> pa.Table:
+    """Return the rows without features: the first columns of TRAINING_ROWS.
+
+    Args:
+        replay: Add a sample of the rows from before the window.
+    """
+    share = config.replay_share if replay else 0.0
+    rows = _window_rows(connection, split, config, max_rows=math.ceil(config.max_train_rows * (1 - share)))
+    if replay:
+        older = _older_rows(connection, split, config, pc.sum(pc.equal(rows["split"], "train")).as_py() or 0)
+        row_ids = pc.add(rows["row_id"], older.num_rows)
+        rows = pa.concat_tables([older, rows.set_column(rows.column_names.index("row_id"), "row_id", row_ids)])
+    return rows.cast(pa.schema([TRAINING_ROWS.field(name) for name in rows.column_names]))
+
+
+def _older_rows(
+    connection: duckdb.DuckDBPyConnection, split: Split, config: TrainingSetConfig, new_rows: int
+) -> pa.Table:
+    return connection.sql(
+        older_rows_sql(),
+        params={
+            "start": split.train_start - timedelta(days=config.replay_days),
+            "end": split.train_start,
+            "seed": str(config.replay_seed),
+            "replay_rows": replay_rows(new_rows, config.replay_share),
+            "old_rows": config.old_slice_rows,
+        },
+    ).to_arrow_table()
+
+
+def _window_rows(
+    connection: duckdb.DuckDBPyConnection, split: Split, config: TrainingSetConfig, *, max_rows: int
+) -> pa.Table:
     baskets = connection.sql(baskets_sql(), params={"start": split.train_start, "end": split.test_end}).to_arrow_table()
     connection.register("baskets", baskets)
     rows = connection.sql(
@@ -148,15 +207,23 @@ def _rows(connection: duckdb.DuckDBPyConnection, split: Split, config: TrainingS
         params={
             "validation_start": split.validation_start,
             "test_start": split.test_start,
-            "max_train_rows": config.max_train_rows,
+            "max_train_rows": max_rows,
             "max_eval_rows": config.max_eval_rows,
         },
     ).to_arrow_table()
     connection.unregister("baskets")
-    return rows.cast(pa.schema([TRAINING_ROWS.field(name) for name in rows.column_names]))
+    return rows
 
 
-def _refuse_empty_splits(counts: dict[str, int], split: Split, config: TrainingSetConfig) -> None:
+def _refuse_empty_splits(
+    counts: dict[str, int], split: Split, config: TrainingSetConfig, parent: Receipt | None
+) -> None:
+    if parent and not counts["train"]:
+        raise WindowReadError(
+            f"Nobody bought anything between {split.train_start:%Y-%m-%d}, where the receipt of model {parent.run} "
+            f"ends, and {split.validation_start:%Y-%m-%d}, where validation begins: bring more events.",
+            is_twice=True,
+        )
     for name in SPLITS:
         if not counts[name]:
             parts = {

@@ -22,9 +22,12 @@ from pipelines.stores.experiment_tracker import ExperimentTracker, StepLog
 from pipelines.stores.table_store import TableStore
 from pipelines.training.catalog import Catalog, load_catalog
 from pipelines.training.encoder_tuning import PairSource, tune_encoder
+from pipelines.training.increment import incremental_config
+from pipelines.training.receipt import Receipt, find_receipt, make_receipt
 from pipelines.training.rows import load_rows
 from pipelines.training.schedule import training_device
 from pipelines.training.search_pairs import logged_pairs, pair_source
+from pipelines.training.slices import slice_metrics
 from pipelines.training.tower_tuning import QueryPairs, tune_towers
 from pipelines.training.trained_model import (
     TrainedFolder,
@@ -50,6 +53,7 @@ def finetune_model(
     """Write `model/` below the training set's folder.
 
     A run that was killed goes on from its checkpoints and ends with the same weights; a finished one returns at once.
+    The receipt beside the weights says what was read, and where the next run begins.
 
     Args:
         training_dir: Folder of all training runs; the champion's weights lie in `<champion>/model`.
@@ -60,6 +64,8 @@ def finetune_model(
     champion = TrainedFolder(training_dir / (training_set.champion or "none") / "model")
     from_champion = training_set.champion is not None and champion.exists()
     origin = training_set.champion if from_champion and training_set.champion else config.encoder
+    if from_champion and training_set.incremental:
+        config = incremental_config(config, training_set.rows["train"], training_set.window_rows)
     with tracker.step(training_set.run, STEP) as log:
         if from_champion and champion.preprocessing().activity_features != ACTIVITY_FEATURES:
             log.tags({"other_activity": f"{origin} read other activity features: that layer of it starts anew."})
@@ -79,6 +85,9 @@ def finetune_model(
             "validation_recall@10": max(history["validation_recall@10"].values(), default=0.0),
             "validation_recall@10_before": history["validation_recall@10"].get(0, 0.0),
         }
+        if receipt := find_receipt(target.folder):
+            metrics |= receipt.flat_metrics()
+            _log_receipt(receipt, target, log)
         seconds = time.monotonic() - started
         log.metrics({**metrics, "seconds": seconds})
     return TrainedModel(
@@ -135,12 +144,26 @@ def _train(
     if champion:
         load_towers_into(towers, catalog, champion, preprocessing.activity_features)
     towers.to(device)
+    items = item_inputs(catalog, text_vectors, config.gate_half_count).to(device)
+    slices = {"new": load_rows(training_set.folder, "validation", catalog)}
+    if training_set.incremental:
+        slices["old"] = load_rows(training_set.folder, "old", catalog)
+
+    def measure(when: str) -> dict[str, dict[str, float]]:
+        return {
+            name + when: slice_metrics(
+                towers, items, rows, preprocessing, popularity=catalog.popularity, temperature=config.temperature
+            )
+            for name, rows in slices.items()
+        }
+
+    measured = measure(" before") if champion else {}
     tuning = tune_towers(
         towers,
-        item_inputs(catalog, text_vectors, config.gate_half_count).to(device),
+        items,
         catalog.event_counts,
         load_rows(training_set.folder, "train", catalog),
-        load_rows(training_set.folder, "validation", catalog),
+        slices["new"],
         query_pairs,
         popularity=catalog.popularity,
         config=config,
@@ -157,7 +180,24 @@ def _train(
         preprocessing=preprocessing,
         encoder_losses=encoder_losses,
         tuning=tuning,
+        receipt=make_receipt(
+            training_set, find_receipt(champion.folder) if champion else None, {**measured, **measure("")}
+        ),
     )
+
+
+def _log_receipt(receipt: Receipt, target: TrainedFolder, log: StepLog) -> None:
+    log.tags(
+        {
+            "receipt.fingerprint": receipt.read.fingerprint,
+            "receipt.since": receipt.since.isoformat(),
+            "receipt.until": receipt.until.isoformat(),
+            "receipt.replay_share": f"{receipt.replay_share:.3f}",
+            "receipt.generation": receipt.generation,
+            "receipt.parent": receipt.parent.run if receipt.parent else "none",
+        }
+    )
+    log.artifact(target.receipt)
 
 
 def _log_history(target: TrainedFolder, log: StepLog) -> dict[str, dict[int, float]]:

@@ -5,6 +5,7 @@ towers.safetensors    item tower and user tower
 tables.json           names behind the rows of the embedding tables
 preprocessing.json    `Preprocessing`
 history.json          loss and validation recall by step
+receipt.json          `Receipt`: what it has read
 """
 
 import json
@@ -23,6 +24,7 @@ from pipelines.model.item_tower import ItemInputs, behavior_gate
 from pipelines.model.towers import Towers, carry_rows, read_towers, save_towers
 from pipelines.stores.files import replacing_folder
 from pipelines.training.catalog import Catalog
+from pipelines.training.receipt import RECEIPT, Receipt
 from pipelines.training.tower_tuning import TuningResult
 
 _ROW_TABLES = {"item.behavior.weight": "items", "item.category.weight": "categories", "item.brand.weight": "brands"}
@@ -58,6 +60,11 @@ class TrainedFolder:
         """Read curves by step: `encoder_loss`, `tower_loss` and `validation_recall@10`."""
         values = json.loads((self.folder / "history.json").read_text(encoding="utf-8"))
         return {name: {int(step): float(value) for step, value in curve.items()} for name, curve in values.items()}
+
+    @property
+    def receipt(self) -> Path:
+        """What was read; models of older versions have none."""
+        return self.folder / RECEIPT
 
     def exists(self) -> bool:
         """Whether the folder was written to its end (it is renamed into place)."""
@@ -121,7 +128,8 @@ def load_towers_into(towers: Towers, catalog: Catalog, source: TrainedFolder, ac
             shape = None if found is None else tuple(found.shape)
             raise DataError(
                 f"`{name}` of the model in {source.folder} has shape {shape}, {tuple(value.shape)} is needed: "
-                "settings that shape the model were changed; train from zero with `--force from-zero`."
+                "settings that shape the model were changed; train from zero with "
+                "`headrace loop --from-scratch`."
             )
         if table := _ROW_TABLES.get(name):
             copied = carry_rows(value, found, wanted[table], names[table])
@@ -129,7 +137,8 @@ def load_towers_into(towers: Towers, catalog: Catalog, source: TrainedFolder, ac
         elif found.shape != value.shape:
             raise DataError(
                 f"`{name}` of the model in {source.folder} has shape {tuple(found.shape)}, {tuple(value.shape)} is "
-                "needed: settings that shape the model were changed; train from zero with `--force from-zero`."
+                "needed: settings that shape the model were changed; train from zero with "
+                "`headrace loop --from-scratch`."
             )
         else:
             value.copy_(found)
@@ -146,6 +155,7 @@ def save_trained_model(
     preprocessing: Preprocessing,
     encoder_losses: dict[int, float],
     tuning: TuningResult,
+    receipt: Receipt,
 ) -> None:
     """Write the folder, whole or not at all."""
     with replacing_folder(folder) as temporary:
@@ -155,6 +165,7 @@ def save_trained_model(
         (temporary / "preprocessing.json").write_text(preprocessing.model_dump_json(indent=2), encoding="utf-8")
         history = {"encoder_loss": encoder_losses, "tower_loss": tuning.losses, "validation_recall@10": tuning.recall}
         (temporary / "history.json").write_text(json.dumps(history), encoding="utf-8")
+        (temporary / RECEIPT).write_text(receipt.model_dump_json(indent=2), encoding="utf-8")
         (temporary / "tables.json").write_text(json.dumps(table_names(catalog)), encoding="utf-8")
 
 

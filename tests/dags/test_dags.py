@@ -90,7 +90,13 @@ def test_a_new_champion_wakes_the_deployment(bag):
 
 
 def test_training_takes_parameters_by_hand(bag):
-    assert bag["dags"]["training_pipeline"]["params"] == ["encoder_steps", "force", "tower_steps", "window_days"]
+    assert bag["dags"]["training_pipeline"]["params"] == [
+        "encoder_steps",
+        "force",
+        "from_scratch",
+        "tower_steps",
+        "window_days",
+    ]
 
 
 @pytest.mark.parametrize("path", sorted(Path(DAGS).glob("*.py")), ids=lambda path: path.stem)
