@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import DataError
 from pipelines.features.activity import ACTIVITY_FEATURES
+from pipelines.retrieval.cooccurrence import history_weights
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,10 @@ class EvaluationRows:
     def cold(self) -> np.ndarray:
         """bool `(n,)` true where no item of the history is in the catalogue."""
         return np.asarray([not (history >= 0).any() for history in self.histories], bool)
+
+    def recency_weights(self, decay: float) -> list[np.ndarray]:
+        """Return `decay` to the power of the age in baskets of each event, float32, aligned with `histories`."""
+        return [history_weights(user.event_times, decay) for user in self.features]
 
     def part(self, start: int, stop: int) -> "EvaluationRows":
         """Return rows `start` to `stop`."""
