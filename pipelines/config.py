@@ -184,8 +184,13 @@ class TrainingConfig(Settings):
     """Pairs in one encoder step; the other items of the batch are the negatives."""
     encoder_learning_rate: float = Field(default=3e-5, gt=0)
     """Peak learning rate of the encoder."""
+    encoder_tuning: Literal["top_layers", "full", "lora", "frozen"] = "top_layers"
+    """Weights of the encoder that learn: those above `frozen_layers`, all, low-rank adapters beside all layers (needs
+    the extra `lora`; merged when the model is saved), or none."""
     frozen_layers: int = Field(default=4, ge=0)
-    """Lower encoder layers that stay as they were, embeddings included."""
+    """With `top_layers`: lower encoder layers that stay as they were, embeddings included."""
+    lora_rank: int = Field(default=8, ge=1)
+    """With `lora`: inner width of the adapters."""
     query_pairs: int = Field(default=8_000, ge=1)
     """(query, item) pairs that the towers see; their queries are embedded once."""
     tower_steps: int = Field(default=1_500, ge=1)
@@ -220,6 +225,14 @@ class TrainingConfig(Settings):
     """Steps that tune the encoder in such a run; with 0 the text vectors of known items come from the cache."""
     incremental_rate: float = Field(default=0.3, gt=0, le=1)
     """Factor on the learning rates of such a run."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of forward passes. `auto`: bfloat16 on a GPU that computes in it, float16 with loss scaling on an
+    older one, float32 on a CPU."""
+    accumulate_steps: int = Field(default=1, ge=1)
+    """Micro-batches in which one update is worked off, one after the other, where a batch does not fit the memory.
+    The batch sizes above stay those of the whole update. Items of other micro-batches are no in-batch negatives."""
+    processes: int = Field(default=1, ge=1)
+    """Processes of this machine that share every batch; a GPU each where there are GPUs."""
     seed: int = 13
     """Seed of every random choice."""
 
