@@ -112,7 +112,7 @@ def build_training_set(
         split = split_by_time(daily, config)
         window_rows = sum(n for day, n in daily if split.train_start <= day < split.validation_start)
         if parent:
-            refuse_window_read(split.train_start, split.validation_start, parent)
+            refuse_window_read(split.train_start, split.validation_start, split.test_end, parent)
             split = replace(split, train_start=parent.until)
         rows = _rows(connection, split, config, replay=parent is not None)
         counts = {name: pc.sum(pc.equal(rows["split"], name)).as_py() or 0 for name in _splits(parent)}

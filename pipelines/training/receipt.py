@@ -63,6 +63,7 @@ class Receipt(Record):
     parent: ParentReceipt | None = Field(description="What training started from; none from zero.")
     since: datetime = Field(description="Start of the new window.")
     until: datetime = Field(description="Its end, and the start of the next one.")
+    tables_until: datetime = Field(description="End of the newest day with purchases in the tables of the run.")
     replay_share: float = Field(description="Share of the rows that were replayed, in [0, 1].")
     read: RowsRead
     metrics: dict[str, dict[str, float]] = Field(
@@ -130,6 +131,7 @@ def make_receipt(training_set: TrainingSet, parent: Receipt | None, metrics: dic
         parent=parent.summary() if parent else None,
         since=training_set.since or read.first or training_set.validation_start,
         until=training_set.validation_start,
+        tables_until=training_set.test_end,
         replay_share=read.replayed_rows / rows if rows else 0.0,
         read=read,
         metrics=metrics,
@@ -154,31 +156,31 @@ def find_receipt(folder: Path) -> Receipt | None:
         ) from None
 
 
-def refuse_window_read(since: datetime, until: datetime, parent: Receipt) -> None:
-    """Refuse a window that ends where the parent's ended, or before.
+def refuse_window_read(since: datetime, until: datetime, tables_until: datetime, parent: Receipt) -> None:
+    """Refuse a window that does not end after the one that the parent has read.
 
     Args:
         since: Start of the window, were it read as a whole.
         until: Its end.
+        tables_until: End of the newest day with purchases.
 
     Raises:
         WindowReadError: there is nothing in it that the parent has not read.
     """
     if until > parent.until:
         return
+    window = f"The window {since:%Y-%m-%d} to {until:%Y-%m-%d}"
     read = f"model {parent.run} has read everything up to {parent.until:%Y-%m-%d %H:%M} (its receipt)"
-    ways = (
-        "`headrace loop --from-scratch` trains from zero on the whole window, "
-        "`--force` trains the champion on it once more."
-    )
-    if until == parent.until:
+    ways = "`headrace loop --from-scratch` trains from zero on the whole window, `--force` the champion on it again."
+    if tables_until < parent.tables_until:
         raise WindowReadError(
-            f"The window {since:%Y-%m-%d} to {until:%Y-%m-%d} would be read a second time: {read}, and the days after "
-            f"it are for validation and test. Bring events of another day. {ways}",
-            is_twice=True,
+            f"{window} is an old one: {read}, from tables up to {parent.tables_until:%Y-%m-%d}, and these end at "
+            f"{tables_until:%Y-%m-%d}. Bring the newer events back, or take the model of that time with "
+            f"`headrace rollback_champion`. {ways}",
+            is_twice=False,
         )
     raise WindowReadError(
-        f"The window {since:%Y-%m-%d} to {until:%Y-%m-%d} is an old one: {read}. Are these the tables of an older "
-        f"backup? Bring newer events, or go back with `headrace rollback_champion`. {ways}",
-        is_twice=False,
+        f"{window} would be read a second time: {read}, and the days after it are for validation and test. Bring "
+        f"events of another day. {ways}",
+        is_twice=True,
     )

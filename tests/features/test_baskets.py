@@ -1,9 +1,18 @@
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 
 from pipelines.config import TrainingSetConfig
-from pipelines.features.baskets import baskets_sql, daily_baskets_sql, seen_items_sql, split_by_time, training_rows_sql
+from pipelines.features.baskets import (
+    baskets_sql,
+    daily_baskets_sql,
+    older_rows_sql,
+    replay_rows,
+    seen_items_sql,
+    split_by_time,
+    training_rows_sql,
+)
 from pipelines.stores.sql import open_duckdb
 from tests.toys.event_tables import day, event, events_table
 
@@ -195,3 +204,59 @@ def test_seen_items_are_all_that_was_bought_before_in_any_window():
         found = connection.sql(seen_items_sql()).fetchall()
 
     assert found == [(1, ["a", "old"]), (2, [])]  # row 0 is a training row; v had bought nothing
+
+
+def samples(old_rows: int, replay: int, seeds: Sequence[str], baskets: int) -> list[list[dict]]:
+    """Return a sample of the older baskets for each seed; every user bought once, a day apart."""
+    events = [event(f"u{number:02d}", "a", day(number)) for number in range(baskets)]
+    fixed = {"start": day(0), "end": day(baskets), "replay_rows": replay, "old_rows": old_rows}
+    with open_duckdb() as connection:
+        connection.register("events", events_table(events))
+        return [
+            connection.sql(older_rows_sql(), params={**fixed, "seed": seed}).to_arrow_table().to_pylist()
+            for seed in seeds
+        ]
+
+
+def sampled(old_rows: int, replay: int, seed: str, baskets: int = 40) -> dict[str, set[str]]:
+    """Return the users of a sample by split."""
+    (rows,) = samples(old_rows, replay, [seed], baskets)
+    assert [row["row_id"] for row in rows] == list(range(len(rows)))
+    assert [row["as_of"] for row in rows] == sorted(row["as_of"] for row in rows)
+    assert all(row["replayed"] == (row["split"] == "train") for row in rows)
+    return {split: {row["user_id"] for row in rows if row["split"] == split} for split in ("train", "old")}
+
+
+def test_the_replayed_sample_depends_on_the_seed_and_what_is_measured_does_not():
+    first = sampled(3, 10, "1")
+    assert (len(first["train"]), len(first["old"])) == (10, 3)
+    assert first["train"].isdisjoint(first["old"])
+    assert sampled(3, 10, "1") == first
+    other = sampled(3, 10, "2")
+    assert other["train"] != first["train"]
+    assert other["old"] == first["old"]
+
+
+def test_at_most_a_tenth_is_kept_for_measuring_and_no_more_is_replayed_than_there_is():
+    found = sampled(500, 500, "1")
+    assert (len(found["train"]), len(found["old"])) == (36, 4)
+
+
+def test_a_smaller_sample_is_part_of_a_larger_one_and_newcomers_push_out_few():
+    assert sampled(0, 10, "1")["train"] < sampled(0, 20, "1")["train"]
+    assert len(sampled(0, 20, "1")["train"] & sampled(0, 20, "1", baskets=42)["train"]) >= 18
+
+
+def test_every_older_basket_has_the_same_chance_to_be_replayed():
+    drawn = Counter(row["user_id"] for rows in samples(0, 5, [str(seed) for seed in range(100)], 10) for row in rows)
+    assert len(drawn) == 10
+    # 50 of 100 on average; four deviations of a binomial are 20.
+    assert all(abs(count - 50) < 20 for count in drawn.values())
+
+
+@pytest.mark.parametrize(
+    ("new", "share", "replayed"),
+    [(100, 0.0, 0), (100, 0.5, 100), (100, 0.2, 25), (0, 0.5, 0)],
+)
+def test_replayed_rows_are_the_share_of_all_rows(new, share, replayed):
+    assert replay_rows(new, share) == replayed

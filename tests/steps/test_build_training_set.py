@@ -1,5 +1,5 @@
 import shutil
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ from pipelines.steps.build_features import build_features
 from pipelines.steps.build_training_set import SEEN_ITEMS, TRAINING_ROWS, build_training_set
 from pipelines.stores.feature_store import FeatureStoreClient
 from pipelines.stores.table_store import TableStore
+from pipelines.training.receipt import Receipt, RowsRead, WindowReadError
 from tests.toys.event_tables import day, event, tables_with
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:feast", "ignore::DeprecationWarning:ibis")
@@ -208,6 +209,77 @@ def test_a_leak_planted_in_the_features_stops_the_run(shop):
     with pytest.raises(DataError, match=r"4 training rows know events from after their time \(first row_id: 0, 1, 2\)"):
         shop.training_set()
     assert not list(shop.places.training.rglob("*.parquet"))
+
+
+def test_after_a_receipt_only_what_is_new_is_read_and_older_rows_are_replayed(shop):
+    """Of eight older baskets and one new one; the parent has read everything before day 2."""
+    shop.add([event(f"r{n:02d}", f"i{n}", day(n - 8), session=f"s{n}") for n in range(8)], END + timedelta(days=1))
+    parent = receipt(until=day(2))
+    config = CONFIG.model_copy(update={"old_slice_rows": 1, "min_eval_rows": 1})
+    found = shop.training_set(config, champion="c", parent=parent)
+
+    rows = pq.read_table(found.folder / "rows.parquet").to_pylist()
+    train = [row for row in rows if row["split"] == "train"]
+    moment = timedelta(microseconds=1)
+    assert [row["as_of"] for row in train if not row["replayed"]] == [day(5) - moment]
+    assert [row["as_of"] < day(2) for row in train if row["replayed"]] == [True]
+    assert found.rows == {"train": 2, "validation": 1, "test": 1, "old": 1}
+    assert (found.since, found.replayed, found.incremental) == (day(2), 1, True)
+    assert [row["row_id"] for row in rows] == list(range(5))
+    seen = pq.read_table(found.folder / "seen.parquet")["row_id"].to_pylist()
+    assert seen == [row["row_id"] for row in rows if row["split"] != "train"]
+
+    assert shop.training_set(config, champion="c", parent=parent) == found
+    whole = shop.training_set(config, champion="c", parent=parent, force="again")
+    assert (whole.rows["train"], whole.replayed, whole.incremental) == (2, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("until", "is_twice", "sentence"),
+    [
+        pytest.param(day(6), True, "would be read a second time", id="twice"),
+        pytest.param(day(12), False, "is an old one", id="old"),
+        pytest.param(day(5.5), True, "Nobody bought anything between 2026-01-06, where the receipt", id="empty"),
+    ],
+)
+def test_a_window_that_the_champion_has_read_is_refused_and_nothing_is_written(shop, until, is_twice, sentence):
+    with pytest.raises(WindowReadError, match=sentence) as refused:
+        shop.training_set(champion="c", parent=receipt(until=until))
+    assert refused.value.is_twice is is_twice
+    assert not list(shop.places.training.rglob("*.parquet"))
+
+
+@pytest.mark.slow
+def test_other_parents_and_other_shares_give_other_runs(shop):
+    runs = [
+        shop.training_set(config, champion="c", parent=parent).run
+        for config in (CONFIG, CONFIG.model_copy(update={"replay_share": 0.25}))
+        for parent in (None, receipt(until=day(2)), receipt(until=day(2), fingerprint="other"))
+    ]
+    assert len(set(runs)) == 6
+
+
+def receipt(*, until: datetime, fingerprint: str = "read") -> Receipt:
+    read = RowsRead(
+        fingerprint=fingerprint,
+        new_rows=1,
+        replayed_rows=0,
+        first=day(1),
+        last=day(1),
+        replayed_first=None,
+        replayed_last=None,
+    )
+    return Receipt(
+        run="p",
+        generation=0,
+        parent=None,
+        since=day(0),
+        until=until,
+        tables_until=max(until, END),
+        replay_share=0.0,
+        read=read,
+        metrics={},
+    )
 
 
 def test_features_of_other_tables_are_refused(shop):

@@ -5,7 +5,7 @@ import torch
 
 from pipelines.config import TrainingConfig
 from pipelines.inference.preprocessing import Preprocessing
-from pipelines.model.towers import save_towers
+from pipelines.model.towers import read_towers, save_towers
 from pipelines.training.catalog import Catalog
 from pipelines.training.trained_model import TrainedFolder, load_towers_into, new_towers, table_names
 
@@ -53,3 +53,53 @@ def test_towers_that_read_other_activity_give_everything_but_that_layer(tmp_path
     assert (towers.user.activity.weight == 0).all()
     assert (towers.user.event_type.weight == 1).all()
     assert (towers.item.behavior.weight == 1).all()
+
+
+def grown_catalog() -> Catalog:
+    """`a` stays, `b` left, `0` and `z` are new; a category and a brand are new."""
+    return Catalog(
+        item_ids=["0", "a", "z"],
+        texts=["0", "a", "z"],
+        titles=["0", "a", "z"],
+        category_names=["", "Fruit"],
+        categories=np.array([1, 0, 1]),
+        brand_names=["", "Mill"],
+        brands=np.array([0, 0, 1]),
+        log_prices=np.zeros(3, np.float32),
+        event_counts=np.array([0, 5, 0], np.float32),
+        popularity=np.zeros(3, np.float32),
+    )
+
+
+def test_a_grown_catalogue_keeps_old_embeddings_bitwise_and_starts_new_ones_fresh(tmp_path):
+    source = trained(tmp_path, "views")
+    old = read_towers(source.towers)["item.behavior.weight"]
+    towers = new_towers(grown_catalog(), 8, CONFIG, source.preprocessing())
+    fresh = {name: value.clone() for name, value in towers.state_dict().items()}
+
+    assert load_towers_into(towers, grown_catalog(), source, ("views",)) == 1
+    behavior = towers.item.behavior.weight
+    assert behavior.shape == (3, 4)
+    assert torch.equal(behavior[1], old[0])
+    assert torch.equal(behavior[[0, 2]], fresh["item.behavior.weight"][[0, 2]])
+    for table, names in (("item.category.weight", ["", "Fruit"]), ("item.brand.weight", ["", "Mill"])):
+        value = towers.state_dict()[table]
+        assert value.shape[0] == len(names)
+        assert (value[0] == 1).all()
+        assert torch.equal(value[1], fresh[table][1])
+
+
+def test_the_first_step_over_a_grown_table_moves_what_it_saw_and_nothing_else(tmp_path):
+    """The optimizer has a state for every row, and a row without a gradient stays bitwise where it was."""
+    source = trained(tmp_path, "views")
+    catalog = grown_catalog()
+    towers = new_towers(catalog, 8, CONFIG, source.preprocessing())
+    load_towers_into(towers, catalog, source, ("views",))
+    before = towers.item.behavior.weight.detach().clone()
+    optimizer = torch.optim.AdamW([towers.item.behavior.weight], lr=0.1, weight_decay=0.0)
+
+    towers.item.behavior(torch.tensor([2])).sum().backward()
+    optimizer.step()
+    assert optimizer.state[towers.item.behavior.weight]["exp_avg"].shape == (3, 4)
+    assert torch.equal(towers.item.behavior.weight[:2], before[:2])
+    assert (towers.item.behavior.weight[2] != before[2]).all()
