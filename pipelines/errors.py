@@ -1,10 +1,11 @@
 """What can go wrong, by what to do about it.
 
     HeadraceError
-    ├── ConfigError   a setting, a key or a path is wrong: change it, then run again
-    ├── DataError     a table, a row or a request is wrong: mend the data, then run again
-    ├── BundleError   a bundle is incomplete or was changed after it was written: use another one
-    └── StoreError    a store did not answer: the same call may work later, so Airflow retries it
+    ├── ConfigError      a setting, a key or a path is wrong: change it, then run again
+    ├── DataError        a table, a row or a request is wrong: mend the data, then run again
+    ├── DivergenceError  a training made the model worse: lower its learning rate, then run again
+    ├── BundleError      a bundle is incomplete or was changed after it was written: use another one
+    └── StoreError       a store did not answer: the same call may work later, so Airflow retries it
 
 Every message says what failed, what was found, what is allowed and what to do next.
 """
@@ -20,6 +21,10 @@ class ConfigError(HeadraceError):
 
 class DataError(HeadraceError):
     """The data breaks the contract. Terminal: a retry changes nothing."""
+
+
+class DivergenceError(HeadraceError):
+    """A training was stopped because it made the model worse. Terminal: the same seed diverges again."""
 
 
 class BundleError(HeadraceError):

@@ -1,24 +1,33 @@
 """First half of the fine-tuning: the encoder learns which query belongs to which item text."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from pipelines.config import TrainingConfig
+from pipelines.errors import ConfigError
 from pipelines.model.encoder import SentenceEncoder, tokenize
 from pipelines.model.losses import sampled_softmax_loss
 from pipelines.progress import Progress
 from pipelines.training.catalog import Catalog
 from pipelines.training.catalog_queries import catalog_pairs
-from pipelines.training.checkpoints import load_checkpoint, save_checkpoint
-from pipelines.training.schedule import mixed_precision, warmup_then_linear
+from pipelines.training.checkpoints import learning_weights, load_checkpoint, restore_weights, save_checkpoint
+from pipelines.training.distributed import ALONE, TrainingGroup
+from pipelines.training.divergence import DivergenceWatch, refuse_broken_weights
+from pipelines.training.encoder_weights import choose_weights
+from pipelines.training.lora import merge_adapters
+from pipelines.training.precision import MixedPrecision
+from pipelines.training.schedule import warmup_then_linear
+from pipelines.training.updates import Updater, micro_batches
 
 PairSource = Callable[[int, np.random.Generator], tuple[list[str], np.ndarray]]
 """Draws `n` queries and the row numbers of their items."""
+_ADVICE = "Lower `training.encoder_learning_rate` or raise `training.frozen_layers`, then train again."
 
 
 def tune_encoder(
@@ -30,78 +39,120 @@ def tune_encoder(
     checkpoint: Path,
     progress: Progress,
     pairs: PairSource | None = None,
+    group: TrainingGroup = ALONE,
 ) -> dict[int, float]:
-    """Tune the upper layers on (query, item) pairs; the other items of a batch are the negatives.
+    """Tune the encoder on (query, item) pairs; the other items of a (micro-)batch are the negatives.
 
     Every random choice of a step depends on the seed and the step alone, so a run that was killed and goes on from
-    its checkpoint ends with the same weights.
+    its checkpoint ends with the same weights. Dropout aside, so does one that several processes shared.
 
     Args:
         checkpoint: File that is written every `validate_every` steps and read at the start.
         pairs: Where pairs come from; queries made from the catalogue by default.
+        group: The processes that share each batch.
 
     Returns:
         Training loss by step.
+
+    Raises:
+        ConfigError: the batch is too small for its parts, or no weight would learn.
+        DataError: the checkpoint belongs to another model.
+        DivergenceError: the loss is no number, or worse than at the start.
     """
-    draw = pairs or (lambda n, rng: catalog_pairs(catalog, n, rng))
-    device = next(encoder.parameters()).device
-    encoder.freeze_layers(config.frozen_layers)
-    parameters = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.encoder_learning_rate, weight_decay=0.01)
+    if config.encoder_tuning == "frozen" or not config.encoder_steps:
+        return {}
+    _refuse_small_parts(config, group)
+    precision = MixedPrecision(config.precision, next(encoder.parameters()).device)
+    weights = choose_weights(encoder, config)
+    optimizer = torch.optim.AdamW(
+        [{"params": weights, "peak": config.encoder_learning_rate}], lr=config.encoder_learning_rate, weight_decay=0.01
+    )
+    updater = Updater(optimizer, precision, group)
+    batches = _Batches(encoder, tokenizer, catalog, pairs or _made_up(catalog), config, precision, group)
+    watch = DivergenceWatch("The tuning of the encoder", _ADVICE)
     losses: dict[int, float] = {}
     start = 0
     if state := load_checkpoint(checkpoint):
-        encoder.load_state_dict(state["encoder"])
-        optimizer.load_state_dict(state["optimizer"])
+        restore_weights(encoder, state["weights"], checkpoint)
+        updater.load(state, checkpoint)
         start, losses = state["step"], dict(state["losses"])
+        for value in losses.values():
+            watch.observe(value)
+    group.agree(start, "the step that they go on from")
     encoder.train()
     for step in range(start, config.encoder_steps):
-        rng = np.random.default_rng([config.seed, 1, step])
-        torch.manual_seed(int(rng.integers(0, 2**31)))
-        for group in optimizer.param_groups:
-            group["lr"] = config.encoder_learning_rate * warmup_then_linear(
-                step, config.encoder_steps, config.warmup_share
-            )
-        queries, rows = draw(config.encoder_batch, rng)
-        texts = [catalog.texts[row] for row in rows]
-        with mixed_precision(device):
-            anchors = _embed(encoder, tokenizer, queries, config, device)
-            positives = _embed(encoder, tokenizer, texts, config, device)
-        loss = sampled_softmax_loss(
-            anchors, positives, positives, temperature=config.temperature, accidental=_same_text(texts).to(device)
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        losses[step + 1] = float(loss.detach())
+        rate = warmup_then_linear(step, config.encoder_steps, config.warmup_share)
+        losses[step + 1] = updater.update(batches.losses(step), rate)
+        watch.observe(losses[step + 1])
         progress.update("encoder steps", step + 1, config.encoder_steps, f"loss {losses[step + 1]:.3f}")
-        if (step + 1) % config.validate_every == 0 or step + 1 == config.encoder_steps:
-            save_checkpoint(checkpoint, _state(encoder, optimizer, step + 1, losses))
+        if group.is_main and ((step + 1) % config.validate_every == 0 or step + 1 == config.encoder_steps):
+            state = {"weights": learning_weights(encoder), "step": step + 1, "losses": losses}
+            save_checkpoint(checkpoint, {**state, **updater.state()})
+    merge_adapters(encoder)
+    refuse_broken_weights(encoder, "The tuning of the encoder")
     encoder.eval()
     return losses
 
 
-def _embed(
-    encoder: SentenceEncoder,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: list[str],
-    config: TrainingConfig,
-    device: torch.device,
-) -> torch.Tensor:
-    ids, mask = tokenize(tokenizer, texts, config.max_tokens)
-    vectors: torch.Tensor = encoder(ids.to(device), mask.to(device))
-    return vectors
+@dataclass(frozen=True)
+class _Batches:
+    """Draws the batch of a step, and computes the losses of this process's share of it."""
+
+    encoder: SentenceEncoder
+    tokenizer: PreTrainedTokenizerBase
+    catalog: Catalog
+    draw: PairSource
+    config: TrainingConfig
+    precision: MixedPrecision
+    group: TrainingGroup
+
+    def losses(self, step: int) -> Iterator[Tensor]:
+        """Yield one loss a micro-batch; over all micro-batches and processes they add up to the mean over the pairs."""
+        rng = np.random.default_rng([self.config.seed, 1, step])
+        noise = int(rng.integers(0, 2**31))
+        queries, rows = self.draw(self.config.encoder_batch, rng)
+        for number, part in enumerate(micro_batches(len(rows), self.config.accumulate_steps)):
+            torch.manual_seed(noise + number * self.group.size + self.group.rank)  # dropout
+            yield self._loss(queries[part], rows[part]) / len(rows)
+
+    def _loss(self, queries: list[str], rows: np.ndarray) -> Tensor:
+        """Return the summed loss of this process's share of a micro-batch; the items of all shares are negatives."""
+        texts = [self.catalog.texts[row] for row in rows]
+        own = self.group.share(len(rows))
+        anchors, positives = self._embed(queries[own]), self._embed(texts[own])
+        loss = sampled_softmax_loss(
+            anchors,
+            positives,
+            self.group.gather(positives, len(rows)),
+            temperature=self.config.temperature,
+            accidental=_same_text(texts)[own].to(positives.device),
+        )
+        return loss * len(anchors)
+
+    def _embed(self, texts: list[str]) -> Tensor:
+        device = next(self.encoder.parameters()).device
+        ids, mask = tokenize(self.tokenizer, texts, self.config.max_tokens)
+        with self.precision.forward_pass():
+            vectors: Tensor = self.encoder(ids.to(device), mask.to(device))
+        return vectors
 
 
-def _same_text(texts: list[str]) -> torch.Tensor:
+def _made_up(catalog: Catalog) -> PairSource:
+    return lambda n, rng: catalog_pairs(catalog, n, rng)
+
+
+def _refuse_small_parts(config: TrainingConfig, group: TrainingGroup) -> None:
+    smallest = config.encoder_batch // config.accumulate_steps
+    if smallest < max(2, group.size):
+        raise ConfigError(
+            f"`training.encoder_batch` {config.encoder_batch} in {config.accumulate_steps} micro-batches gives "
+            f"{smallest} pairs to {group.size} process(es), which need one each and two together: raise the batch, or "
+            "lower `training.accumulate_steps` or the number of processes."
+        )
+
+
+def _same_text(texts: list[str]) -> Tensor:
     """Return bool `(n, n)`: true where two items read the same, the item itself included."""
     numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     column = torch.tensor([numbers[text] for text in texts])
     return column.unsqueeze(0) == column.unsqueeze(1)
-
-
-def _state(
-    encoder: SentenceEncoder, optimizer: torch.optim.Optimizer, step: int, losses: dict[int, float]
-) -> dict[str, Any]:
-    return {"encoder": encoder.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "losses": losses}
