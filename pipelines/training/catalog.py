@@ -76,8 +76,8 @@ def load_catalog(
         raise DataError("The items table is empty: run `headrace ingest_tables` and `headrace validate_tables` first.")
     titles = table["title"].to_pylist()
     texts = [item_text(*pair) for pair in zip(titles, table["description"].to_pylist(), strict=True)]
-    category_names, categories = _numbered(table["category"].to_pylist())
-    brand_names, brands = _numbered(table["brand"].to_pylist())
+    category_names, categories = numbered(table["category"].to_pylist())
+    brand_names, brands = numbered(table["brand"].to_pylist())
     return Catalog(
         item_ids=table["item_id"].to_pylist(),
         texts=texts,
@@ -116,7 +116,8 @@ def standardized_log(prices: np.ndarray) -> np.ndarray:
     return out
 
 
-def _numbered(values: Sequence[str | None]) -> tuple[list[str], np.ndarray]:
+def numbered(values: Sequence[str | None]) -> tuple[list[str], np.ndarray]:
+    """Return the distinct names, unknown first and the others sorted, and the number of each value, int64 `(n,)`."""
     names = [UNKNOWN, *sorted({value for value in values if value})]
     numbers = {name: number for number, name in enumerate(names)}
     return names, np.array([numbers[value or UNKNOWN] for value in values], np.int64)
