@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from pipelines.errors import ConfigError
+from pipelines.model.encoder_files import read_tokenizer, read_transformer
 from pipelines.model.pretrained import locate_encoder
 from pipelines.progress import Progress
 
@@ -61,26 +61,15 @@ class SentenceEncoder(nn.Module):
 
 
 def load_encoder(name: str) -> tuple[SentenceEncoder, PreTrainedTokenizerBase]:
-    """Load an encoder and its tokenizer; eager attention, because only that exports to a plain graph.
+    """Load an encoder and its tokenizer.
 
     Raises:
-        ConfigError: there is no such encoder.
+        ConfigError: there is no such encoder, or its files do not belong together.
     """
     source = locate_encoder(name)
     disable_progress_bar()
-    try:
-        transformer = AutoModel.from_pretrained(
-            source, attn_implementation="eager", use_safetensors=True, dtype=torch.float32
-        )
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except OSError as error:
-        raise ConfigError(
-            f"The encoder {name} cannot be loaded: {str(error).splitlines()[0]} "
-            "Give the name of a packaged encoder, a folder in Hugging Face format or a hub name."
-        ) from None
-    if hasattr(transformer, "pooler"):
-        transformer.pooler = None  # mean pooling needs none, and where the file has none its weights would be random
-    return SentenceEncoder(transformer), tokenizer
+    transformer = read_transformer(name, source)
+    return SentenceEncoder(transformer), read_tokenizer(name, source, transformer)
 
 
 def encoder_fingerprint(encoder: SentenceEncoder) -> str:
