@@ -23,7 +23,7 @@ def add_adapters(encoder: SentenceEncoder, rank: int, seed: int) -> None:
         ConfigError: peft is not installed.
     """
     try:
-        from peft import LoraConfig, get_peft_model  # nine seconds, so only where it is asked for
+        from peft import LoraConfig, LoraModel  # nine seconds, so only where it is asked for
     except ImportError:
         raise ConfigError(
             "`training.encoder_tuning` is lora, which needs peft: run `pip install -c constraints.txt "
@@ -31,7 +31,7 @@ def add_adapters(encoder: SentenceEncoder, rank: int, seed: int) -> None:
         ) from None
     torch.manual_seed(seed)
     adapters = LoraConfig(r=rank, lora_alpha=round(_SCALE * rank), target_modules="all-linear")
-    encoder.transformer = get_peft_model(encoder.transformer, adapters)
+    encoder.transformer = LoraModel(encoder.transformer, adapters, "default")
 
 
 def merge_adapters(encoder: SentenceEncoder) -> None:
