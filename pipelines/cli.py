@@ -424,6 +424,39 @@ def bench_stress_data(kills: int, seed: int, json_file: Path | None, work_dir: P
         sys.exit(1)
 
 
+@bench.command("freshness")
+@click.option(
+    "--data",
+    required=True,
+    help="`completejourney`, a folder of Parquet files (docs/benchmarks.md), one with the lines.parquet of UCI Online "
+    "Retail, or a mapping file.",
+)
+@click.option("--windows", type=click.IntRange(min=1), default=12, show_default=True, help="Weeks to stay fresh over.")
+@click.option("--base-weeks", type=click.IntRange(min=2), default=13, show_default=True, help="Weeks to begin with.")
+@click.option("--replay-share", type=click.FloatRange(0, 0.99), default=None, help="Replayed rows (default: settings).")
+@click.option("--users", type=click.IntRange(min=10), help="So many users, drawn at random (default: all).")
+@click.option("--tower-steps", type=click.IntRange(min=1), help="Steps at most from zero (default: settings).")
+@click.option("--seed", type=int, default=13, show_default=True, help="Of weights, batches and samples.")
+@click.option("--quick", is_flag=True, help="A smoke run of minutes: few users, weeks and steps.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the records.")
+@click.option("--plot", "plot_file", type=click.Path(dir_okay=False, path_type=Path), help="Picture, .png or .svg.")
+@click.option(
+    "--work-dir", type=click.Path(file_okay=False, path_type=Path), help="Finished parts (default: below the home)."
+)
+def bench_freshness(quick: bool, **options: Any) -> None:
+    """Compare ways to stay fresh, week by week: incremental with and without replay, from zero, frozen.
+
+    Each week the model is trained as the loop would, and measured on the items that customers buy for the first time in
+    the week after the next, and on baskets of the first weeks. Run again after a stop, it goes on where it was.
+
+    \b
+    Example: headrace bench freshness --data completejourney --users 500 --json freshness.json --plot freshness.png
+    """
+    from pipelines.benchmarks.freshness_command import run_freshness
+
+    run_freshness(quick=quick, **options)
+
+
 # --- steps -----------------------------------------------------------------------------------------------------------
 
 _run = click.option("--run", metavar="ID", help="Run to go on with (default: the newest).")

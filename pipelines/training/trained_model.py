@@ -132,6 +132,8 @@ def load_towers_into(towers: Towers, catalog: Catalog, source: TrainedFolder, ac
                 "`headrace loop --from-scratch`."
             )
         if table := _ROW_TABLES.get(name):
+            if table != "items":
+                value.zero_()  # a new category or brand is like an unknown one until it has learnt something
             copied = carry_rows(value, found, wanted[table], names[table])
             known = copied if table == "items" else known
         elif found.shape != value.shape:
