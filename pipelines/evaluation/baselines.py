@@ -14,6 +14,8 @@ RECENCY_DECAY = 0.7
 """Weight of an event relative to one of the next newer basket."""
 STEPS_AHEAD, STEP_DECAY = 5, 0.8
 """How far directed co-occurrence looks ahead in a history, and what a further step is worth."""
+_FORMED_PAIRS = 20_000_000
+"""Pairs of items that share a user, up to which item-KNN forms its matrix: 8 bytes each at most."""
 _WORD = re.compile(r"(?u)\b\w\w+\b")
 
 
@@ -51,7 +53,8 @@ class ItemKnn:
     """Recency-weighted cosine between the users of an item and the users of the items in the history.
 
     score(j) = Σ_i w_i · |U_i ∩ U_j| / √(|U_i| |U_j|), with U_i the users that bought i and w_i = 0.7^age.
-    The item-to-item matrix is never formed: the history is spread over users, and from there over items.
+    Where users have few items the item-to-item matrix is formed; else the history is spread over users, and from there
+    over items.
 
     Source: Sarwar et al., Item-based collaborative filtering (2001), on binary data.
 
@@ -72,10 +75,16 @@ class ItemKnn:
         bought.data /= np.sqrt(counts)[pairs[0]]
         self._bought = bought
         """float32 sparse `(n_items, n_users)`, each row L2 norm 1."""
+        sizes = np.bincount(pairs[1], minlength=n_users).astype(np.float64)
+        small = float((sizes**2).sum()) <= _FORMED_PAIRS
+        self._similar: csr_matrix | None = (bought @ bought.T).tocsr() if small else None
 
     def scores(self, rows: HistoryRows) -> np.ndarray:
         """Return float32 `(n_rows, n_items)`, 0 where nothing is shared."""
         histories = _weighted_histories(rows, self._bought.shape[0])
+        if self._similar is not None:
+            formed: np.ndarray = (histories @ self._similar).toarray()
+            return formed
         over_users = np.ascontiguousarray((histories @ self._bought).toarray().T)
         return np.ascontiguousarray((self._bought @ over_users).T)
 
@@ -158,10 +167,11 @@ class OwnHistory:
 class TfIdf:
     """Words and pairs of neighboring words, weighed by how rare they are among the items' texts.
 
-    weight = count · (ln((1 + n) / (1 + df)) + 1), each text scaled to L2 norm 1; words have two characters at least.
+    weight = count · (ln((1 + n) / (1 + df)) + 1), each text scaled to L2 norm 1. Words have two characters at least; a
+    term of one text only connects nothing and is left out.
 
     Source: Salton and Buckley, Term-weighting approaches in automatic text retrieval (1988), smoothed as in
-    scikit-learn's `TfidfVectorizer(ngram_range=(1, 2))`.
+    scikit-learn's `TfidfVectorizer(ngram_range=(1, 2), min_df=2)`.
 
     Args:
         texts: One text per item, in row order.
@@ -171,6 +181,10 @@ class TfIdf:
         self._terms: dict[str, int] = {}
         counts = self._counts(texts, grow=True)
         frequency = np.bincount(counts.indices, minlength=len(self._terms))
+        kept = np.flatnonzero(frequency >= 2)
+        new_number = {int(old): new for new, old in enumerate(kept)}
+        self._terms = {term: new_number[old] for term, old in self._terms.items() if old in new_number}
+        counts, frequency = counts[:, kept], frequency[kept]
         self._rarity = (np.log((1 + len(texts)) / (1 + frequency)) + 1).astype(np.float32)
         self._items = self._weighed(counts)
         """float32 sparse `(n_items, n_terms)`, each row L2 norm 1, or 0 for a text without a word."""

@@ -5,6 +5,8 @@ import numpy as np
 from pipelines.schemas import Metric
 
 _PERCENTILES = (2.5, 97.5)
+_MOST_GROUPS = 32_768
+"""Users beyond so many are drawn in groups, so that the draws stay below 4 bytes × groups × samples."""
 
 
 class UserBootstrap:
@@ -20,10 +22,12 @@ class UserBootstrap:
 
     def __init__(self, users: np.ndarray, *, samples: int, seed: int) -> None:
         names, self._codes = np.unique(users, return_inverse=True)
-        self._n_users = len(names)
+        if len(names) > _MOST_GROUPS:
+            self._codes = np.random.default_rng(seed).permutation(len(names))[self._codes] % _MOST_GROUPS
+        self._n_users = min(len(names), _MOST_GROUPS)
         shares = np.full(self._n_users, 1 / max(self._n_users, 1))
         draws = np.random.default_rng(seed).multinomial(self._n_users, shares, size=samples)
-        self._draws = draws.astype(np.float64)
+        self._draws = draws.astype(np.float32)
 
     def mean(self, values: np.ndarray) -> Metric:
         """Return the mean over rows with its 95 % interval, no interval where fewer than two users count.
@@ -41,7 +45,7 @@ class UserBootstrap:
         value = float(sums.sum() / rows.sum())
         if np.count_nonzero(rows) < 2:
             return Metric(value=value)
-        drawn = self._draws @ rows
-        means = (self._draws @ sums)[drawn > 0] / drawn[drawn > 0]
+        drawn = self._draws @ rows.astype(np.float32)
+        means = (self._draws @ sums.astype(np.float32))[drawn > 0] / drawn[drawn > 0]
         low, high = np.percentile(means, _PERCENTILES)
         return Metric(value=value, low=float(low), high=float(high))
