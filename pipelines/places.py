@@ -110,6 +110,11 @@ class Places:
         return self.home / "serving" / "current.json"
 
     @property
+    def new_items(self) -> Path:
+        """Items that arrived since the live bundle was made, embedded for the service."""
+        return self.home / "serving" / "new_items"
+
+    @property
     def embedding_cache(self) -> Path:
         """Text embeddings by hash of encoder and text."""
         return self.home / "cache" / "embeddings"

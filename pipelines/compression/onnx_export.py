@@ -1,4 +1,4 @@
-"""From torch to ONNX: the encoder and the user tower as plain graphs with free batch and sequence sizes."""
+"""From torch to ONNX: encoder and towers as plain graphs with free batch and sequence sizes."""
 
 import warnings
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pipelines.model.encoder import SentenceEncoder
+from pipelines.model.item_tower import ItemTower
 from pipelines.model.user_tower import UserTower
 
 _OPSET = 17
@@ -42,6 +43,35 @@ def export_user_tower(tower: UserTower, target: Path, *, dim: int, n_activity: i
         },
         outputs={"user_embedding": ("b",), "attention": ("b", "t")},
     )
+
+
+def export_item_tower(tower: ItemTower, target: Path, *, dim: int) -> None:
+    """Write the item tower for items without behaviour.
+
+    float32 `text` `(n, dim)`, int64 `category` and `brand` `(n,)`, float32 `price` `(n,)`, all as in `ItemInputs`, to
+    float32 `item_vector` `(n, dim)`, each row L2 norm 1.
+    """
+    numbers = torch.zeros(2, dtype=torch.int64)
+    _export(
+        _DescribedItems(tower),
+        (torch.randn(2, dim), numbers, numbers, torch.zeros(2)),
+        target,
+        inputs={"text": ("n",), "category": ("n",), "brand": ("n",), "price": ("n",)},
+        outputs={"item_vector": ("n",)},
+    )
+
+
+class _DescribedItems(nn.Module):
+    """The item tower with its gate at 0: the table of behaviour embeddings stays out of the graph."""
+
+    def __init__(self, tower: ItemTower) -> None:
+        super().__init__()
+        self.tower = tower
+
+    def forward(
+        self, text: torch.Tensor, category: torch.Tensor, brand: torch.Tensor, price: torch.Tensor
+    ) -> torch.Tensor:
+        return nn.functional.normalize(self.tower.described(text, category, brand, price), dim=-1)
 
 
 def _export(

@@ -12,6 +12,9 @@ popularity.npy            float32 (n_items,)
 lexical/                  BM25 index
 preprocessing.json        `Preprocessing`
 metrics.json              what was measured when the bundle was made
+item_tower.onnx           (text, category, brand, price) → item_vector, for items that arrive later; with its
+item_tower.json           `ItemTowerFields` (older bundles have neither)
+receipt.json              what the training run has read
 """
 
 import copy
@@ -31,6 +34,7 @@ from pydantic import ValidationError
 
 from pipelines.errors import BundleError, DataError
 from pipelines.features.activity import ACTIVITY_FEATURES, activity_vector
+from pipelines.inference.new_items import NewItems, with_new_items
 from pipelines.inference.preprocessing import (
     Frozen,
     Fusion,
@@ -136,6 +140,8 @@ class BundleParts:
     metrics: Mapping[str, float] = field(default_factory=dict)
     texts: Sequence[str] | None = None
     """Texts that lexical search looks into, in the order of the vectors; None: title, category and brand."""
+    more_files: Mapping[str, Path] = field(default_factory=dict)
+    """Further files of the bundle, by name."""
 
 
 def write_bundle(
@@ -161,6 +167,8 @@ def write_bundle(
         shutil.copyfile(parts.encoder, target / "encoder.onnx")
         shutil.copyfile(parts.tokenizer, target / "tokenizer.json")
         shutil.copyfile(parts.user_tower, target / "user_tower.onnx")
+        for name, file in parts.more_files.items():
+            shutil.copyfile(file, target / name)
         _save(target / "item_vectors.npy", parts.item_vectors.astype(np.float16))
         (target / "dense_index.onnx").write_bytes(build_dense_index(parts.item_vectors.astype(np.float32)))
         pq.write_table(items, target / "items.parquet")
@@ -348,6 +356,13 @@ class Bundle:
         other.__dict__.pop("popularity_score", None)
         other.popularity = popularity
         return other
+
+    def with_new_items(self, new: NewItems) -> "Bundle":
+        """Return the same bundle with items that arrived since it was made; nothing is known of them but what they are.
+
+        They stand behind the others, without popularity and without neighbours.
+        """
+        return with_new_items(self, new)
 
     def row_of(self, item_id: str) -> int | None:
         """Return the row number of an item, None if it is unknown."""

@@ -14,6 +14,10 @@ class UserTower:
         self._session = session
         self._item_vectors = item_vectors
 
+    def over(self, item_vectors: np.ndarray) -> "UserTower":
+        """Return the same tower over other item vectors, float32 `(n_items, dim)`."""
+        return UserTower(self._session, item_vectors)
+
     def embed(self, batch: BehaviorBatch, activity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return user embeddings and what they attended to.
 

@@ -68,14 +68,20 @@ class ItemTower(nn.Module):
         Returns:
             float32 `(n, dim)`, each row L2 norm 1.
         """
-        structured = torch.cat(
-            [self.category(inputs.category), self.brand(inputs.brand), inputs.price.unsqueeze(-1)], dim=-1
-        )
         behavior = self.project(self.behavior(items))
-        fused = (
-            inputs.text + self.text(inputs.text) + self.structured(structured) + inputs.gate.unsqueeze(-1) * behavior
-        )
+        fused = self.described(inputs.text, inputs.category, inputs.brand, inputs.price)
+        fused = fused + inputs.gate.unsqueeze(-1) * behavior
         return nn.functional.normalize(fused.float(), dim=-1)
+
+    def described(self, text: Tensor, category: Tensor, brand: Tensor, price: Tensor) -> Tensor:
+        """Fuse text and structured fields, for all that is known of an item nobody has touched.
+
+        Returns:
+            float32 `(n, dim)`, of any length.
+        """
+        structured = torch.cat([self.category(category), self.brand(brand), price.unsqueeze(-1)], dim=-1)
+        described: Tensor = text + self.text(text) + self.structured(structured)
+        return described
 
 
 def behavior_gate(event_counts: Tensor, half_count: float) -> Tensor:

@@ -10,13 +10,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipelines.compression.onnx_export import export_encoder, export_user_tower
+from pipelines.compression.onnx_export import export_encoder, export_item_tower, export_user_tower
 from pipelines.compression.quantization import quantize_int8
 from pipelines.config import HeadraceConfig
 from pipelines.errors import DataError
 from pipelines.evaluation.rows import read_rows
 from pipelines.features.history import IS_REMEMBERED_SQL
 from pipelines.inference.bundle import Bundle, BundleParts, load_bundle, read_manifest, write_bundle
+from pipelines.inference.new_items import item_tower_fields
 from pipelines.inference.preprocessing import Fusion
 from pipelines.inference.sessions import open_session
 from pipelines.inference.text_encoder import TextEncoder
@@ -29,6 +30,7 @@ from pipelines.stores.experiment_tracker import ExperimentTracker
 from pipelines.stores.model_registry import ModelRegistry
 from pipelines.stores.table_store import TableStore
 from pipelines.training.catalog import Catalog, item_popularity, load_catalog
+from pipelines.training.receipt import RECEIPT, find_receipt
 from pipelines.training.tower_tuning import item_vectors
 from pipelines.training.trained_model import TrainedFolder, item_inputs, load_trained_model
 
@@ -112,6 +114,7 @@ def _write(
             config.features.popularity_half_life_days,
         )
         items = connection.sql("SELECT * EXCLUDE (attributes) FROM items ORDER BY item_id").to_arrow_table()
+    receipt = find_receipt(source.folder)
     encoder, tokenizer, towers = load_trained_model(source, catalog, config.training)
     with TemporaryDirectory(prefix="headrace-") as scratch:
         work = Path(scratch)
@@ -124,6 +127,9 @@ def _write(
             dim=encoder.dim,
             n_activity=len(source.preprocessing().activity_features),
         )
+        export_item_tower(towers.item, work / "item_tower.onnx", dim=encoder.dim)
+        fields = item_tower_fields(catalog.category_names, catalog.brand_names, items["price"].to_numpy())
+        (work / "item_tower.json").write_text(fields.model_dump_json(), encoding="utf-8")
         progress.update("models exported", 2, 2)
         int8 = TextEncoder(
             open_session(work / "encoder.onnx", "cpu"), source.encoder / "tokenizer.json", config.training.max_tokens
@@ -163,7 +169,15 @@ def _write(
                 item_to_item_scores=neighbors[1],
                 popularity=latest_popularity,
                 preprocessing=source.preprocessing(),
-                metrics={"int8_cosine_mean": float(cosines.mean()), "int8_cosine_min": float(cosines.min())},
+                metrics={
+                    "int8_cosine_mean": float(cosines.mean()),
+                    "int8_cosine_min": float(cosines.min()),
+                    **(receipt.flat_metrics() if receipt else {}),
+                },
+                more_files={
+                    **{name: work / name for name in ("item_tower.onnx", "item_tower.json")},
+                    **({RECEIPT: source.receipt} if receipt else {}),
+                },
             ),
             created_at=now,
             parent=training_set.champion,

@@ -10,8 +10,13 @@ import numpy as np
 from pipelines.errors import DataError
 from pipelines.features.history import IS_REMEMBERED_SQL
 from pipelines.features.popularity import popularity_as_of_sql
+from pipelines.inference.new_items import log_price_scale, scaled_log_prices
 
 UNKNOWN = ""
+UNKNOWN_ITEM = "unknown item"
+"""What is read of an item of which nothing is known."""
+_MAX_WITHOUT_TEXT = 0.5
+"""Share of the items without any text above which there is nothing to read: a column was mapped wrongly."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,33 @@ def item_text(title: str, description: str | None) -> str:
     return f"{title}. {description}" if description else title
 
 
+def item_texts(
+    titles: Sequence[str | None],
+    descriptions: Sequence[str | None],
+    categories: Sequence[str | None],
+    brands: Sequence[str | None],
+) -> list[str]:
+    """Return what the encoder reads of each item: brand and category of one that has neither title nor description.
+
+    Raises:
+        DataError: more than half of the items have neither.
+    """
+    blank = [
+        not (title or "").strip() and not (text or "").strip() for title, text in zip(titles, descriptions, strict=True)
+    ]
+    if sum(blank) > _MAX_WITHOUT_TEXT * len(blank):
+        raise DataError(
+            f"{sum(blank):,} of {len(blank):,} items have neither a title nor a description, half of them may lack both: "
+            "the model reads items by their text. Check which columns are mapped to `title` and `description` "
+            "(`headrace source check`)."
+        )
+    stand_ins = (" ".join(filter(None, pair)) or UNKNOWN_ITEM for pair in zip(brands, categories, strict=True))
+    return [
+        stand_in if is_blank else item_text(title or "", text)
+        for is_blank, stand_in, title, text in zip(blank, stand_ins, titles, descriptions, strict=True)
+    ]
+
+
 def load_catalog(
     connection: duckdb.DuckDBPyConnection, until: datetime, popularity_half_life_days: float = 14.0
 ) -> Catalog:
@@ -59,7 +91,7 @@ def load_catalog(
         popularity_half_life_days: Age at which a purchase counts half.
 
     Raises:
-        DataError: there are no items.
+        DataError: there are no items, or most have no text.
     """
     table = connection.sql(
         f"""
@@ -107,13 +139,7 @@ def item_popularity(
 
 def standardized_log(prices: np.ndarray) -> np.ndarray:
     """Return log prices with mean 0 and deviation 1, float32 `(n,)`; 0 where the price is missing or not positive."""
-    known = np.isfinite(prices) & (prices > 0)
-    out = np.zeros(len(prices), np.float32)
-    if known.sum() < 2:
-        return out
-    logs = np.log(prices[known])
-    out[known] = (logs - logs.mean()) / max(float(logs.std()), 1e-6)
-    return out
+    return scaled_log_prices(prices, *log_price_scale(prices))
 
 
 def numbered(values: Sequence[str | None]) -> tuple[list[str], np.ndarray]:
