@@ -3,41 +3,40 @@
 import time
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from pipelines.config import TrainingConfig
+from pipelines.errors import DivergenceError
 from pipelines.experiments.plots import loss_curve
 from pipelines.features.activity import ACTIVITY_FEATURES
-from pipelines.inference.preprocessing import Preprocessing
-from pipelines.model.encoder import (
-    EmbeddingCache,
-    encode_texts,
-    encoder_fingerprint,
-    load_encoder,
-)
 from pipelines.progress import Progress
-from pipelines.schemas import TrainedModel, TrainingSet
+from pipelines.schemas import Record, TrainedModel, TrainingSet
 from pipelines.stores.experiment_tracker import ExperimentTracker, StepLog
 from pipelines.stores.table_store import TableStore
-from pipelines.training.catalog import Catalog, load_catalog
-from pipelines.training.encoder_tuning import PairSource, tune_encoder
+from pipelines.training.catalog import load_catalog
+from pipelines.training.distributed import ALONE, TrainingGroup
+from pipelines.training.finetuning import finetune
 from pipelines.training.increment import incremental_config
-from pipelines.training.receipt import Receipt, find_receipt, make_receipt
-from pipelines.training.rows import load_rows
+from pipelines.training.processes import run_processes
+from pipelines.training.receipt import Receipt, find_receipt
 from pipelines.training.schedule import training_device
 from pipelines.training.search_pairs import logged_pairs, pair_source
-from pipelines.training.slices import slice_metrics
-from pipelines.training.tower_tuning import QueryPairs, tune_towers
-from pipelines.training.trained_model import (
-    TrainedFolder,
-    item_inputs,
-    load_towers_into,
-    new_towers,
-    save_trained_model,
-)
+from pipelines.training.trained_model import TrainedFolder
 
 STEP = "finetune_model"
+DIVERGED = "training_diverged"
+"""Tag of a run that was stopped because its loss got worse; the value says how."""
+
+
+class FinetuningJob(Record):
+    """What each process of a training has to know; texts and paths, so that any process can read it."""
+
+    training_set: TrainingSet
+    champion: Path | None
+    """Folder of the weights to start from."""
+    tables: Path
+    quarantine: Path
+    ingested: Path
+    config: TrainingConfig
+    cache_dir: Path
 
 
 def finetune_model(
@@ -49,6 +48,7 @@ def finetune_model(
     config: TrainingConfig,
     cache_dir: Path,
     progress: Progress,
+    group: TrainingGroup = ALONE,
 ) -> TrainedModel:
     """Write `model/` below the training set's folder.
 
@@ -58,6 +58,11 @@ def finetune_model(
     Args:
         training_dir: Folder of all training runs; the champion's weights lie in `<champion>/model`.
         cache_dir: Text embeddings by encoder and text.
+        group: The processes that torchrun started, of which the main one logs. Alone, and with `config.processes`
+            above 1, it starts them itself.
+
+    Raises:
+        DivergenceError: the training made the model worse; nothing was written, and the run is tagged with it.
     """
     started = time.monotonic()
     target = TrainedFolder(training_set.folder / "model")
@@ -66,6 +71,18 @@ def finetune_model(
     origin = training_set.champion if from_champion and training_set.champion else config.encoder
     if from_champion and training_set.incremental:
         config = incremental_config(config, training_set.rows["train"], training_set.window_rows)
+    job = FinetuningJob(
+        training_set=training_set,
+        champion=champion.folder if from_champion else None,
+        tables=tables.folder,
+        quarantine=tables.quarantine,
+        ingested=tables.ingested,
+        config=config,
+        cache_dir=cache_dir,
+    )
+    if not group.is_main:
+        work_off(job.model_dump_json(), group=group, progress=progress)
+        return _record(training_set, origin, time.monotonic() - started)
     with tracker.step(training_set.run, STEP) as log:
         if from_champion and champion.preprocessing().activity_features != ACTIVITY_FEATURES:
             log.tags({"other_activity": f"{origin} read other activity features: that layer of it starts anew."})
@@ -73,23 +90,60 @@ def finetune_model(
         log.dataset(
             "training_set", training_set.fingerprint, training_set.rows.get("train", 0), str(training_set.folder)
         )
-        with tables.connect() as connection:
-            catalog = load_catalog(connection, training_set.validation_start)
-            pairs = pair_source(catalog, *logged_pairs(connection, catalog, training_set.validation_start))
-        if not target.exists():
-            _train(
-                training_set, target, champion if from_champion else None, catalog, pairs, config, cache_dir, progress
-            )
-        history = _log_history(target, log)
-        metrics = {
-            "validation_recall@10": max(history["validation_recall@10"].values(), default=0.0),
-            "validation_recall@10_before": history["validation_recall@10"].get(0, 0.0),
-        }
+        try:
+            if config.processes > 1 and group.size == 1 and not target.exists():
+                run_processes(config.processes, f"{__name__}:{work_off.__name__}", job.model_dump_json())
+            else:
+                work_off(job.model_dump_json(), group=group, progress=progress)
+        except DivergenceError as error:
+            log.tags({DIVERGED: str(error)})
+            tracker.parent(training_set.run).tags({DIVERGED: str(error)})
+            raise
+        for name, values in target.history().items():
+            log.points(name, values)
+        log.figure(loss_curve(target.history()), "loss_curve.png")
         if receipt := find_receipt(target.folder):
-            metrics |= receipt.flat_metrics()
             _log_receipt(receipt, target, log)
-        seconds = time.monotonic() - started
-        log.metrics({**metrics, "seconds": seconds})
+        trained = _record(training_set, origin, time.monotonic() - started)
+        log.metrics({**trained.metrics, "seconds": trained.seconds})
+    return trained
+
+
+def work_off(job: str, *, group: TrainingGroup, progress: Progress) -> None:
+    """Be one of the processes of a training: read the tables and train, unless the model is there already.
+
+    Args:
+        job: A `FinetuningJob` as JSON.
+    """
+    todo = FinetuningJob.model_validate_json(job)
+    training_set, target = todo.training_set, TrainedFolder(todo.training_set.folder / "model")
+    if target.exists():
+        return
+    with TableStore(todo.tables, quarantine=todo.quarantine, ingested=todo.ingested).connect() as connection:
+        catalog = load_catalog(connection, training_set.validation_start)
+        pairs = pair_source(catalog, *logged_pairs(connection, catalog, training_set.validation_start))
+    finetune(
+        training_set,
+        target,
+        TrainedFolder(todo.champion) if todo.champion else None,
+        catalog,
+        pairs,
+        config=todo.config,
+        cache_dir=todo.cache_dir,
+        progress=progress,
+        group=group,
+    )
+
+
+def _record(training_set: TrainingSet, origin: str, seconds: float) -> TrainedModel:
+    target = TrainedFolder(training_set.folder / "model")
+    history, receipt = target.history(), find_receipt(target.folder)
+    recall = history["validation_recall@10"]
+    metrics = {
+        "validation_recall@10": max(recall.values(), default=0.0),
+        "validation_recall@10_before": recall.get(0, 0.0),
+        **(receipt.flat_metrics() if receipt else {}),
+    }
     return TrainedModel(
         run=training_set.run,
         folder=target.folder,
@@ -97,92 +151,6 @@ def finetune_model(
         steps=max(history["tower_loss"], default=0),
         metrics=metrics,
         seconds=seconds,
-    )
-
-
-def _train(
-    training_set: TrainingSet,
-    target: TrainedFolder,
-    champion: TrainedFolder | None,
-    catalog: Catalog,
-    pairs: PairSource,
-    config: TrainingConfig,
-    cache_dir: Path,
-    progress: Progress,
-) -> None:
-    device = training_device()
-    checkpoints = training_set.folder / "checkpoints"
-    preprocessing = Preprocessing(max_tokens=config.max_tokens, activity_features=ACTIVITY_FEATURES)
-    encoder, tokenizer = load_encoder(str(champion.encoder) if champion else config.encoder)
-    encoder.to(device)
-    encoder_losses = tune_encoder(
-        encoder,
-        tokenizer,
-        catalog,
-        config=config,
-        checkpoint=checkpoints / "encoder.pt",
-        progress=progress,
-        pairs=pairs,
-    )
-    cache = EmbeddingCache(cache_dir)
-    encoder_id = f"{encoder_fingerprint(encoder)}-float32-{config.max_tokens}"
-
-    def embed(texts: list[str], stage: str) -> np.ndarray:
-        return cache.encode(
-            texts,
-            encoder_id,
-            encoder.dim,
-            lambda missing: encode_texts(
-                encoder, tokenizer, missing, max_tokens=config.max_tokens, progress=progress, stage=stage
-            ),
-        )
-
-    text_vectors = torch.from_numpy(embed(catalog.texts, "item texts encoded"))
-    queries, rows = pairs(config.query_pairs, np.random.default_rng([config.seed, 3]))
-    query_pairs = QueryPairs(embed(queries, "queries encoded"), rows)
-    towers = new_towers(catalog, encoder.dim, config, preprocessing)
-    if champion:
-        load_towers_into(towers, catalog, champion, preprocessing.activity_features)
-    towers.to(device)
-    items = item_inputs(catalog, text_vectors, config.gate_half_count).to(device)
-    slices = {"new": load_rows(training_set.folder, "validation", catalog)}
-    if training_set.incremental:
-        slices["old"] = load_rows(training_set.folder, "old", catalog)
-
-    def measure(when: str) -> dict[str, dict[str, float]]:
-        return {
-            name + when: slice_metrics(
-                towers, items, rows, preprocessing, popularity=catalog.popularity, temperature=config.temperature
-            )
-            for name, rows in slices.items()
-        }
-
-    measured = measure(" before") if champion else {}
-    tuning = tune_towers(
-        towers,
-        items,
-        catalog.event_counts,
-        load_rows(training_set.folder, "train", catalog),
-        slices["new"],
-        query_pairs,
-        popularity=catalog.popularity,
-        config=config,
-        preprocessing=preprocessing,
-        checkpoint=checkpoints / "towers.pt",
-        progress=progress,
-    )
-    save_trained_model(
-        target.folder,
-        encoder=encoder,
-        tokenizer=tokenizer,
-        towers=towers,
-        catalog=catalog,
-        preprocessing=preprocessing,
-        encoder_losses=encoder_losses,
-        tuning=tuning,
-        receipt=make_receipt(
-            training_set, find_receipt(champion.folder) if champion else None, {**measured, **measure("")}
-        ),
     )
 
 
@@ -198,11 +166,3 @@ def _log_receipt(receipt: Receipt, target: TrainedFolder, log: StepLog) -> None:
         }
     )
     log.artifact(target.receipt)
-
-
-def _log_history(target: TrainedFolder, log: StepLog) -> dict[str, dict[int, float]]:
-    history = target.history()
-    for name, values in history.items():
-        log.points(name, values)
-    log.figure(loss_curve(history), "loss_curve.png")
-    return history

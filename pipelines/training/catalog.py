@@ -51,7 +51,7 @@ class Catalog:
 
 def item_text(title: str, description: str | None) -> str:
     """Return what the encoder reads of an item."""
-    return f"{title}. {description}" if description else title
+    return ". ".join(part for part in (title, description) if part)
 
 
 def item_texts(
@@ -70,9 +70,9 @@ def item_texts(
     ]
     if sum(blank) > _MAX_WITHOUT_TEXT * len(blank):
         raise DataError(
-            f"{sum(blank):,} of {len(blank):,} items have neither a title nor a description, half of them may lack both: "
-            "the model reads items by their text. Check which columns are mapped to `title` and `description` "
-            "(`headrace source check`)."
+            f"{sum(blank):,} of {len(blank):,} items have neither a title nor a description, and half of them at most "
+            "may lack both: the model reads items by their text. See with `headrace source check` which columns are "
+            "mapped to `title` and `description`."
         )
     stand_ins = (" ".join(filter(None, pair)) or UNKNOWN_ITEM for pair in zip(brands, categories, strict=True))
     return [

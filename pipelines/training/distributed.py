@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipelines.errors import ConfigError, DataError
 from pipelines.training.schedule import training_device
@@ -62,7 +62,7 @@ class TrainingGroup:
         parts = _Gather.apply(torch.cat([rows, padding]), self.rank, self.size)
         return torch.cat([part[: share.stop - share.start] for part, share in zip(parts, shares, strict=True)])
 
-    def add_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+    def add_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Replace each gradient by its sum over all processes; a weight that none of them used keeps none."""
         if self.size == 1 or not parameters:
             return
@@ -90,6 +90,12 @@ class TrainingGroup:
         value = torch.tensor(compute() if self.is_main else 0.0, dtype=torch.float64, device=training_device())
         dist.broadcast(value, src=0)
         return float(value)
+
+    def copy_from_main(self, module: nn.Module) -> None:
+        """Give every process the main one's weights, to the last bit."""
+        if self.size > 1:
+            for value in module.state_dict().values():
+                dist.broadcast(value, src=0)
 
     def agree(self, value: int, what: str) -> None:
         """Stop where the processes do not hold the same number.

@@ -88,6 +88,7 @@ def tune_encoder(
         if group.is_main and ((step + 1) % config.validate_every == 0 or step + 1 == config.encoder_steps):
             state = {"weights": learning_weights(encoder), "step": step + 1, "losses": losses}
             save_checkpoint(checkpoint, {**state, **updater.state()})
+    group.copy_from_main(encoder)
     merge_adapters(encoder)
     refuse_broken_weights(encoder, "The tuning of the encoder")
     encoder.eval()

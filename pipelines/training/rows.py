@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.errors import DataError
 from pipelines.features.activity import ACTIVITY_FEATURES, activity_vector
 from pipelines.training.catalog import Catalog
 
@@ -41,8 +42,12 @@ def load_rows(folder: Path, split: str, catalog: Catalog) -> Rows:
     """Read the rows of one split (`train`, `validation` or `test`) of a training set.
 
     Items that left the catalogue are dropped from histories and targets.
+
+    Raises:
+        DataError: a feature is NaN or infinite. Null is fine: it means that nothing is known.
     """
     table = pq.read_table(folder / "rows.parquet", filters=[("split", "==", split)]).sort_by("row_id")
+    _refuse_broken_numbers(table, split)
     item_ids = pa.array(catalog.item_ids)
     rows, history_offsets, known = _known_rows(table["history_item_ids"], item_ids)
     types = np.asarray(_flat(table["history_event_types"]).to_pylist(), dtype=object)[known]
@@ -64,6 +69,51 @@ def load_rows(folder: Path, split: str, catalog: Catalog) -> Rows:
         new_targets=_split(table["new_item_ids"], item_ids),
         seen=_seen(folder, table["row_id"], item_ids) if split != "train" else [np.zeros(0, np.int64)] * table.num_rows,
     )
+
+
+def learnable_rows(rows: Rows) -> np.ndarray:
+    """Return the training rows that have a history and something new to predict from it, int64 `(<= n,)`.
+
+    Raises:
+        DataError: there is none; the message says what they lack.
+    """
+    has_history = np.array([len(history[0]) > 0 for history in rows.histories], bool)
+    has_positive = np.array([len(targets) > 0 for targets in rows.new_targets], bool)
+    found = np.flatnonzero(has_history & has_positive)
+    if not len(found):
+        raise DataError(
+            f"None of the {len(rows):,} training rows can be learnt from: {int((~has_history).sum()):,} have no "
+            "history, as of users with a single event or basket, and "
+            f"{int((has_history & ~has_positive).sum()):,} hold no item that is new to its user. Bring more events, or "
+            "raise `training_set.window_days`."
+        )
+    return found
+
+
+def refuse_rows_without_positives(rows: Rows, split: str) -> None:
+    """Stop where no row of a split has anything to find, so that nothing could be measured on it.
+
+    Raises:
+        DataError: names the split.
+    """
+    if not any(len(targets) for targets in rows.new_targets):
+        raise DataError(
+            f"None of the {len(rows):,} rows of the {split} window holds an item that is new to its user, so nothing "
+            f"can be measured on it: bring more events, or raise `training_set.{split}_days`."
+        )
+
+
+def _refuse_broken_numbers(table: pa.Table, split: str) -> None:
+    for name in ACTIVITY_FEATURES:
+        values = table[name].to_numpy()
+        broken = np.flatnonzero(~np.isfinite(values) & table[name].is_valid().to_numpy())
+        if len(broken):
+            first = ", ".join(str(row_id) for row_id in table["row_id"].take(broken[:3]).to_pylist())
+            raise DataError(
+                f"`{name}` is NaN or infinite in {len(broken)} {split} rows, first at row_id {first}: only numbers and "
+                "null, for unknown, are features. Mend what computes it, run `headrace build_features`, then train "
+                "again with `--force`."
+            )
 
 
 def _seen(folder: Path, row_ids: pa.ChunkedArray, item_ids: pa.Array) -> list[np.ndarray]:
