@@ -13,7 +13,9 @@ DOC = """
 Brings new rows in, checks them and refreshes the features that training and the service read.
 
 `ingest_tables` → `validate_tables` (updates the asset *tables*) → `build_features` → `materialize_features`
-(updates the asset *features*). An hour in which nothing arrived is fine: every step says so and ends.
+(updates the asset *features*) → `embed_new_items` (items that the live bundle does not have get a vector from their
+text, and the service finds and recommends them at once). An hour in which nothing arrived is fine: every step says so
+and ends.
 
 **When it fails**
 - *A red task without a retry* is bad data or a wrong setting. Its last log line names the table, the rule, the
@@ -60,7 +62,13 @@ def feature_pipeline() -> None:
 
         return run_task("materialize_features", run=features["run"])
 
-    materialize_features(build_features(validate_tables(ingest_tables())))
+    @task
+    def embed_new_items(features: dict[str, Any]) -> dict[str, Any]:
+        from pipelines.airflow_tasks import run_task
+
+        return run_task("embed_new_items", run=features["run"])
+
+    embed_new_items(materialize_features(build_features(validate_tables(ingest_tables()))))
 
 
 feature_pipeline()

@@ -29,6 +29,7 @@ STEP_ORDER = (
     "validate_tables",
     "build_features",
     "materialize_features",
+    "embed_new_items",
     "build_training_set",
     "check_leaks",
     "finetune_model",
@@ -457,6 +458,82 @@ def bench_freshness(quick: bool, **options: Any) -> None:
     run_freshness(quick=quick, **options)
 
 
+def _quality_options(command: Any) -> Any:
+    """Add the options that `bench recommend` and `bench search` share."""
+    file = click.Path(dir_okay=False, path_type=Path)
+    folder = click.Path(file_okay=False, path_type=Path)
+    for option in reversed(
+        (
+            click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Of the model."),
+            click.option("--cases", default="", metavar="A,B", help="Only these cases (default: all)."),
+            click.option("--quick", is_flag=True, help="A smoke run on a sample; says so in every output."),
+            click.option("--fresh", is_flag=True, help="Measure again what is stored."),
+            click.option("--json", "json_file", type=file, help="File for the records."),
+            click.option("--plot", "plot_file", type=file, help="Picture (default: next to the records, .png)."),
+            click.option("--work", type=folder, help="Unfinished and finished work (default: benchmarks in the home)."),
+            click.option("--cache", type=folder, help="Text embeddings (default: the cache in the home)."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _bench_options(cases: str, work: Path | None, cache: Path | None, **options: Any) -> Any:
+    from pipelines.benchmarks.runs import BenchOptions
+    from pipelines.places import Places
+
+    places = Places.from_environment()
+    return BenchOptions(
+        work=work or places.benchmarks,
+        cache=cache or places.embedding_cache,
+        cases=tuple(name.strip() for name in cases.split(",") if name.strip()),
+        **options,
+    )
+
+
+@bench.command("recommend")
+@click.option("--data", required=True, metavar="DIR", help="Folder of Parquet files, or completejourney.")
+@_quality_options
+def bench_recommend(data: str, **options: Any) -> None:
+    """Measure how well held-out users' next items are found, by baselines and by the model; all items are ranked.
+
+    The folder has items.parquet (item_id, title; optional description, category, brand, price, image) and
+    interactions.parquet (user_id, item_id, timestamp; optional pos, event_type, basket_id). With `pos`, each user's
+    last item is the test; without it, the newest tenth of the baskets. What is done is kept: a killed bench goes on
+    where it was. docs/benchmarks.md says what the numbers mean.
+
+    \b
+    Example: headrace bench recommend --data shop --json shop.json
+    Example: headrace bench recommend --data shop --quick
+    Example: headrace bench recommend --data completejourney --cases popularity,item_knn,headrace --seeds 1
+    """
+    from pipelines.benchmarks.recommend import bench_recommend as run_bench
+    from pipelines.progress import TerminalProgress
+
+    run_bench(data, _bench_options(**options), TerminalProgress())
+
+
+@bench.command("search")
+@click.option("--data", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder of Parquet files.")
+@click.option("--lowest-grade", type=float, help="The grade that says not relevant (default: the lowest there is).")
+@_quality_options
+def bench_search(data: Path, lowest_grade: float | None, **options: Any) -> None:
+    """Measure how well the answers of held-out queries are found, by baselines and by the model; all items are ranked.
+
+    The folder has items.parquet (item_id, title; optional description, category, brand, price, image) and
+    judgements.parquet (query, item_id, grade). Queries are divided by a hash of their text. What is done is kept: a
+    killed bench goes on where it was. docs/benchmarks.md says what the numbers mean.
+
+    \b
+    Example: headrace bench search --data shop --json shop.json
+    Example: headrace bench search --data shop --cases bm25,headrace --seeds 1
+    """
+    from pipelines.benchmarks.search import bench_search as run_bench
+    from pipelines.progress import TerminalProgress
+
+    run_bench(data, _bench_options(**options), TerminalProgress(), lowest_grade=lowest_grade)
+
+
 # --- steps -----------------------------------------------------------------------------------------------------------
 
 _run = click.option("--run", metavar="ID", help="Run to go on with (default: the newest).")
@@ -520,6 +597,17 @@ def materialize_features(run: str | None) -> None:
     Example: headrace materialize_features
     """
     _perform("materialize_features", run=run)
+
+
+@cli.command("embed_new_items")
+@_run
+def embed_new_items(run: str | None) -> None:
+    """Give items that arrived since the live bundle was made a vector, for the running service.
+
+    \b
+    Example: headrace embed_new_items
+    """
+    _perform("embed_new_items", run=run)
 
 
 @cli.command("build_training_set")

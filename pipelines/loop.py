@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 PIPELINES = {
-    "feature_pipeline": ("ingest_tables", "validate_tables", "build_features", "materialize_features"),
+    "feature_pipeline": (
+        "ingest_tables",
+        "validate_tables",
+        "build_features",
+        "materialize_features",
+        "embed_new_items",
+    ),
     "training_pipeline": (
         "build_training_set",
         "check_leaks",
@@ -352,6 +358,9 @@ _DESCRIPTIONS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "validate_tables": _describe_validation,
     "build_features": lambda record: _amounts(record["rows"]),
     "materialize_features": lambda record: "online: " + _amounts(record["rows"]),
+    "embed_new_items": lambda record: (
+        f"{record['items']:,} items beside bundle {record['bundle']}" if record["bundle"] else "no bundle is live yet"
+    ),
     "build_training_set": lambda record: f"run {record['run']}: rows {_amounts(record['rows'])}",
     "check_leaks": lambda record: (
         f"the canary was caught; {len(record['columns'])} columns do not know the label ({record['rows']:,} rows)"

@@ -129,6 +129,13 @@ class Materialization(Record):
     complete: bool = Field(default=True, description="Whether all were written, not only what was new.")
 
 
+class EmbeddedItems(Record):
+    """Items that stand beside the live bundle, because they arrived after it was made."""
+
+    bundle: str | None = Field(description="The live bundle; none before the first.")
+    items: int
+
+
 class TrainingSet(Record):
     """Point-in-time rows, split by time; `run` names every later step of the same run."""
 

@@ -309,6 +309,19 @@ def _materialize_features(wiring: Wiring, *, run: str | None = None) -> tuple[st
     return run, materialization
 
 
+def _embed_new_items(wiring: Wiring, *, run: str | None = None) -> tuple[str, Record]:
+    from pipelines.steps.embed_new_items import embed_new_items
+
+    run = wiring.run_named(run, "validate_tables")
+    embedded = embed_new_items(
+        tables=wiring.tables,
+        current_bundle=wiring.places.current_bundle,
+        new_items=wiring.places.new_items,
+        progress=wiring.progress,
+    )
+    return run, embedded
+
+
 def _build_training_set(
     wiring: Wiring,
     *,
@@ -508,6 +521,7 @@ STEPS: dict[str, Callable[..., tuple[str, Record]]] = {
     "validate_tables": _validate_tables,
     "build_features": _build_features,
     "materialize_features": _materialize_features,
+    "embed_new_items": _embed_new_items,
     "build_training_set": _build_training_set,
     "check_leaks": _check_leaks,
     "finetune_model": _finetune_model,
@@ -520,8 +534,8 @@ STEPS: dict[str, Callable[..., tuple[str, Record]]] = {
     "audit_skew": _audit_skew,
 }
 """Every step, in the order of the loop; each returns its run and its record."""
-FEATURE_STEPS = ("ingest_tables", "validate_tables", "build_features", "materialize_features")
-"""The steps that write tables and features."""
+FEATURE_STEPS = ("ingest_tables", "validate_tables", "build_features", "materialize_features", "embed_new_items")
+"""The steps that write tables, features and new items."""
 
 
 def run_step(name: str, *, wiring: Wiring | None = None, **parameters: Any) -> dict[str, Any]:

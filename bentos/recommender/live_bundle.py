@@ -12,6 +12,7 @@ import numpy as np
 from pipelines.errors import BundleError, ConfigError, HeadraceError
 from pipelines.inference.bundle import Bundle, load_bundle
 from pipelines.places import Places
+from pipelines.stores.new_items_store import pointer_path, read_new_items
 from pipelines.stores.serving_pointer import read_pointer
 
 BUNDLE_VARIABLE = "HEADRACE_BUNDLE"
@@ -69,19 +70,21 @@ class QueryCache:
 class Serving:
     """A bundle with what is remembered for it; replaced as a whole."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, queries: QueryCache | None = None) -> None:
+        """Take a bundle, and the embeddings of queries where the same encoder made them."""
         self.bundle = bundle
-        self.queries = QueryCache()
+        self.queries = queries or QueryCache()
 
 
 class LiveBundle:
-    """Holds the bundle that answers; follows the pointer in the background."""
+    """Holds the bundle that answers, with the items that arrived since it was made; follows both in the background."""
 
     def __init__(self, places: Places, environment: Mapping[str, str], packed: Path = PACKED) -> None:
         folder = find_bundle(places, environment, packed)
-        self.current = Serving(_open(folder))
+        self._new_items = places.new_items
         self._pointer_file = None if environment.get(BUNDLE_VARIABLE) else places.current_bundle
-        self._seen = self._stamp()
+        self._seen = None if self._pointer_file is None else _stamp(self._pointer_file)
+        self.current = self._opened(folder)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="bundle-watch", daemon=True)
 
@@ -103,24 +106,65 @@ class LiveBundle:
         pointer is the next try.
 
         Returns:
-            Whether another bundle answers now.
+            Whether another bundle answers now, or the same with other items.
         """
-        if self._pointer_file is None or (stamp := self._stamp()) == self._seen:
+        return self._refresh_bundle() or self._refresh_items()
+
+    def _refresh_bundle(self) -> bool:
+        if self._pointer_file is None or (stamp := _stamp(self._pointer_file)) == self._seen:
             return False
         self._seen = stamp
         try:
             pointer = read_pointer(self._pointer_file)
             if pointer is None or pointer.bundle == self.current.bundle.bundle_id:
                 return False
-            replacement = Serving(_open(pointer.folder))
+            replacement = self._opened(pointer.folder)
         except (HeadraceError, OSError) as error:
             _logger.error("Bundle %s goes on answering: %s", self.current.bundle.bundle_id, error)
             return False
-        previous, self.current = self.current.bundle.bundle_id, replacement
-        gc.collect()
-        gc.freeze()
+        previous = self.current.bundle.bundle_id
+        self._replace(replacement)
         _logger.warning("Bundle %s answers now, after %s", replacement.bundle.bundle_id, previous)
         return True
+
+    def _refresh_items(self) -> bool:
+        """Take over the items that stand beside the bundle, if they are others; the bundle is opened anew for them."""
+        bundle = self.current.bundle
+        if self._pointer_file is None or (stamp := self._items_stamp(bundle)) == self._seen_items:
+            return False
+        self._seen_items = stamp
+        try:
+            grown = _grown(_open(bundle.folder), self._new_items)
+        except (HeadraceError, OSError) as error:
+            _logger.error("Bundle %s goes on answering: %s", bundle.bundle_id, error)
+            return False
+        self._replace(Serving(grown, self.current.queries))
+        added = grown.n_items - grown.manifest.n_items
+        _logger.warning("Bundle %s answers with %d items that arrived since it was made", grown.bundle_id, added)
+        return True
+
+    def _opened(self, folder: Path) -> Serving:
+        """Open a bundle with the items beside it; alone where those cannot be used.
+
+        Raises:
+            BundleError: the bundle cannot be opened.
+        """
+        bundle = _open(folder)
+        self._seen_items = self._items_stamp(bundle)
+        if self._pointer_file is not None:
+            try:
+                bundle = _grown(bundle, self._new_items)
+            except HeadraceError as error:
+                _logger.error("Bundle %s answers without new items: %s", bundle.bundle_id, error)
+        return Serving(bundle)
+
+    def _replace(self, serving: Serving) -> None:
+        self.current = serving
+        gc.collect()
+        gc.freeze()
+
+    def _items_stamp(self, bundle: Bundle) -> tuple[int, int] | None:
+        return _stamp(pointer_path(self._new_items, bundle.bundle_id))
 
     def _watch(self) -> None:
         while not self._stop.wait(_WATCH_INTERVAL_S):
@@ -129,14 +173,24 @@ class LiveBundle:
             except Exception:  # the watch must survive what it did not expect
                 _logger.exception("Bundle %s goes on answering", self.current.bundle.bundle_id)
 
-    def _stamp(self) -> tuple[int, int] | None:
-        if self._pointer_file is None:
-            return None
-        try:
-            status = self._pointer_file.stat()
-        except FileNotFoundError:
-            return None
-        return status.st_mtime_ns, status.st_ino
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_mtime_ns, status.st_ino
+
+
+def _grown(bundle: Bundle, new_items: Path) -> Bundle:
+    """Return the bundle with what stands beside it.
+
+    Raises:
+        BundleError: that cannot be read.
+        DataError: it does not fit the bundle.
+    """
+    new = read_new_items(new_items, bundle.bundle_id)
+    return bundle if new is None else _warmed(bundle.with_new_items(new))
 
 
 def _open(folder: Path) -> Bundle:
@@ -145,7 +199,10 @@ def _open(folder: Path) -> Bundle:
     Raises:
         BundleError: see `load_bundle`.
     """
-    bundle = load_bundle(folder)
+    return _warmed(load_bundle(folder))
+
+
+def _warmed(bundle: Bundle) -> Bundle:
     for warm in (bundle.categories, bundle.brands, bundle.popularity_score, bundle.display):
         if len(warm) == 0:
             raise BundleError(f"The bundle {bundle.bundle_id} is empty: use another one.")

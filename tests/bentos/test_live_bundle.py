@@ -4,13 +4,18 @@ import threading
 from datetime import UTC, datetime
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from bentos.recommender.live_bundle import LiveBundle, QueryCache, find_bundle
 from pipelines.errors import BundleError, ConfigError
+from pipelines.inference.bundle import default_texts, load_bundle
+from pipelines.inference.new_items import NewItems
 from pipelines.places import Places
+from pipelines.retrieval.lexical import LexicalIndex
+from pipelines.stores.new_items_store import remove_new_items, write_new_items
 from pipelines.stores.serving_pointer import ServingPointer, write_pointer
-from tests.toys.toy_bundle import write_toy_bundle
+from tests.toys.toy_bundle import new_items_table, one_hot, write_toy_bundle
 
 
 @pytest.fixture
@@ -90,3 +95,57 @@ def test_the_query_cache_forgets_what_was_asked_longest_ago():
     cache.put("three", np.ones(1))
     assert cache.get("two") is None
     assert cache.get("one") is not None
+
+
+def arrive(places: Places, bundle: str, *titles: str) -> None:
+    """Put items beside a bundle; an item's id is its title."""
+    base = load_bundle(places.bundles / bundle)
+    items = new_items_table(*titles)
+    new = NewItems(
+        items,
+        np.stack([one_hot(title) for title in titles]),
+        LexicalIndex.build(default_texts(pa.concat_tables([base.items, items]))),
+    )
+    write_new_items(places.new_items, bundle, new, "-".join(titles))
+
+
+def test_items_that_arrive_are_taken_over_without_another_bundle(places):
+    write_toy_bundle(places.bundles / "b1")
+    point_to(places, "b1")
+    live = LiveBundle(places, {})
+    live.current.queries.put("milk", np.zeros(1))
+    arrive(places, "b1", "rye milk")
+    assert live.refresh()
+    assert live.current.bundle.row_of("rye milk") == 6
+    assert live.current.queries.get("milk") is not None
+    assert not live.refresh()
+    arrive(places, "b1", "rye milk", "oat pear")
+    assert live.refresh()
+    assert live.current.bundle.row_of("oat pear") == 7
+    assert LiveBundle(places, {}).current.bundle.row_of("oat pear") == 7
+    remove_new_items(places.new_items, "b1")
+    assert live.refresh()
+    assert live.current.bundle.n_items == 6
+
+
+def test_another_bundle_stands_without_the_items_beside_the_old_one(places):
+    for bundle in ("b1", "b2"):
+        write_toy_bundle(places.bundles / bundle)
+    point_to(places, "b1")
+    arrive(places, "b1", "rye milk")
+    live = LiveBundle(places, {})
+    point_to(places, "b2")
+    assert live.refresh()
+    assert (live.current.bundle.bundle_id, live.current.bundle.n_items) == ("b2", 6)
+
+
+def test_broken_new_items_leave_what_answers_as_it_is(places):
+    write_toy_bundle(places.bundles / "b1")
+    point_to(places, "b1")
+    arrive(places, "b1", "rye milk")
+    live = LiveBundle(places, {})
+    arrive(places, "b1", "rye milk", "oat pear")
+    (places.new_items / "b1.rye milk-oat" / "vectors.npy").write_bytes(b"")
+    assert not live.refresh()
+    assert live.current.bundle.row_of("rye milk") == 6
+    assert LiveBundle(places, {}).current.bundle.n_items == 6

@@ -5,10 +5,13 @@ import onnxruntime
 import pytest
 import torch
 
-from pipelines.compression.onnx_export import export_encoder, export_user_tower
+from pipelines.compression.onnx_export import export_encoder, export_item_tower, export_user_tower
 from pipelines.compression.quantization import quantize_int8
+from pipelines.inference.new_items import ItemTower, item_tower_fields
 from pipelines.inference.text_encoder import TextEncoder
 from pipelines.model.encoder import encode_texts, load_encoder
+from pipelines.model.item_tower import ItemInputs
+from pipelines.model.item_tower import ItemTower as RichItemTower
 from pipelines.model.user_tower import UserTower
 from pipelines.progress import SilentProgress
 
@@ -51,3 +54,30 @@ def test_encoder_in_onnx_gives_what_torch_gives_and_int8_stays_close(tmp_path, t
         vectors[name] = TextEncoder(session, tiny_encoder_folder / "tokenizer.json", 16).encode(TEXTS)
     assert vectors["float"] == pytest.approx(expected, abs=1e-5)
     assert np.min((vectors["int8"] * expected).sum(1)) > 0.98
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_item_tower_in_onnx_gives_what_torch_gives_an_item_nobody_has_touched(tmp_path, n):
+    generator = torch.Generator().manual_seed(0)
+    tower = RichItemTower(8, n_items=5, n_categories=3, n_brands=4, behavior_dim=2)
+    with torch.no_grad():
+        for parameter in tower.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    export_item_tower(tower, tmp_path / "item_tower.onnx", dim=8)
+    fields = item_tower_fields(["", "Fruit", "Dairy"], ["", "Mill", "House", "Inn"], np.array([1.0, 4.0]))
+    session = onnxruntime.InferenceSession(tmp_path / "item_tower.onnx", providers=["CPUExecutionProvider"])
+    text = torch.nn.functional.normalize(torch.randn(n, 8, generator=generator), dim=-1)
+    categories, brands, prices = ["Dairy", None, "never seen"][:n], ["Inn", "Mill", None][:n], [4.0, np.nan, 1.0][:n]
+
+    found = ItemTower(session, fields).embed(text.numpy(), categories, brands, np.array(prices))
+    inputs = ItemInputs(
+        text,
+        torch.tensor([2, 0, 0][:n]),
+        torch.tensor([3, 1, 0][:n]),
+        torch.tensor([1.0, 0.0, -1.0][:n]),  # ln 1 and ln 4 are one deviation from their mean
+        torch.zeros(n),
+    )
+    with torch.no_grad():
+        expected = tower(torch.arange(n), inputs)
+    assert found == pytest.approx(expected.numpy(), abs=1e-5)
+    assert (tmp_path / "item_tower.onnx").stat().st_size < 10_000

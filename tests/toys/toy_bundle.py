@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from pipelines.inference.bundle import BundleParts, Manifest, Preprocessing, write_bundle
+from pipelines.inference.bundle import ITEM_COLUMNS, BundleParts, Manifest, Preprocessing, write_bundle
 
 WORDS = ("red", "green", "apple", "pear", "bread", "milk", "oat", "rye")
 DIM = len(WORDS)
@@ -59,6 +59,23 @@ def one_hot(text: str) -> np.ndarray:
     for word in text.split():
         vector[WORDS.index(word)] += 1
     return vector / np.linalg.norm(vector)
+
+
+def new_items_table(*titles: str) -> pa.Table:
+    """Return items that the toy bundle does not have; an item's id is its title, it costs 5 and has no category."""
+    n = len(titles)
+    return pa.table(
+        {
+            "item_id": list(titles),
+            "title": list(titles),
+            "category": pa.nulls(n, pa.string()),
+            "brand": pa.nulls(n, pa.string()),
+            "price": [5.0] * n,
+            "currency": ["USD"] * n,
+            "available": [True] * n,
+        },
+        schema=ITEM_COLUMNS,
+    )
 
 
 def write_toy_bundle(folder: Path, **changes: object) -> Manifest:
