@@ -1,0 +1,90 @@
+"""Items that arrived since the live bundle was made get a vector from what they are."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from pipelines.inference.bundle import load_bundle
+from pipelines.places import Places
+from pipelines.progress import SilentProgress
+from pipelines.schemas import EmbeddedItems
+from pipelines.steps.embed_new_items import embed_new_items
+from pipelines.stores.new_items_store import find_pointer, read_new_items
+from pipelines.stores.serving_pointer import ServingPointer, write_pointer
+from tests.toys.event_tables import day, event, tables_with
+from tests.toys.toy_bundle import ITEMS, one_hot, write_toy_bundle
+
+
+@pytest.fixture
+def places(tmp_path) -> Places:
+    """A home with the toy bundle, which has the items a to f, live."""
+    places = Places(tmp_path / "home")
+    write_toy_bundle(places.bundles / "b1")
+    point_to(places, "b1")
+    return places
+
+
+def point_to(places: Places, bundle: str) -> None:
+    write_pointer(
+        places.current_bundle,
+        ServingPointer(bundle=bundle, folder=places.bundles / bundle, deployed_at=datetime(2026, 3, 1, tzinfo=UTC)),
+    )
+
+
+def embed(places: Places, *items: str, at: float = 1) -> EmbeddedItems:
+    """Bring purchases of these items, whose titles are their ids, and run the step."""
+    tables = tables_with(
+        places.home, [event("u", item, day(at), number=n) for n, item in enumerate(items)], until=day(at)
+    )
+    return embed_new_items(
+        tables=tables,
+        current_bundle=places.current_bundle,
+        new_items=places.new_items,
+        progress=SilentProgress(),
+    )
+
+
+def test_only_items_that_the_bundle_lacks_are_embedded_and_the_service_can_use_them(places):
+    assert embed(places, "a", "rye milk", "oat pear") == EmbeddedItems(bundle="b1", items=2)
+    new = read_new_items(places.new_items, "b1")
+    assert new is not None
+    assert new.items["item_id"].to_pylist() == ["oat pear", "rye milk"]
+    np.testing.assert_allclose(new.vectors, [one_hot("oat pear"), one_hot("rye milk")], atol=1e-6)
+    grown = load_bundle(places.bundles / "b1").with_new_items(new)
+    assert grown.lexical.scores("rye milk").argmax() == grown.row_of("rye milk") == 7
+
+
+def test_the_same_items_again_write_nothing(places):
+    embed(places, "rye milk")
+    before = find_pointer(places.new_items, "b1")
+    stamp = (places.new_items / "b1.json").stat().st_mtime_ns
+    assert embed(places, at=2) == EmbeddedItems(bundle="b1", items=1)
+    assert find_pointer(places.new_items, "b1") == before
+    assert (places.new_items / "b1.json").stat().st_mtime_ns == stamp
+
+
+def test_more_items_replace_those_before_whose_files_stay_for_who_reads_them(places):
+    folders = []
+    for at, item in enumerate(("rye milk", "oat pear", "green bread"), start=1):
+        assert embed(places, item, at=at).items == at
+        pointer = find_pointer(places.new_items, "b1")
+        assert pointer is not None
+        folders.append(pointer.folder)
+    assert sorted(path.name for path in places.new_items.iterdir() if path.is_dir()) == sorted(folders[1:])
+
+
+def test_nothing_stands_beside_a_bundle_that_has_every_item(places):
+    embed(places, "rye milk")
+    renamed = ITEMS.set_column(0, "item_id", [["rye milk", *ITEMS["item_id"].to_pylist()[1:]]])
+    write_toy_bundle(places.bundles / "b2", items=renamed)
+    point_to(places, "b2")
+    assert embed(places, at=2) == EmbeddedItems(bundle="b2", items=0)
+    assert read_new_items(places.new_items, "b2") is None
+    assert read_new_items(places.new_items, "b1") is not None
+
+
+def test_before_the_first_bundle_there_is_nothing_to_do(tmp_path):
+    places = Places(tmp_path)
+    assert embed(places, "rye milk") == EmbeddedItems(bundle=None, items=0)
+    assert not places.new_items.exists()
