@@ -549,7 +549,8 @@ def _perform(name: str, **parameters: Any) -> dict[str, Any]:
     except NothingNew as reason:
         click.echo(str(reason), err=True)
         sys.exit(0)
-    click.echo(json.dumps(record, indent=2))
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts, one speaks
+        click.echo(json.dumps(record, indent=2))
     return record
 
 

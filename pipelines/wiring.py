@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, ValidationError
 
 from pipelines.config import HeadraceConfig, Settings, load_config
-from pipelines.errors import ConfigError, HeadraceError, StoreError
+from pipelines.errors import ConfigError, DivergenceError, HeadraceError, StoreError
 from pipelines.places import Places
-from pipelines.progress import PROGRESS_VARIABLE, Progress, progress_from_environment
+from pipelines.progress import PROGRESS_VARIABLE, Progress, SilentProgress, progress_from_environment
 from pipelines.schemas import (
     CompressedBundle,
     EvaluationReport,
@@ -402,17 +402,27 @@ def _check_leaks(wiring: Wiring, *, run: str | None = None) -> tuple[str, Record
 
 def _finetune_model(wiring: Wiring, *, run: str | None = None) -> tuple[str, Record]:
     from pipelines.steps.finetune_model import finetune_model
+    from pipelines.steps.promote_challenger import refuse_diverged_training
+    from pipelines.training.distributed import training_group
 
     run = wiring.run_named(run, "build_training_set")
-    trained = finetune_model(
-        wiring.records.load(run, "build_training_set", TrainingSet),
-        tables=wiring.tables,
-        training_dir=wiring.places.training,
-        tracker=wiring.tracker,
-        config=wiring.config_for(wiring.choices_of(run)).training,
-        cache_dir=wiring.places.embedding_cache,
-        progress=wiring.progress,
-    )
+    with training_group() as group:
+        try:
+            trained = finetune_model(
+                wiring.records.load(run, "build_training_set", TrainingSet),
+                tables=wiring.tables,
+                training_dir=wiring.places.training,
+                tracker=wiring.tracker,
+                config=wiring.config_for(wiring.choices_of(run)).training,
+                cache_dir=wiring.places.embedding_cache,
+                progress=wiring.progress if group.is_main else SilentProgress(),
+                group=group,
+            )
+        except DivergenceError as error:
+            if group.is_main:
+                decision = refuse_diverged_training(run, str(error), registry=wiring.registry, tracker=wiring.tracker)
+                wiring.records.save(run, "promote_challenger", decision)
+            raise
     return run, trained
 
 
@@ -458,6 +468,9 @@ def _promote_challenger(wiring: Wiring, *, run: str | None = None, force: bool |
     from pipelines.steps.promote_challenger import promote_challenger
 
     run = wiring.run_named(run, "evaluate_model")
+    stopped = wiring.records.find(run, "promote_challenger", PromotionDecision)
+    if stopped and wiring.records.find(run, "evaluate_model", EvaluationReport) is None:
+        return run, stopped  # the training diverged, so there is nothing to measure
     decision = promote_challenger(
         wiring.records.load(run, "evaluate_model", EvaluationReport),
         wiring.records.load(run, "compress_model", CompressedBundle),

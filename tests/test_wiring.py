@@ -3,15 +3,19 @@
 import errno
 import fcntl
 import os
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipelines.config import HeadraceConfig
-from pipelines.errors import HeadraceError, StoreError
+from pipelines.config import HeadraceConfig, TrainingConfig
+from pipelines.errors import DivergenceError, HeadraceError, StoreError
 from pipelines.places import Places
+from pipelines.progress import SilentProgress
 from pipelines.wiring import FEATURE_STEPS, STEPS, Wiring, run_step
+from tests.toys.catalogue import toy_tables
+from tests.toys.training_set import toy_rows, write_training_set
 
 
 class Waited:
@@ -65,3 +69,27 @@ def test_a_step_that_failed_lets_the_next_one_in(tmp_path):
         with pytest.raises(HeadraceError, match="ingest_tables has never finished"):
             run_step("validate_tables", wiring=wiring)
     assert not progress.said.is_set()
+
+
+@pytest.mark.slow
+def test_training_that_diverged_is_a_no_of_the_gate(tmp_path, empty_mlflow, tiny_encoder_folder):
+    places = Places(tmp_path)
+    places.mlflow.mkdir()
+    shutil.copy(empty_mlflow / "mlflow.db", places.mlflow)
+    toy_tables(tmp_path)
+    diverging = TrainingConfig(
+        encoder=str(tiny_encoder_folder),
+        encoder_steps=8,
+        encoder_batch=8,
+        encoder_learning_rate=1e30,
+        frozen_layers=0,
+        max_tokens=16,
+    )
+    wiring = Wiring(places, HeadraceConfig(training=diverging), SilentProgress())
+    wiring.records.save("run-1", "build_training_set", write_training_set(places.training / "run-1", toy_rows()))
+    with pytest.raises(DivergenceError) as stopped:
+        run_step("finetune_model", wiring=wiring)
+    decision = run_step("promote_challenger", wiring=wiring, run="run-1")
+    assert not decision["promoted"]
+    assert decision["reasons"] == [f"there is no challenger: {stopped.value}"]
+    assert wiring.registry.champion() is None

@@ -49,6 +49,15 @@ def decide_promotion(report: EvaluationReport, size_mib: float, policy: Promotio
     return GateAnswer(passed=True, reasons=tuple(_gain_in_words(report, case, policy.metric) for case in against))
 
 
+def refuse_diverged(reason: str) -> GateAnswer:
+    """Say no to a training that was stopped because it made the model worse: it left no challenger to compare.
+
+    Args:
+        reason: What the training said when it stopped.
+    """
+    return GateAnswer(passed=False, reasons=(f"there is no challenger: {reason}",))
+
+
 def _unsound(report: EvaluationReport, metric: str) -> list[str]:
     own = report.metrics.get(CHALLENGER_CASE, {})
     share = min((found.value for name, found in own.items() if name.endswith(FINITE_SHARE)), default=0.0)

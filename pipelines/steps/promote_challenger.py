@@ -1,11 +1,13 @@
 """Step: give the challenger the champion alias if it passes the gate."""
 
 from pipelines.config import PromotionConfig
-from pipelines.promotion.gate import GateAnswer, decide_promotion
+from pipelines.promotion.gate import GateAnswer, decide_promotion, refuse_diverged
 from pipelines.schemas import CompressedBundle, EvaluationReport, PromotionDecision
 from pipelines.steps.rollback_champion import ROLLED_BACK
-from pipelines.stores.experiment_tracker import ExperimentTracker
+from pipelines.stores.experiment_tracker import ExperimentTracker, StepLog
 from pipelines.stores.model_registry import ModelRegistry
+
+STEP = "promote_challenger"
 
 
 def promote_challenger(
@@ -31,7 +33,7 @@ def promote_challenger(
         answer = GateAnswer(passed=False, reasons=(f"this bundle was rolled back by hand to {rolled_back_to}",))
     promoted = answer.passed or force
     reasons = answer.reasons if answer.passed or not force else ("forced by hand in spite of:", *answer.reasons)
-    with tracker.step(report.run, "promote_challenger") as log:
+    with tracker.step(report.run, STEP) as log:
         registry.tag(compressed.version, "promotion", "promoted" if promoted else "refused")
         registry.tag(compressed.version, "promotion_reasons", "; ".join(reasons))
         if promoted:
@@ -46,11 +48,36 @@ def promote_challenger(
             champion=champion.bundle if champion else None,
         )
         log.params(policy.model_dump())
-        tags = {
-            "promotion": "promoted" if promoted else "refused",
-            "promotion.reasons": "; ".join(reasons),
-            "promotion.champion": decision.champion or "none",
-        }
-        log.tags(tags)
-        tracker.parent(report.run).tags(tags)
+        _tag(decision, log, tracker)
     return decision
+
+
+def refuse_diverged_training(
+    run: str, reason: str, *, registry: ModelRegistry, tracker: ExperimentTracker
+) -> PromotionDecision:
+    """Record the gate's no to a run whose training was stopped; there is no model version to tag.
+
+    Args:
+        reason: What the training said when it stopped.
+    """
+    with tracker.step(run, STEP) as log:
+        champion = registry.champion()
+        decision = PromotionDecision(
+            run=run,
+            bundle=run,
+            promoted=False,
+            reasons=refuse_diverged(reason).reasons,
+            champion=champion.bundle if champion else None,
+        )
+        _tag(decision, log, tracker)
+    return decision
+
+
+def _tag(decision: PromotionDecision, log: StepLog, tracker: ExperimentTracker) -> None:
+    tags = {
+        "promotion": "promoted" if decision.promoted else "refused",
+        "promotion.reasons": "; ".join(decision.reasons),
+        "promotion.champion": decision.champion or "none",
+    }
+    log.tags(tags)
+    tracker.parent(decision.run).tags(tags)

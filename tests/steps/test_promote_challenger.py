@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.config import PromotionConfig
 from pipelines.schemas import CompressedBundle, EvaluationReport, Metric
-from pipelines.steps.promote_challenger import promote_challenger
+from pipelines.steps.promote_challenger import promote_challenger, refuse_diverged_training
 from pipelines.steps.rollback_champion import rollback_champion
 from pipelines.stores.experiment_tracker import ExperimentTracker
 from pipelines.stores.mlflow_client import MlflowBackend
@@ -115,3 +115,16 @@ def test_what_was_rolled_back_does_not_come_back_by_itself(challenge, registry):
     assert refused.reasons == ("this bundle was rolled back by hand to b1",)
     assert challenge("b2", "champion", 0.02, force=True).champion == "b2"
     assert challenge("b2", "champion", 0.02).promoted
+
+
+def test_training_that_diverged_is_refused_with_its_reason_and_the_champion_stays(challenge, registry, mlflow_folder):
+    challenge("b1", "popularity", 0.1)
+    decision = refuse_diverged_training(
+        "run-b2", "The loss is nan.", registry=registry, tracker=ExperimentTracker(mlflow_folder)
+    )
+    assert (decision.promoted, decision.champion) == (False, "b1")
+    assert decision.reasons == ("there is no challenger: The loss is nan.",)
+    assert registry.find("b2") is None
+    backend = MlflowBackend(mlflow_folder)
+    tags = backend.client.get_run(backend.find_run("run-b2")).data.tags
+    assert (tags["promotion"], tags["promotion.reasons"]) == ("refused", "there is no challenger: The loss is nan.")
