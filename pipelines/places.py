@@ -118,3 +118,8 @@ class Places:
     def embedding_cache(self) -> Path:
         """Text embeddings by hash of encoder and text."""
         return self.home / "cache" / "embeddings"
+
+    @property
+    def benchmarks(self) -> Path:
+        """Work of the quality benches, one folder a split."""
+        return self.home / "benchmarks"

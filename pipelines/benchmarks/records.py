@@ -31,10 +31,10 @@ def write_records(records: Sequence[BenchmarkRecord], path: Path) -> None:
     write_text(path, json.dumps([record.model_dump() for record in records], indent=2) + "\n")
 
 
-def records_table(records: Sequence[BenchmarkRecord]) -> str:
+def records_table(records: Sequence[BenchmarkRecord], decimals: int = 2) -> str:
     """Return a table for a terminal: one line a case, one column a metric, intervals behind the values."""
     metrics = list(dict.fromkeys(record.metric for record in records))
-    cells = {(record.case, record.metric): _cell(record) for record in records}
+    cells = {(record.case, record.metric): _cell(record, decimals) for record in records}
     cases = list(dict.fromkeys(record.case for record in records))
     rows = [["case", *metrics], *([case, *(cells.get((case, metric), "") for metric in metrics)] for case in cases)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -43,6 +43,7 @@ def records_table(records: Sequence[BenchmarkRecord]) -> str:
     )
 
 
-def _cell(record: BenchmarkRecord) -> str:
-    interval = "" if record.low is None or record.high is None else f" [{record.low:.2f}, {record.high:.2f}]"
-    return f"{record.value:.2f}{interval}"
+def _cell(record: BenchmarkRecord, decimals: int) -> str:
+    if record.low is None or record.high is None:
+        return f"{record.value:.{decimals}f}"
+    return f"{record.value:.{decimals}f} [{record.low:.{decimals}f}, {record.high:.{decimals}f}]"

@@ -1,0 +1,236 @@
+"""`bench recommend`: how well the next item, or the next basket, of held-out users is found; all items are ranked.
+
+headline            items that are new to the user; what the user had seen is left out of the ranking
+whole basket        where users take things again: nothing is left out, every item of the basket counts
+slices              cold and tail items, short and long histories
+beyond accuracy     coverage, novelty, diversity, Gini, popularity rank of the ten items shown
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.benchmarks.case_store import CaseStore
+from pipelines.benchmarks.folder import read_recommend_folder
+from pipelines.benchmarks.protocols import RecommendTask, TaskRows, recommend_task
+from pipelines.benchmarks.recommend_baselines import RecommendBaselines, Scorer, blocks, sampled_rows
+from pipelines.benchmarks.record_book import OVER_SEEDS, RecordBook, section
+from pipelines.benchmarks.records import BenchmarkRecord
+from pipelines.benchmarks.runs import BenchOptions, SeedRuns, publish, run_cases
+from pipelines.benchmarks.time_left import TimeLeft
+from pipelines.benchmarks.untouched import untouched_encoder
+from pipelines.errors import DataError
+from pipelines.evaluation.beyond_accuracy import coverage, diversity, gini, novelty_bits, popularity_ranks
+from pipelines.evaluation.bootstrap import UserBootstrap
+from pipelines.evaluation.cases import NEXT_BASKET
+from pipelines.evaluation.ranked import RankedRows, joined_rows, rank_rows, row_metrics, row_numbers
+from pipelines.evaluation.ranks import TIE_RULE, put_broken_last
+from pipelines.evaluation.slices import COLD_EVENTS, LONG_HISTORY, SHORT_HISTORY, history_slices, target_slices
+from pipelines.progress import Progress
+
+BENCH = "recommend"
+COMPLETEJOURNEY = "completejourney"
+QUICK_ROWS = 500
+HEADLINE = ("recall@10", "ndcg@10", "recall@100", "mrr")
+_SLICED = ("recall@10", "ndcg@10")
+_LISTS = {"coverage": "", "novelty": "bit", "diversity": "", "gini": "", "popularity_rank": ""}
+
+
+@dataclass(frozen=True)
+class _Measures:
+    """What turns ranks into metrics, the same for every case."""
+
+    rows: TaskRows
+    counts: np.ndarray
+    """float32 `(n_items,)`, events known before the test."""
+    vectors: np.ndarray
+    """float32 `(n_items, dim)` of the untouched encoder."""
+    whole_basket: bool
+    """Whether the second table is wanted."""
+
+    def of_rows(self, ranked: RankedRows) -> dict[str, np.ndarray]:
+        """Return every metric that has one value a row, float64 `(n,)`, NaN for rows that do not count."""
+        rows, n = self.rows, len(self.rows)
+        new_rows, new_items = row_numbers(rows.new_targets), np.concatenate(rows.new_targets)
+        found = row_metrics(ranked.new, new_rows, n)
+        values = dict(found)
+        values |= {
+            NEXT_BASKET + name: value for name, value in row_metrics(ranked.every, row_numbers(rows.targets), n).items()
+        }
+        for name, kept in target_slices(self.counts).items():
+            inside = kept[new_items]
+            sliced = row_metrics(ranked.new[inside], new_rows[inside], n)
+            values |= {f"{name}.{metric}": sliced[metric] for metric in _SLICED}
+        lengths = np.asarray([len(history) for history in rows.histories])
+        for name, chosen in history_slices(lengths).items():
+            values |= {f"{name}.{metric}": np.where(chosen, found[metric], np.nan) for metric in _SLICED}
+        return values
+
+    def of_lists(self, ranked: RankedRows) -> dict[str, np.ndarray]:
+        """Return what the lists are like, float64: one value a row `(n,)`, or one for all of them `()`."""
+        top, n_items = ranked.top, len(self.counts)
+        return {
+            "coverage": np.asarray(coverage(top, n_items)),
+            "novelty": novelty_bits(top, self.counts),
+            "diversity": diversity(top, self.vectors),
+            "gini": np.asarray(gini(top, n_items)),
+            "popularity_rank": popularity_ranks(top, self.counts),
+        }
+
+
+def bench_recommend(data: str, options: BenchOptions, progress: Progress) -> list[BenchmarkRecord]:
+    """Measure baselines and model on a folder, print tables and write the records.
+
+    Args:
+        data: A folder with `items.parquet` and `interactions.parquet`, or `completejourney` for the default data.
+
+    Raises:
+        DataError: the folder cannot be used; the message says why.
+        ConfigError: the default data or the encoder is not installed.
+    """
+    timed = TimeLeft(progress)
+    folder = _folder(data, options.work)
+    task = recommend_task(read_recommend_folder(folder))
+    rows = sampled_rows(task.test, QUICK_ROWS) if options.quick else task.test
+    store = CaseStore(options.folder(BENCH, task.data, task.sha1))
+    encode = untouched_encoder(options.cache, timed)
+    vectors: list[np.ndarray] = []
+
+    def item_vectors() -> np.ndarray:
+        if not vectors:
+            vectors.append(encode(task.texts))
+        return vectors[0]
+
+    baselines = RecommendBaselines(
+        task, item_vectors, store, timed, **({"validation_rows": QUICK_ROWS} if options.quick else {})
+    )
+    fit = _model(task, store, options, timed)
+    measure = _measurer(rows, task.n_items, timed)
+    runs = run_cases(baselines.names, lambda name: measure(baselines.scorer(name)), fit, measure, store, options, timed)
+    records = _records(task, rows, runs, item_vectors(), options)
+    notes = _notes(task, rows, runs, baselines, store, options)
+    publish(records, _tables(records, task.repeats), notes, options, figure_metrics=HEADLINE[:2])
+    return records
+
+
+def _folder(data: str, work: Path) -> Path:
+    if data != COMPLETEJOURNEY:
+        return Path(data)
+    from pipelines.benchmarks.completejourney_folder import write_folder
+
+    return write_folder(work / COMPLETEJOURNEY)
+
+
+def _model(
+    task: RecommendTask, store: CaseStore, options: BenchOptions, progress: Progress
+) -> Callable[[int], Mapping[str, Scorer]] | None:
+    if find_spec("pipelines.benchmarks.recommend_model") is None:
+        return None
+    from importlib import import_module
+
+    fit_recommender: Any = import_module("pipelines.benchmarks.recommend_model").fit_recommender
+
+    def fit(seed: int) -> Mapping[str, Scorer]:
+        found: Mapping[str, Scorer] = fit_recommender(
+            task, seed=seed, work=store.model_folder(seed), quick=options.quick, progress=progress
+        )
+        return found
+
+    return fit
+
+
+def _measurer(rows: TaskRows, n_items: int, progress: Progress) -> Callable[[Scorer], dict[str, np.ndarray]]:
+    """Return a function that ranks all rows with one scorer, block by block."""
+
+    def measure(score: Scorer) -> dict[str, np.ndarray]:
+        began = time.perf_counter()
+        parts, done = [], 0
+        for block in blocks(rows, n_items):
+            scores = score(block)
+            if scores.shape != (len(block), n_items):
+                raise DataError(f"A case gave scores of shape {scores.shape}, ({len(block)}, {n_items}) is needed.")
+            put_broken_last(scores)
+            parts.append(rank_rows(block, scores))
+            done += len(block)
+            progress.update("users ranked", done, len(rows))
+        seconds = np.float64(time.perf_counter() - began)
+        return {**asdict(joined_rows(parts)), "ms_per_row": 1_000 * seconds / len(rows)}
+
+    return measure
+
+
+def _records(
+    task: RecommendTask, rows: TaskRows, runs: SeedRuns, vectors: np.ndarray, options: BenchOptions
+) -> list[BenchmarkRecord]:
+    measures = _Measures(rows, task.known_before_test.counts(), vectors, whole_basket=task.repeats)
+    bootstrap = UserBootstrap(rows.users, samples=options.samples, seed=0)
+    book = RecordBook(BENCH, f"{task.data}, quick" if options.quick else task.data, bootstrap)
+    for case, results in runs.results.items():
+        ranked = [RankedRows(one["new"], one["every"], one["top"]) for one in results]
+        book.add_rows(case, [measures.of_rows(found) for found in ranked], over_seeds=_SLICED)
+        lists = [measures.of_lists(found) for found in ranked]
+        for name, unit in _LISTS.items():
+            book.add_list_value(case, name, [found[name] for found in lists], unit)
+    book.add_gains(runs.baselines, _headlines(task.repeats), best_by="ndcg@10")
+    return book.records
+
+
+def _headlines(repeats: bool) -> list[str]:
+    return [*HEADLINE, *((NEXT_BASKET + name for name in HEADLINE) if repeats else ())]
+
+
+def _tables(records: Sequence[BenchmarkRecord], repeats: bool) -> str:
+    slices = [*target_slices(np.zeros(1)), *history_slices(np.zeros(1))]
+    sections = [
+        section("Items new to the user", records, HEADLINE),
+        section("The whole basket", records, [NEXT_BASKET + name for name in HEADLINE]),
+        *(section(f"Slices, {metric}", records, [f"{name}.{metric}" for name in slices]) for metric in _SLICED),
+        section("The ten items shown", records, list(_LISTS)),
+        section("Over seeds: mean [lowest, highest]", records, [name + OVER_SEEDS for name in _SLICED]),
+        section("Paired gains", records, _headlines(repeats), gains=True),
+    ]
+    return "\n\n".join(found for found in sections if found)
+
+
+def _notes(
+    task: RecommendTask,
+    rows: TaskRows,
+    runs: SeedRuns,
+    baselines: RecommendBaselines,
+    store: CaseStore,
+    options: BenchOptions,
+) -> list[str]:
+    known = task.known_before_test
+    split = (
+        "Leave one out by `pos`: the last item of a user is the test, the one before it the validation. When testing, "
+        "the validation item is in the history, and every case may have learnt from the validation items"
+        if task.protocol == "leave_one_out"
+        else "Next basket: the newest tenth of the baskets is the test window, the tenth before it validation. A user "
+        "is asked for the first basket in the window; what was known before the window may be learnt from"
+    )
+    chosen = [text for name in baselines.names if name in runs.results and (text := baselines.describe(name))]
+    return [
+        *(
+            [f"QUICK: {len(rows):,} of {len(task.test):,} test users and a short training. No result."]
+            if options.quick
+            else []
+        ),
+        f"{split}.",
+        f"{len(rows):,} test users, {len(task.validation):,} validation users, {len(known):,} events known before the "
+        f"test, {task.n_items:,} items, all of them ranked: no sampled negatives.",
+        f"SHA-1 of the split {task.sha1}. Ties: {TIE_RULE}.",
+        f"Intervals: 95 %, {options.samples:,} resamples of users, the same for every case. Baselines have no chance "
+        f"in them and run once; the model runs with {options.seeds} seeds, its values are means over them.",
+        f"Cold items have {COLD_EVENTS} known events or fewer, tail items are those outside the head that makes 80 % "
+        f"of the events; only targets of the slice count. Short histories have {SHORT_HISTORY} events or fewer, long "
+        f"ones more than {LONG_HISTORY}.",
+        "novelty: mean −log2 of an item's share of the events. diversity: mean 1 − cosine of the untouched encoder's "
+        "vectors in a list. gini: 0 shows all items equally often. popularity_rank: 1 is the most popular item.",
+        *([f"Chosen on validation: {'; '.join(chosen)}."] if chosen else []),
+        f"Work is kept in {store.folder}.",
+    ]

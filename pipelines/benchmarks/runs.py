@@ -1,0 +1,178 @@
+"""The course of a quality bench: baselines once, the model once a seed, nothing measured twice, results published."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import click
+import numpy as np
+
+from pipelines.benchmarks.case_store import CaseStore
+from pipelines.benchmarks.records import BenchmarkRecord, write_records
+from pipelines.benchmarks.time_left import TimeLeft, in_words
+from pipelines.errors import ConfigError
+from pipelines.schemas import Metric
+
+MODEL_PREFIXES = ("headrace", "without ")
+"""What names of the model's cases begin with."""
+ScorerT = TypeVar("ScorerT")
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What a person may choose."""
+
+    work: Path
+    """Folder of unfinished and finished work, kept between runs."""
+    cache: Path
+    """Folder of text embeddings."""
+    seeds: int = 3
+    cases: tuple[str, ...] = ()
+    """Only these; empty: all."""
+    quick: bool = False
+    fresh: bool = False
+    """Measure the cases again although they are stored."""
+    json_file: Path | None = None
+    plot_file: Path | None = None
+    samples: int = 1_000
+    """Resamples behind an interval."""
+
+    def folder(self, bench: str, data: str, sha1: str) -> Path:
+        """Return the folder of one split under these settings."""
+        return self.work / f"{bench}-{data}-{sha1[:12]}{'-quick' if self.quick else ''}"
+
+
+@dataclass(frozen=True)
+class SeedRuns:
+    """Results by case, one a seed."""
+
+    baselines: tuple[str, ...]
+    """Names of the cases without chance."""
+    results: Mapping[str, Sequence[Arrays]] = field(default_factory=dict)
+
+
+def run_cases(
+    baselines: Sequence[str],
+    measure_baseline: Callable[[str], Arrays],
+    fit: Callable[[int], Mapping[str, ScorerT]] | None,
+    measure: Callable[[ScorerT], Arrays],
+    store: CaseStore,
+    options: BenchOptions,
+    progress: TimeLeft,
+) -> SeedRuns:
+    """Measure what is wanted and not stored yet.
+
+    Args:
+        fit: Trains the model with one seed and returns its cases; None where there is no model.
+
+    Raises:
+        ConfigError: `--cases` names a case that there is not.
+    """
+    wanted = [name for name in baselines if not options.cases or name in options.cases]
+    with_model = fit is not None and (
+        not options.cases or any(name.startswith(MODEL_PREFIXES) for name in options.cases)
+    )
+    _refuse_unknown(options.cases, baselines)
+    if options.fresh:
+        store.forget(wanted)
+        if with_model:
+            store.forget_model()
+    results: dict[str, list[Arrays]] = {}
+    for place, name in enumerate(wanted):
+        if not store.has(name):
+            progress.begin(f"[{place + 1}/{len(wanted)}] {name}")
+            store.save(name, None, measure_baseline(name))
+        results[name] = [store.load(name)]
+    if fit is not None and with_model:
+        for name, found in _model_results(fit, measure, store, options, progress).items():
+            results[name] = found
+    progress.begin("")
+    return SeedRuns(tuple(wanted), results)
+
+
+def publish(
+    records: Sequence[BenchmarkRecord],
+    tables: str,
+    notes: Sequence[str],
+    options: BenchOptions,
+    figure_metrics: Sequence[str],
+) -> None:
+    """Print the tables and notes; write the JSON and the picture where they are wanted."""
+    click.echo(tables)
+    click.echo("\n" + "\n".join(notes))
+    if options.json_file:
+        write_records(records, options.json_file)
+        click.echo(f"Records: {options.json_file}")
+    plot = options.plot_file or (options.json_file.with_suffix(".png") if options.json_file else None)
+    if plot:
+        draw(records, figure_metrics, plot)
+        click.echo(f"Picture: {plot}")
+
+
+def draw(records: Sequence[BenchmarkRecord], metrics: Sequence[str], path: Path) -> None:
+    """Draw one panel a metric and one bar a case."""
+    from pipelines.experiments.plots import metric_bars
+    from pipelines.stores.files import replacing_file
+
+    values: dict[str, dict[str, Metric]] = {}
+    for record in records:
+        if record.metric in metrics and ": gain over" not in record.case:
+            found = Metric(value=record.value, low=record.low, high=record.high)
+            values.setdefault(record.case, {})[record.metric] = found
+    with replacing_file(path) as temporary:
+        metric_bars(values, list(metrics)).savefig(temporary, format="png")
+
+
+def _model_results(
+    fit: Callable[[int], Mapping[str, ScorerT]],
+    measure: Callable[[ScorerT], Arrays],
+    store: CaseStore,
+    options: BenchOptions,
+    progress: TimeLeft,
+) -> dict[str, list[Arrays]]:
+    results: dict[str, list[Arrays]] = {}
+    spent: list[float] = []
+    for seed in range(options.seeds):
+        names = store.model_cases(seed)
+        if names is None:
+            left = f", {in_words(sum(spent) / len(spent) * (options.seeds - seed))} left" if spent else ""
+            progress.begin(f"model, seed {seed + 1} of {options.seeds}{left}")
+            began = time.perf_counter()
+            names = _measure_seed(seed, fit, measure, store, progress)
+            spent.append(time.perf_counter() - began)
+        for name in names:
+            if not options.cases or name in options.cases:
+                results.setdefault(name, []).append(store.load(name, seed))
+    if missing := [name for name in options.cases if name.startswith(MODEL_PREFIXES) and name not in results]:
+        raise ConfigError(
+            f"--cases {', '.join(missing)}: the model has no such case (it has: {', '.join(names or [])})."
+        )
+    return results
+
+
+def _measure_seed(
+    seed: int,
+    fit: Callable[[int], Mapping[str, ScorerT]],
+    measure: Callable[[ScorerT], Arrays],
+    store: CaseStore,
+    progress: TimeLeft,
+) -> list[str]:
+    scorers = fit(seed)
+    for place, (name, scorer) in enumerate(scorers.items()):
+        if not store.has(name, seed):
+            progress.begin(f"model, seed {seed + 1} [{place + 1}/{len(scorers)}] {name}")
+            store.save(name, seed, measure(scorer))
+    store.finish_model(seed, list(scorers))
+    return list(scorers)
+
+
+def _refuse_unknown(cases: Sequence[str], baselines: Sequence[str]) -> None:
+    unknown = [name for name in cases if name not in baselines and not name.startswith(MODEL_PREFIXES)]
+    if unknown:
+        raise ConfigError(
+            f"--cases {', '.join(unknown)}: there is no such case. Known: {', '.join(baselines)}, headrace, "
+            "headrace_dense, without <part>."
+        )
