@@ -106,9 +106,7 @@ def bench_freshness(
 def _work_folder(source: Path, shop: WeeklyShop, plan: FreshnessPlan, config: TrainingConfig) -> Path:
     # More windows of the same run go on from those that are there.
     settings = {name: value for name, value in asdict(plan).items() if name != "windows"}
-    digest = text_sha256(
-        str(FORMAT), json.dumps(settings), config.model_dump_json(), str(shop.start_s), str(len(shop.folder.rows))
-    )
+    digest = text_sha256(str(FORMAT), json.dumps(settings), config.model_dump_json(), shop.fingerprint())
     return source / digest[:12]
 
 

@@ -75,7 +75,10 @@ def freshness_records(results: Mapping[str, Sequence[WindowResult]], data: str, 
         add(case, "old slice ndcg@10", float(last.old_ndcg.mean()))
         add(case, f"old slice after {windows}", value - 1, (interval[0] - 1, interval[1] - 1))
     fresh = results["incremental"][1:]
-    arrived = UserBootstrap(np.concatenate([one.arrived_users for one in fresh]), samples=_SAMPLES, seed=_SEED)
+    users = np.concatenate([one.arrived_users for one in fresh])
+    if not len(users):
+        return records
+    arrived = UserBootstrap(users, samples=_SAMPLES, seed=_SEED)
     for name, metric in (("all", "recall@100"), ("arrived", "recall@10 among them")):
         for way in ("text", "popularity"):
             found = arrived.mean(np.concatenate([getattr(one, f"{way}_among_{name}") for one in fresh]))

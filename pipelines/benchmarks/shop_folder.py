@@ -24,7 +24,7 @@ def shop_folder(data: str, work: Path) -> tuple[Path, str]:
 
     Args:
         data: What the person gave.
-        work: Where the folder is made, if it has to be; what lies there already is used again.
+        work: Where the folder is made, if it has to be: anew each time, because files may have changed.
 
     Raises:
         DataError: there is nothing that could be read.
@@ -68,8 +68,6 @@ def _retail_mapping(path: Path, work: Path) -> Path:
 
 def _made(source: Source, folder: Path) -> Path:
     """Write what the source gives: items with a title, and the purchases of them."""
-    if (folder / INTERACTIONS).is_file():
-        return folder
     with open_duckdb() as connection, replacing_folder(folder) as target:
         queries = source.read(connection, since=None, until=_LATEST, state={}).queries
         accepted = "unreadable IS NULL AND rejected_because IS NULL"

@@ -1,5 +1,6 @@
 """A shop week by week: its baskets in the order of time, as rows to train on and to be measured with."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -36,6 +37,13 @@ class WeeklyShop:
     """int64 `(m,)`."""
     targets: list[np.ndarray]
     """Distinct items of each basket, int64, rising."""
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over items and purchases."""
+        digest = hashlib.sha256("\n".join(self.folder.items.texts).encode())
+        for values in (self.folder.users, self.folder.rows, self.folder.times, self.folder.baskets):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
 
     @property
     def weeks(self) -> np.ndarray:
