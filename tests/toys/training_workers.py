@@ -17,6 +17,8 @@ TITLES = [f"{color} {fruit}" for color in ("red", "green", "blue") for fruit in 
 CONFIG = TrainingConfig(
     encoder_steps=12, encoder_batch=9, encoder_learning_rate=1e-2, frozen_layers=1, validate_every=4, max_tokens=16
 )
+LONG = CONFIG.model_copy(update={"encoder_steps": 80, "validate_every": 4, "encoder_learning_rate": 1e-3})
+"""Long enough to be killed in the middle."""
 
 
 class KilledError(Exception):

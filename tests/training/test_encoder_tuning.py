@@ -1,36 +1,30 @@
 """Tuning a tiny encoder: queries move towards their items, and a killed run goes on to the same weights."""
 
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from pipelines.config import TrainingConfig
+from pipelines.errors import DivergenceError
 from pipelines.model.encoder import load_encoder
 from pipelines.progress import SilentProgress
-from pipelines.training.catalog import Catalog
 from pipelines.training.encoder_tuning import tune_encoder
+from tests.toys.training_workers import LONG, KilledAt, KilledError, toy_catalog, tune_toy_encoder
 
 CONFIG = TrainingConfig(
     encoder_steps=12, encoder_batch=8, encoder_learning_rate=1e-2, frozen_layers=1, validate_every=4, max_tokens=16
 )
-TITLES = [f"{color} {fruit}" for color in ("red", "green", "blue") for fruit in ("apple", "pear", "plum")]
 
 
 @pytest.fixture
 def catalog():
-    n = len(TITLES)
-    zeros = np.zeros(n, np.int64)
-    return Catalog([str(i) for i in range(n)], TITLES, TITLES, [""], zeros, [""], zeros, *[zeros.astype("f4")] * 3)
-
-
-class KilledError(Exception):
-    pass
-
-
-class KilledAt:
-    def update(self, stage, done, total=None, note=""):
-        if done == 6:
-            raise KilledError
+    return toy_catalog()
 
 
 def test_loss_falls(tiny_encoder_folder, catalog, tmp_path):
@@ -47,21 +41,61 @@ def test_loss_falls(tiny_encoder_folder, catalog, tmp_path):
     assert np.mean(values[-40:]) < 0.8 * np.mean(values[:40])
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(tiny_encoder_folder, catalog, tmp_path):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({}, id="float32"),
+        pytest.param({"precision": "bfloat16"}, id="bfloat16", marks=pytest.mark.slow),
+        pytest.param({"precision": "float16"}, id="float16 with its scale", marks=pytest.mark.slow),
+        pytest.param({"accumulate_steps": 3}, id="micro-batches", marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_run_goes_on_to_the_same_weights(tiny_encoder_folder, catalog, tmp_path, settings):
+    config = CONFIG.model_copy(update=settings)
+
     def run(checkpoint, progress):
         encoder, tokenizer = load_encoder(str(tiny_encoder_folder))
         losses = tune_encoder(
-            encoder, tokenizer, catalog, config=CONFIG, checkpoint=tmp_path / checkpoint, progress=progress
+            encoder, tokenizer, catalog, config=config, checkpoint=tmp_path / checkpoint, progress=progress
         )
         return encoder, losses
 
     expected, losses = run("undisturbed.pt", SilentProgress())
     with pytest.raises(KilledError):
-        run("killed.pt", KilledAt())
+        run("killed.pt", KilledAt(6))
     found, again = run("killed.pt", SilentProgress())
     assert again == losses
     for name, value in expected.state_dict().items():
         torch.testing.assert_close(found.state_dict()[name], value, atol=0.0, rtol=0.0)
+
+
+@pytest.mark.slow
+def test_sigkill_changes_nothing(tiny_encoder_folder, tmp_path):
+    code = (
+        "from pathlib import Path; from tests.toys.training_workers import tune_toy_encoder, LONG\n"
+        f"tune_toy_encoder(Path({str(tiny_encoder_folder)!r}), Path({str(tmp_path / 'killed.pt')!r}), config=LONG)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+    until = time.monotonic() + 60
+    while not (tmp_path / "killed.pt").exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert torch.load(tmp_path / "killed.pt", weights_only=True)["step"] < LONG.encoder_steps
+
+    expected, losses = tune_toy_encoder(tiny_encoder_folder, tmp_path / "undisturbed.pt", config=LONG)
+    found, again = tune_toy_encoder(tiny_encoder_folder, tmp_path / "killed.pt", config=LONG)
+    assert again == losses
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], value, atol=0.0, rtol=0.0)
+
+
+def test_a_loss_that_is_no_number_stops_the_tuning_and_keeps_the_last_good_checkpoint(tiny_encoder_folder, tmp_path):
+    config = CONFIG.model_copy(update={"encoder_learning_rate": 1e30, "validate_every": 1})
+    with pytest.raises(DivergenceError, match=r"tuning of the encoder diverged at step .* `training\.encoder_learning"):
+        tune_toy_encoder(tiny_encoder_folder, tmp_path / "c.pt", config=config)
+    with pytest.raises(DivergenceError):  # again, from the checkpoint
+        tune_toy_encoder(tiny_encoder_folder, tmp_path / "c.pt", config=config)
 
 
 def test_frozen_layers_stay_as_they_were(tiny_encoder_folder, catalog, tmp_path):
