@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,13 +19,17 @@ import pytest
 from pipelines.config import ServingConfig
 from pipelines.errors import BundleError, ConfigError
 from pipelines.places import Places
+from pipelines.progress import SilentProgress
 from pipelines.pseudonyms import Pseudonymizer
 from pipelines.serving_command import check_surroundings, serve, serving_environment
 from pipelines.steps.build_bento import build_bento
 from pipelines.steps.deploy_bundle import deploy_bundle
+from pipelines.steps.embed_new_items import embed_new_items
 from pipelines.stores.event_log import EventLog
+from pipelines.stores.new_items_store import remove_new_items
+from pipelines.stores.serving_pointer import read_pointer
 from tests.stores.test_feature_store import UNTIL
-from tests.toys.event_tables import day, event
+from tests.toys.event_tables import day, event, tables_with
 from tests.toys.live_shop import LiveShop
 from tests.toys.toy_bundle import write_toy_bundle
 
@@ -222,6 +226,34 @@ def test_a_deployment_fails_no_request(client, places):
             thread.join()
     assert {status for status, _ in answers} == {200}
     assert {version for _, version in answers} == {"b1", "b2"}
+
+
+def test_an_item_that_arrives_between_trainings_is_found_within_seconds(client, places):
+    assert "rye milk" not in item_ids(client.post("search", {"query": "rye milk"})[1])
+    until = UNTIL + timedelta(days=1)
+    tables = tables_with(places.home, [event("u", "rye milk", until - timedelta(hours=1))], until=until)
+    embedded = embed_new_items(
+        tables=tables,
+        current_bundle=places.current_bundle,
+        new_items=places.new_items,
+        progress=SilentProgress(),
+    )
+    assert embedded.items == 1
+    deadline = time.monotonic() + 15
+    while item_ids(client.post("search", {"query": "rye milk", "k": 1})[1]) != ["rye milk"]:
+        assert time.monotonic() < deadline, "the new item is not found"
+        time.sleep(0.1)
+    client.post("events", {"events": [{"user_id": "dan", "event_type": "view", "item_id": "e"}]})
+    _, recommended = client.post("recommend", {"user_id": "dan", "k": 6})
+    assert "rye milk" in item_ids(recommended)
+    embed_nothing(places)
+
+
+def embed_nothing(places: Places) -> None:
+    """Let the bundle stand alone again, as other tests want it."""
+    bundle = read_pointer(places.current_bundle)
+    assert bundle is not None
+    remove_new_items(places.new_items, bundle.bundle)
 
 
 OPEN_AND_ANSWER = """
