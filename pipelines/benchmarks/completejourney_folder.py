@@ -9,6 +9,8 @@ from pipelines.stores.files import replacing_folder
 from pipelines.stores.sql import open_duckdb, quoted
 
 _AFTER_ALL = datetime(2018, 2, 1, tzinfo=UTC)
+_PRICED_BEFORE = "TIMESTAMPTZ '2017-10-01 00:00:00+00'"
+"""Only items sold before have a price here: else having one would tell that an item is sold in a window."""
 
 
 def write_folder(folder: Path) -> Path:
@@ -24,8 +26,11 @@ def write_folder(folder: Path) -> Path:
         queries = source.read(connection, since=None, until=_AFTER_ALL, state={}).queries
         connection.execute(
             f"""COPY (
-                SELECT item_id, title, category, brand, TRY_CAST(price AS DOUBLE) AS price FROM ({queries["items"]})
-                ORDER BY item_id
+                SELECT item_id, title, category, brand,
+                    CASE WHEN item_id IN (
+                        SELECT item_id FROM ({queries["events"]}) WHERE event_timestamp < {_PRICED_BEFORE}
+                    ) THEN TRY_CAST(price AS DOUBLE) END AS price
+                FROM ({queries["items"]}) ORDER BY item_id
             ) TO {quoted(temporary / ITEMS)} (FORMAT parquet)"""
         )
         connection.execute(

@@ -8,7 +8,7 @@ beyond accuracy     coverage, novelty, diversity, Gini, popularity rank of the t
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,62 +25,16 @@ from pipelines.benchmarks.runs import BenchOptions, SeedRuns, publish, run_cases
 from pipelines.benchmarks.time_left import TimeLeft
 from pipelines.benchmarks.untouched import untouched_encoder
 from pipelines.errors import DataError
-from pipelines.evaluation.beyond_accuracy import coverage, diversity, gini, novelty_bits, popularity_ranks
 from pipelines.evaluation.bootstrap import UserBootstrap
-from pipelines.evaluation.cases import NEXT_BASKET
-from pipelines.evaluation.ranked import RankedRows, joined_rows, rank_rows, row_metrics, row_numbers
+from pipelines.evaluation.ranked import RankedRows, joined_rows, rank_rows
 from pipelines.evaluation.ranks import TIE_RULE, put_broken_last
-from pipelines.evaluation.slices import COLD_EVENTS, LONG_HISTORY, SHORT_HISTORY, history_slices, target_slices
+from pipelines.evaluation.row_values import LIST_VALUES, NEXT_BASKET, SLICE_NOTES, SLICED, SLICES, RowValues
 from pipelines.progress import Progress
 
 BENCH = "recommend"
 COMPLETEJOURNEY = "completejourney"
 QUICK_ROWS = 500
 HEADLINE = ("recall@10", "ndcg@10", "recall@100", "mrr")
-_SLICED = ("recall@10", "ndcg@10")
-_LISTS = {"coverage": "", "novelty": "bit", "diversity": "", "gini": "", "popularity_rank": ""}
-
-
-@dataclass(frozen=True)
-class _Measures:
-    """What turns ranks into metrics, the same for every case."""
-
-    rows: TaskRows
-    counts: np.ndarray
-    """float32 `(n_items,)`, events known before the test."""
-    vectors: np.ndarray
-    """float32 `(n_items, dim)` of the untouched encoder."""
-    whole_basket: bool
-    """Whether the second table is wanted."""
-
-    def of_rows(self, ranked: RankedRows) -> dict[str, np.ndarray]:
-        """Return every metric that has one value a row, float64 `(n,)`, NaN for rows that do not count."""
-        rows, n = self.rows, len(self.rows)
-        new_rows, new_items = row_numbers(rows.new_targets), np.concatenate(rows.new_targets)
-        found = row_metrics(ranked.new, new_rows, n)
-        values = dict(found)
-        values |= {
-            NEXT_BASKET + name: value for name, value in row_metrics(ranked.every, row_numbers(rows.targets), n).items()
-        }
-        for name, kept in target_slices(self.counts).items():
-            inside = kept[new_items]
-            sliced = row_metrics(ranked.new[inside], new_rows[inside], n)
-            values |= {f"{name}.{metric}": sliced[metric] for metric in _SLICED}
-        lengths = np.asarray([len(history) for history in rows.histories])
-        for name, chosen in history_slices(lengths).items():
-            values |= {f"{name}.{metric}": np.where(chosen, found[metric], np.nan) for metric in _SLICED}
-        return values
-
-    def of_lists(self, ranked: RankedRows) -> dict[str, np.ndarray]:
-        """Return what the lists are like, float64: one value a row `(n,)`, or one for all of them `()`."""
-        top, n_items = ranked.top, len(self.counts)
-        return {
-            "coverage": np.asarray(coverage(top, n_items)),
-            "novelty": novelty_bits(top, self.counts),
-            "diversity": diversity(top, self.vectors),
-            "gini": np.asarray(gini(top, n_items)),
-            "popularity_rank": popularity_ranks(top, self.counts),
-        }
 
 
 def bench_recommend(data: str, options: BenchOptions, progress: Progress) -> list[BenchmarkRecord]:
@@ -167,14 +121,18 @@ def _measurer(rows: TaskRows, n_items: int, progress: Progress) -> Callable[[Sco
 def _records(
     task: RecommendTask, rows: TaskRows, runs: SeedRuns, vectors: np.ndarray, options: BenchOptions
 ) -> list[BenchmarkRecord]:
-    measures = _Measures(rows, task.known_before_test.counts(), vectors, whole_basket=task.repeats)
+    lengths = np.asarray([len(history) for history in rows.histories], np.int64)
+    measures = RowValues(rows, lengths, task.known_before_test.counts(), vectors)
     bootstrap = UserBootstrap(rows.users, samples=options.samples, seed=0)
     book = RecordBook(BENCH, f"{task.data}, quick" if options.quick else task.data, bootstrap)
     for case, results in runs.results.items():
         ranked = [RankedRows(one["new"], one["every"], one["top"]) for one in results]
-        book.add_rows(case, [measures.of_rows(found) for found in ranked], over_seeds=_SLICED)
-        lists = [measures.of_lists(found) for found in ranked]
-        for name, unit in _LISTS.items():
+        values = [measures.metrics(found) for found in ranked]
+        if not task.repeats:  # then the second table would only say what not masking costs
+            values = [{name: one for name, one in found.items() if NEXT_BASKET not in name} for found in values]
+        book.add_rows(case, values, over_seeds=SLICED)
+        lists = [measures.lists(found) for found in ranked]
+        for name, unit in LIST_VALUES.items():
             book.add_list_value(case, name, [found[name] for found in lists], unit)
     book.add_gains(runs.baselines, _headlines(task.repeats), best_by="ndcg@10")
     return book.records
@@ -185,13 +143,12 @@ def _headlines(repeats: bool) -> list[str]:
 
 
 def _tables(records: Sequence[BenchmarkRecord], repeats: bool) -> str:
-    slices = [*target_slices(np.zeros(1)), *history_slices(np.zeros(1))]
     sections = [
         section("Items new to the user", records, HEADLINE),
         section("The whole basket", records, [NEXT_BASKET + name for name in HEADLINE]),
-        *(section(f"Slices, {metric}", records, [f"{name}.{metric}" for name in slices]) for metric in _SLICED),
-        section("The ten items shown", records, list(_LISTS)),
-        section("Over seeds: mean [lowest, highest]", records, [name + OVER_SEEDS for name in _SLICED]),
+        *(section(f"Slices, {metric}", records, [f"{name}.{metric}" for name in SLICES]) for metric in SLICED),
+        section("The ten items shown", records, list(LIST_VALUES)),
+        section("Over seeds: mean [lowest, highest]", records, [name + OVER_SEEDS for name in SLICED]),
         section("Paired gains", records, _headlines(repeats), gains=True),
     ]
     return "\n\n".join(found for found in sections if found)
@@ -226,11 +183,7 @@ def _notes(
         f"SHA-1 of the split {task.sha1}. Ties: {TIE_RULE}.",
         f"Intervals: 95 %, {options.samples:,} resamples of users, the same for every case. Baselines have no chance "
         f"in them and run once; the model runs with {options.seeds} seeds, its values are means over them.",
-        f"Cold items have {COLD_EVENTS} known events or fewer, tail items are those outside the head that makes 80 % "
-        f"of the events; only targets of the slice count. Short histories have {SHORT_HISTORY} events or fewer, long "
-        f"ones more than {LONG_HISTORY}.",
-        "novelty: mean −log2 of an item's share of the events. diversity: mean 1 − cosine of the untouched encoder's "
-        "vectors in a list. gini: 0 shows all items equally often. popularity_rank: 1 is the most popular item.",
+        *SLICE_NOTES,
         *([f"Chosen on validation: {'; '.join(chosen)}."] if chosen else []),
         f"Work is kept in {store.folder}.",
     ]

@@ -1,20 +1,20 @@
 """Measure several cases on the same rows: full ranking of every item, in blocks of rows."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from pipelines.errors import DataError
 from pipelines.evaluation.bootstrap import UserBootstrap
 from pipelines.evaluation.metrics import METRICS
-from pipelines.evaluation.ranks import put_broken_last, target_ranks
+from pipelines.evaluation.ranked import RankedRows, joined_rows, rank_rows
+from pipelines.evaluation.ranks import put_broken_last
+from pipelines.evaluation.row_values import NEXT_BASKET, RowValues
 from pipelines.evaluation.rows import EvaluationRows
 from pipelines.progress import Progress
 from pipelines.schemas import Metric
 
-NEXT_BASKET = "next_basket."
-"""Prefix of the metrics of the second table, in which items that the user had bought before count too."""
 FINITE_SHARE = "finite_share"
 BLOCK_ROWS = 128
 
@@ -40,6 +40,8 @@ class CaseResult:
     """metric -> float64 `(n,)`, NaN for a row that has no target in that table."""
     finite_share: float
     """Share of the scores that are numbers, in [0, 1]."""
+    lists: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What the lists of ten are like -> float64 one value a row `(n,)`, or one for all of them `()`."""
 
 
 def gain_over(case: str) -> str:
@@ -53,6 +55,8 @@ def measure_cases(
     popularity: np.ndarray,
     progress: Progress,
     *,
+    counts: np.ndarray,
+    vectors: np.ndarray,
     block_rows: int = BLOCK_ROWS,
 ) -> dict[str, CaseResult]:
     """Rank the whole catalogue for every row with every case.
@@ -62,13 +66,14 @@ def measure_cases(
 
     Args:
         popularity: float `(n_items,)`, ranks for a case that knows nothing about a user.
+        counts: float32 `(n_items,)`, known events of each item: what cold, tail and novel mean.
+        vectors: float32 `(n_items, dim)`, each row L2 norm 1: what makes a list diverse.
 
     Raises:
         DataError: a case gave scores of another shape.
     """
-    names = [prefix + metric for prefix in ("", NEXT_BASKET) for metric in METRICS]
-    values = {case.name: {name: np.full(len(rows), np.nan) for name in names} for case in cases}
-    finite = dict.fromkeys(values, 0)
+    parts: dict[str, list[RankedRows]] = {case.name: [] for case in cases}
+    finite = dict.fromkeys(parts, 0)
     fallback = popularity.astype(np.float32)
     for start in range(0, len(rows), block_rows):
         block = rows.part(start, start + block_rows)
@@ -82,11 +87,15 @@ def measure_cases(
             finite[case.name] += put_broken_last(scores)
             if not case.own_fallback:
                 scores[block.cold] = fallback
-            for place in range(len(block)):
-                _measure_row(block, place, scores[place], values[case.name], start + place)
+            parts[case.name].append(rank_rows(block, scores))
         progress.update("rows ranked", min(start + block_rows, len(rows)), len(rows))
-    total = len(rows) * len(fallback)
-    return {name: CaseResult(values[name], finite[name] / total) for name in values}
+    lengths = np.asarray([len(history) for history in rows.histories], np.int64)
+    measures = RowValues(rows, lengths, counts, vectors)
+    results = {}
+    for name, found in parts.items():
+        ranked, share = joined_rows(found), finite[name] / (len(rows) * len(fallback))
+        results[name] = CaseResult(measures.metrics(ranked), share, measures.lists(ranked))
+    return results
 
 
 def summarize(
@@ -96,6 +105,10 @@ def summarize(
     return {
         case: {
             **{prefix + name: bootstrap.mean(values) for name, values in result.values.items()},
+            **{
+                prefix + name: bootstrap.mean(values) if values.ndim else Metric(value=float(values))
+                for name, values in result.lists.items()
+            },
             prefix + FINITE_SHARE: Metric(value=result.finite_share),
         }
         for case, result in results.items()
@@ -105,26 +118,11 @@ def summarize(
 def paired_gains(
     results: Mapping[str, CaseResult], challenger: str, bootstrap: UserBootstrap, prefix: str = ""
 ) -> dict[str, dict[str, Metric]]:
-    """Return the challenger's gain over every other case, row by row, with its 95 % interval."""
+    """Return the challenger's gain over every other case, row by row, with its 95 % interval; not for slices."""
     own = results[challenger].values
+    names = [name for name in own if name.removeprefix(NEXT_BASKET) in METRICS]
     return {
-        gain_over(case): {prefix + name: bootstrap.mean(own[name] - values) for name, values in result.values.items()}
+        gain_over(case): {prefix + name: bootstrap.mean(own[name] - result.values[name]) for name in names}
         for case, result in results.items()
         if case != challenger
     }
-
-
-def _measure_row(
-    rows: EvaluationRows, place: int, scores: np.ndarray, values: Mapping[str, np.ndarray], out: int
-) -> None:
-    targets, new = rows.targets[place], rows.new_targets[place]
-    if len(targets) == 0:
-        return
-    every, unseen = target_ranks(scores, targets, rows.seen[place])
-    for name, metric in METRICS.items():
-        values[NEXT_BASKET + name][out] = metric(every)
-    if len(new) == 0:
-        return
-    unseen = target_ranks(scores, new, rows.seen[place])[1] if (new < 0).any() else unseen[np.isin(targets, new)]
-    for name, metric in METRICS.items():
-        values[name][out] = metric(unseen)

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from pipelines.evaluation.cases import NEXT_BASKET, gain_over
+from pipelines.evaluation.cases import gain_over
 from pipelines.evaluation.metrics import METRICS
+from pipelines.evaluation.row_values import LIST_VALUES, NEXT_BASKET, SLICED, SLICES
 from pipelines.evaluation.search_cases import SEARCH
 from pipelines.html_page import html_page
 from pipelines.schemas import EvaluationReport, Metric
@@ -57,6 +58,14 @@ def evaluation_page(
                 f"<h2>{title}</h2><p>{explanation}</p>",
                 _table(report.metrics, cases, names, prefix, challenger),
             ]
+    cases = [case for case in report.metrics if not _is_gain(report, case)]
+    for title, names in (
+        *((f"{name[0].upper()}{name[1:]}", [f"{name}.{metric}" for metric in SLICED]) for name in SLICES),
+        ("The ten items shown", list(LIST_VALUES)),
+    ):
+        if any(names[0] in report.metrics[case] for case in cases):
+            prefix = names[0].removesuffix(SLICED[0])
+            parts += [f"<h3>{escape(title)}</h3>", _table(report.metrics, cases, names, prefix, challenger)]
     gains = [case for case in report.metrics if _is_gain(report, case)]
     parts += [
         "<h2>Paired gains of the challenger</h2>",

@@ -12,11 +12,12 @@ from pipelines.config import EvaluationConfig, ServingConfig
 from pipelines.evaluation.baselines import ItemKnn, Popularity, TextProfile
 from pipelines.evaluation.bootstrap import UserBootstrap
 from pipelines.evaluation.bundle_cases import BundleScorer
-from pipelines.evaluation.cases import NEXT_BASKET, Case, measure_cases, paired_gains, summarize
+from pipelines.evaluation.cases import Case, measure_cases, paired_gains, summarize
 from pipelines.evaluation.interactions import KNN_DAYS, POPULARITY_DAYS, Interactions, read_interactions
 from pipelines.evaluation.latency import bundle_latency_ms, time_calls
 from pipelines.evaluation.metrics import METRICS
 from pipelines.evaluation.ranks import TIE_RULE
+from pipelines.evaluation.row_values import NEXT_BASKET, SLICE_NOTES
 from pipelines.evaluation.rows import EvaluationRows, read_rows
 from pipelines.evaluation.search_cases import SEARCH, JudgedQueries, QueryScorer, measure_search, same_text_targets
 from pipelines.experiments.plots import QualityPoint, metric_bars, quality_against_latency
@@ -231,7 +232,9 @@ def _metrics(
     config: EvaluationConfig,
     progress: Progress,
 ) -> dict[str, dict[str, Metric]]:
-    results = measure_cases(data.rows, cases, data.popularity, progress)
+    results = measure_cases(
+        data.rows, cases, data.popularity, progress, counts=data.interactions.counts(), vectors=data.title_vectors
+    )
     users = UserBootstrap(data.rows.user_ids, samples=config.bootstrap_samples, seed=config.seed)
     metrics = {**summarize(results, users), **paired_gains(results, CHALLENGER_CASE, users)}
     found = measure_search(data.judged, search_scorers, len(data.item_ids))
@@ -255,6 +258,7 @@ def _notes(data: _Data, config: EvaluationConfig) -> list[str]:
         f"over the users of the newest {KNN_DAYS} days, with recency 0.7^age in baskets. Both know everything before "
         "the test window, the challenger what was there before its validation window.",
         "A case that knows nothing about a user ranks by popularity.",
+        *SLICE_NOTES,
         "headrace is what the service ranks by, without its filter for what was bought within the last days; "
         "headrace_dense is the model alone.",
         "Time for one user: headrace and the champion as they serve, the other cases as they score every item.",

@@ -11,6 +11,8 @@ from tests.toys.evaluation_rows import row, rows_of
 
 CATALOGUE = ["a", "b", "c", "d"]
 POPULARITY = np.asarray([4.0, 3.0, 2.0, 1.0])
+COUNTS = np.asarray([40, 30, 20, 5], np.float32)
+"""d alone is cold; a, b and c make 90 of 95 events, so d is the tail too."""
 
 
 @pytest.fixture
@@ -33,7 +35,15 @@ def backwards(rows):
 
 
 def measure(rows, *cases, block_rows=2):
-    return measure_cases(rows, cases, POPULARITY, SilentProgress(), block_rows=block_rows)
+    return measure_cases(
+        rows,
+        cases,
+        POPULARITY,
+        SilentProgress(),
+        counts=COUNTS,
+        vectors=np.eye(4, dtype=np.float32),
+        block_rows=block_rows,
+    )
 
 
 def test_new_items_are_ranked_among_unseen_ones_and_baskets_among_all(rows):
@@ -89,3 +99,18 @@ def test_gains_are_paired_by_row(rows):
     gain = metrics["gain over popularity"]["mrr"]
     assert (gain.value, gain.low, gain.high) == (0.375, 0.0, 0.75)  # ann gains 0, bob 0.75
     assert metrics["headrace"]["finite_share"].value == 1
+
+
+def test_slices_count_only_their_own_targets_and_histories(rows):
+    values = measure(rows, Case("alphabetic", alphabetic))["alphabetic"].values
+    np.testing.assert_array_equal(values["cold items.recall@10"], [np.nan, np.nan, 1])  # only bob's d is cold
+    np.testing.assert_array_equal(values["tail items.recall@10"], [np.nan, np.nan, 1])
+    np.testing.assert_array_equal(values["short histories.recall@10"], [1, np.nan, 1])
+    assert np.isnan(values["long histories.recall@10"]).all()
+
+
+def test_lists_leave_out_what_was_seen(rows):
+    lists = measure(rows, Case("alphabetic", alphabetic))["alphabetic"].lists
+    assert lists["coverage"] == 1  # bob sees a, b, c and d
+    assert lists["diversity"].tolist() == [1, 1, 1]  # no two items are alike
+    assert lists["popularity_rank"].tolist() == [3, 3.5, 2.5]  # b c d; c d; a b c d

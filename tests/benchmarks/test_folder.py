@@ -1,0 +1,158 @@
+"""Folders of a stranger: read as they are meant, or refused with a sentence."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipelines.benchmarks.folder import read_items, read_recommend_folder, read_search_folder
+from pipelines.errors import DataError
+from tests.toys.bench_folders import ITEM_IDS, write_interactions, write_items, write_judgements, write_table
+
+EVENTS = [("u2", "c", 30), ("u1", "b", 20), ("u1", "a", 10)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_items(tmp_path / "shop")
+
+
+def test_events_are_sorted_by_user_and_time(folder):
+    write_interactions(folder, EVENTS, with_pos=False)
+    read = read_recommend_folder(folder)
+    assert read.name == "shop"
+    assert read.user_ids == ["u1", "u2"]
+    assert read.users.tolist() == [0, 0, 1]
+    assert read.rows.tolist() == [0, 1, 2]
+    assert read.times.tolist() == [10, 20, 30]
+    assert read.positions is None
+    assert read.event_types.tolist() == ["purchase"] * 3
+
+
+def test_pos_decides_the_order_where_it_is_there(folder):
+    write_interactions(folder, EVENTS)
+    read = read_recommend_folder(folder)
+    assert read.rows.tolist() == [1, 0, 2]  # b stands first in the file, though it came later
+    assert read.positions.tolist() == [0, 1, 0]
+
+
+def test_rows_with_one_time_are_one_basket(folder):
+    write_interactions(folder, [("u", "a", 1), ("u", "b", 1), ("u", "c", 2), ("v", "a", 1)], with_pos=False)
+    assert read_recommend_folder(folder).baskets.tolist() == [0, 0, 1, 2]
+
+
+def test_basket_ids_make_the_baskets_where_they_are_there(folder):
+    events = [("u", "a", 1), ("u", "b", 2), ("u", "c", 3)]
+    write_interactions(folder, events, with_pos=False, basket_id=[7, 7, 3])
+    assert read_recommend_folder(folder).baskets.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pytest.param(pa.array([1, 2], pa.int64()), id="seconds"),
+        pytest.param(pa.array([1.0, 2.5], pa.float64()), id="parts of seconds"),
+        pytest.param(
+            pa.array([datetime.fromtimestamp(n, UTC) for n in (1, 2)], pa.timestamp("ms", "UTC")), id="timestamps"
+        ),
+    ],
+)
+def test_times_may_be_seconds_or_timestamps(folder, times):
+    write_interactions(folder, [("u", "a", 0), ("u", "b", 0)], with_pos=False, timestamp=times)
+    assert read_recommend_folder(folder).times.tolist() == [1, 2]
+
+
+def test_ids_may_be_numbers(tmp_path):
+    folder = write_table(tmp_path, "items", {"item_id": [10, 20], "title": ["x", "y"]})
+    write_table(folder, "interactions", {"user_id": [1], "item_id": [20], "timestamp": [5]})
+    assert read_recommend_folder(folder).rows.tolist() == [1]
+
+
+def test_what_an_item_does_not_have_is_empty(tmp_path):
+    columns = {"item_id": ["a", "b"], "title": ["tea", None], "price": [2.5, None], "description": ["hot", None]}
+    items = read_items(write_table(tmp_path, "items", columns))
+    assert items.titles == ["tea", ""]
+    assert items.texts == ["tea. hot", ""]
+    assert items.brands == items.categories == items.images == ["", ""]
+    np.testing.assert_array_equal(items.prices, [2.5, np.nan])
+
+
+def test_judgements_are_sorted_by_query(folder):
+    write_judgements(folder, [("tea", "b", 3), ("pot", "c", 1), ("tea", "a", 2)])
+    read = read_search_folder(folder)
+    assert read.queries == ["pot", "tea"]
+    assert read.query_numbers.tolist() == [0, 1, 1]
+    assert read.rows.tolist() == [2, 0, 1]
+    assert read.grades.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        pytest.param({"item_id": ["a"]}, "lacks the column title (found: item_id)", id="no title column"),
+        pytest.param({"item_id": ["a", "a"], "title": ["x", "y"]}, "`item_id` more than once, such as a", id="twice"),
+        pytest.param({"item_id": ["a", None], "title": ["x", "y"]}, "`item_id` is missing in 1 row", id="id missing"),
+        pytest.param({"item_id": [1.5], "title": ["x"]}, "has the type double: texts or whole", id="id is a fraction"),
+        pytest.param({"item_id": ["a"], "title": [" "]}, "No item in", id="no text at all"),
+        pytest.param({"item_id": ["a"], "title": ["x"], "price": ["dear"]}, "`price` of", id="price is not a number"),
+        pytest.param(
+            {"item_id": pa.array([], pa.string()), "title": pa.array([], pa.string())}, "has no rows", id="empty"
+        ),
+    ],
+)
+def test_unusable_items_are_named(tmp_path, columns, said):
+    with pytest.raises(DataError, match=r"items\.parquet") as error:
+        read_items(write_table(tmp_path, "items", columns))
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        pytest.param({"item_id": ["a", "zz"]}, "not in items.parquet in 1 row (first at 1)", id="unknown item"),
+        pytest.param({"user_id": ["u", None]}, "`user_id` is missing in 1 row (first at 1)", id="no user"),
+        pytest.param({"timestamp": ["monday", "today"]}, "`timestamp` of", id="time is a text"),
+        pytest.param({"timestamp": [1, None]}, "`timestamp` is missing in 1 row", id="no time"),
+        pytest.param({"timestamp": [1.7e12, 1.7e12]}, "divide milliseconds by 1,000", id="milliseconds"),
+        pytest.param({"pos": [0, 0]}, "`pos` of", id="a place twice"),
+        pytest.param({"pos": [0.5, 1]}, "`pos` is not a whole number in 1 row", id="a place between places"),
+    ],
+)
+def test_unusable_interactions_are_named(folder, columns, said):
+    write_table(folder, "interactions", {"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": [1, 2], **columns})
+    with pytest.raises(DataError) as error:
+        read_recommend_folder(folder)
+    assert said in str(error.value)
+    assert "interactions.parquet" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("judgements", "said"),
+    [
+        pytest.param([("q", "a", float("nan"))], "`grade` is not a number in 1 row (first at 0)", id="NaN"),
+        pytest.param([("q", "a", 1.0), ("q", "a", 2.0)], "judges 1 pair", id="judged twice"),
+        pytest.param([("q", "zz", 1.0)], "such as zz", id="unknown item"),
+        pytest.param([("", "a", 1.0)], "`query` is missing in 1 row", id="no query"),
+    ],
+)
+def test_unusable_judgements_are_named(folder, judgements, said):
+    write_judgements(folder, judgements)
+    with pytest.raises(DataError) as error:
+        read_search_folder(folder)
+    assert said in str(error.value)
+
+
+def test_a_folder_without_files_says_what_is_needed(tmp_path):
+    with pytest.raises(DataError, match=r"found: no Parquet file.*docs/benchmarks\.md"):
+        read_recommend_folder(tmp_path / "nowhere")
+
+
+def test_a_file_that_is_no_parquet_is_named(tmp_path):
+    (tmp_path / "items.parquet").write_text("item_id,title\n")
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
+        read_items(tmp_path)
+
+
+def test_rows_mean_the_order_of_the_items_file(folder):
+    assert read_items(folder).item_ids == ITEM_IDS
