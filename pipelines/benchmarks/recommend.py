@@ -87,7 +87,9 @@ def _model(
         return None
     from importlib import import_module
 
-    fit_recommender: Any = import_module("pipelines.benchmarks.recommend_model").fit_recommender
+    fit_recommender: Any = getattr(import_module("pipelines.benchmarks.recommend_model"), "fit_recommender", None)
+    if fit_recommender is None:
+        return None
 
     def fit(seed: int) -> Mapping[str, Scorer]:
         found: Mapping[str, Scorer] = fit_recommender(

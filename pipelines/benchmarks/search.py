@@ -108,7 +108,9 @@ def _model(
         return None
     from importlib import import_module
 
-    fit_searcher: Any = import_module("pipelines.benchmarks.search_model").fit_searcher
+    fit_searcher: Any = getattr(import_module("pipelines.benchmarks.search_model"), "fit_searcher", None)
+    if fit_searcher is None:
+        return None
 
     def fit(seed: int) -> Mapping[str, QueryScorer]:
         found: Mapping[str, QueryScorer] = fit_searcher(
