@@ -1,0 +1,107 @@
+"""The course of a bench: nothing is measured twice, a killed one goes on."""
+
+import numpy as np
+import pytest
+
+from pipelines.benchmarks.case_store import CaseStore
+from pipelines.benchmarks.runs import BenchOptions, run_cases
+from pipelines.benchmarks.time_left import TimeLeft
+from pipelines.errors import ConfigError
+from pipelines.progress import SilentProgress
+
+
+class Bench:
+    """Two baselines and a model with two cases; counts what is really done."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.done = []
+        self.die_at = None
+
+    def measure(self, name):
+        if name == self.die_at:
+            raise InterruptedError
+        self.done.append(name)
+        return {"ranks": np.asarray([len(name)])}
+
+    def fit(self, seed):
+        self.done.append(f"fit {seed}")
+        return {"headrace": f"headrace {seed}", "without words": f"without words {seed}"}
+
+    def run(self, *, model=True, **options):
+        self.done.clear()
+        chosen = BenchOptions(work=self.folder, cache=self.folder, **{"seeds": 2, **options})
+        store = CaseStore(self.folder / "split")
+        fit = self.fit if model else None
+        return run_cases(
+            ["popularity", "tfidf"], self.measure, fit, self.measure, store, chosen, TimeLeft(SilentProgress())
+        ).results
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path)
+
+
+EVERYTHING = [
+    "popularity",
+    "tfidf",
+    *("fit 0", "headrace 0", "without words 0"),
+    *("fit 1", "headrace 1", "without words 1"),
+]
+
+
+def test_baselines_run_once_and_the_model_once_a_seed(bench):
+    results = bench.run()
+    assert bench.done == EVERYTHING
+    assert {case: len(found) for case, found in results.items()} == {
+        "popularity": 1,
+        "tfidf": 1,
+        "headrace": 2,
+        "without words": 2,
+    }
+
+
+def test_a_second_run_measures_nothing(bench):
+    first = bench.run()
+    assert bench.run().keys() == first.keys()
+    assert bench.done == []
+
+
+def test_a_killed_bench_goes_on_where_it_was(bench):
+    bench.die_at = "without words 1"
+    with pytest.raises(InterruptedError):
+        bench.run()
+    bench.die_at = None
+    bench.run()
+    assert bench.done == ["fit 1", "without words 1"]  # the model resumes in its own folder
+
+
+def test_one_more_seed_keeps_the_others(bench):
+    bench.run()
+    bench.run(seeds=3)
+    assert bench.done == ["fit 2", "headrace 2", "without words 2"]
+
+
+def test_only_the_wanted_cases_run(bench):
+    assert list(bench.run(cases=("tfidf",))) == ["tfidf"]
+    assert bench.done == ["tfidf"]
+    assert list(bench.run(cases=("headrace",), seeds=1)) == ["headrace"]
+
+
+def test_fresh_forgets_what_is_asked_for(bench):
+    bench.run()
+    bench.run(fresh=True, cases=("tfidf",))
+    assert bench.done == ["tfidf"]
+    bench.run(fresh=True)
+    assert bench.done == EVERYTHING
+
+
+def test_without_a_model_the_baselines_run(bench):
+    assert list(bench.run(model=False)) == ["popularity", "tfidf"]
+
+
+@pytest.mark.parametrize("name", ["tf-idf", "headrace_dance"])
+def test_a_misspelt_case_is_named(bench, name):
+    with pytest.raises(ConfigError, match=rf"--cases {name}: (there is no such case. Known: popularity|the model has)"):
+        bench.run(cases=(name,))
