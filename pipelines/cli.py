@@ -441,9 +441,7 @@ def bench_stress_data(kills: int, seed: int, json_file: Path | None, work_dir: P
 @click.option("--quick", is_flag=True, help="A smoke run of minutes: few users, weeks and steps.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the records.")
 @click.option("--plot", "plot_file", type=click.Path(dir_okay=False, path_type=Path), help="Picture, .png or .svg.")
-@click.option(
-    "--work-dir", type=click.Path(file_okay=False, path_type=Path), help="Finished parts (default: below the home)."
-)
+@click.option("--work", type=click.Path(file_okay=False, path_type=Path), help="Finished parts (default: in the home).")
 def bench_freshness(quick: bool, **options: Any) -> None:
     """Compare ways to stay fresh, week by week: incremental with and without replay, from zero, frozen.
 

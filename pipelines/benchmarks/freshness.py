@@ -72,7 +72,7 @@ class FreshnessPlan:
 def bench_freshness(
     data: str,
     *,
-    work_dir: Path,
+    work: Path,
     plan: FreshnessPlan,
     config: TrainingConfig,
     json_file: Path | None = None,
@@ -86,7 +86,7 @@ def bench_freshness(
     """
     progress = progress or TerminalProgress()
     config = config.model_copy(update={"encoder_steps": 0, "incremental_encoder_steps": 0, "seed": plan.seed})
-    source = work_dir / text_sha256(str(Path(data).resolve()) if Path(data).exists() else data)[:12]
+    source = work / text_sha256(str(Path(data).resolve()) if Path(data).exists() else data)[:12]
     folder, name = shop_folder(data, source)
     shop = weekly_shop(some_users(read_recommend_folder(folder), plan.users, plan.seed))
     bench = Freshness(shop, plan, config, _work_folder(source, shop, plan, config), progress)

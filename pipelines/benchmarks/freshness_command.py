@@ -24,7 +24,7 @@ def run_freshness(
     quick: bool,
     json_file: Path | None,
     plot_file: Path | None,
-    work_dir: Path | None,
+    work: Path | None,
 ) -> None:
     """Run the bench with the settings of the environment and what was asked for.
 
@@ -40,7 +40,7 @@ def run_freshness(
         training = training.model_copy(update={"tower_steps": tower_steps})
     bench_freshness(
         data,
-        work_dir=work_dir or Places.from_environment().home / "benchmarks" / "freshness",
+        work=(work or Places.from_environment().benchmarks) / "freshness",
         plan=plan,
         config=training,
         json_file=json_file,

@@ -95,7 +95,7 @@ def test_the_bench_on_the_toy_shop_is_done_once_and_gone_on_with(tmp_path, tiny_
     def run(plan: FreshnessPlan) -> tuple[list[dict], str]:
         bench_freshness(
             mapping,
-            work_dir=tmp_path / "work",
+            work=tmp_path / "work",
             plan=plan,
             config=config,
             json_file=tmp_path / "records.json",
