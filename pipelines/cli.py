@@ -470,6 +470,7 @@ def _quality_options(command: Any) -> Any:
             click.option("--plot", "plot_file", type=file, help="Picture (default: next to the records, .png)."),
             click.option("--work", type=folder, help="Unfinished and finished work (default: benchmarks in the home)."),
             click.option("--cache", type=folder, help="Text embeddings (default: the cache in the home)."),
+            click.option("--encoder", metavar="NAME", help="Of the untouched baseline (default: that of training)."),
         )
     ):
         command = option(command)

@@ -52,7 +52,7 @@ def bench_recommend(data: str, options: BenchOptions, progress: Progress) -> lis
     task = recommend_task(read_recommend_folder(folder))
     rows = sampled_rows(task.test, QUICK_ROWS) if options.quick else task.test
     store = CaseStore(options.folder(BENCH, task.data, task.sha1))
-    encode = untouched_encoder(options.cache, timed)
+    encode = untouched_encoder(options.cache, timed, options.encoder)
     vectors: list[np.ndarray] = []
 
     def item_vectors() -> np.ndarray:

@@ -39,6 +39,8 @@ class BenchOptions:
     plot_file: Path | None = None
     samples: int = 1_000
     """Resamples behind an interval."""
+    encoder: str | None = None
+    """The untouched encoder of the baselines; None takes the one that training starts from."""
 
     def folder(self, bench: str, data: str, sha1: str) -> Path:
         """Return the folder of one split under these settings."""

@@ -56,7 +56,7 @@ def bench_search(
     store = CaseStore(options.folder(BENCH, task.data + scale, task.sha1))
     baselines = SearchBaselines(
         task,
-        untouched_encoder(options.cache, timed),
+        untouched_encoder(options.cache, timed, options.encoder),
         store,
         timed,
         **({"queries": QUICK_QUERIES} if options.quick else {}),
