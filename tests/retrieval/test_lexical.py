@@ -2,22 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 
-from pipelines.retrieval.lexical import LexicalIndex, tokens_of
+from pipelines.retrieval.lexical import LexicalIndex
 
 
-@pytest.mark.parametrize(
-    ("text", "tokens"),
-    [
-        pytest.param("The Chips and a Dip", ["chip", "dip"], id="stop words and case"),
-        pytest.param("berries boxes glass cactus", ["berry", "boxe", "glass", "cactus"], id="plurals"),
-        pytest.param("7 oz x", ["7", "oz"], id="digits count, single letters do not"),
-        pytest.param("the of", [], id="nothing left"),
-    ],
-)
-def test_tokens(text, tokens):
-    assert tokens_of(text) == tokens
+def words(index: LexicalIndex, query: str) -> list[str]:
+    names = {number: word for word, number in index.vocabulary.items()}
+    return [names[number] for number in index.query_words(query)]
 
 
 def test_scores_are_bm25(tmp_path):
@@ -25,12 +18,14 @@ def test_scores_are_bm25(tmp_path):
     LexicalIndex.build(texts).save(tmp_path)
     index = LexicalIndex.load(tmp_path)
 
-    def bm25(n_with_word: int, length: int) -> float:  # Lucene's form, k1 = 1.5, b = 0.75, one occurrence
+    def bm25(n_with_word: int, length: int) -> float:  # Lucene's form, k1 = b = 0.6, one occurrence
         idf = math.log(1 + (3 - n_with_word + 0.5) / (n_with_word + 0.5))
-        return idf / (1 + 1.5 * (1 - 0.75 + 0.75 * length / 2))
+        return idf / (1 + 0.6 * (1 - 0.6 + 0.6 * length / 2))
 
     expected = [bm25(2, 2), bm25(2, 3) + bm25(1, 3), 0.0]
     assert index.scores("Apples for a pie").tolist() == pytest.approx(expected, rel=1e-5)
+    assert index.idf.tolist() == pytest.approx([math.log(8 / 3), math.log(1.6), *[math.log(8 / 3)] * 3])
+    assert index.item_words[:, :4].tolist() == [[0, 1, -1, -1], [2, 1, 3, -1], [4, -1, -1, -1]]
 
 
 @pytest.mark.parametrize("query", ["", "zebra", "the"])
@@ -42,3 +37,44 @@ def test_texts_without_words_can_be_indexed():
     index = LexicalIndex.build(["!", "?"])
     assert index.n_items == 2
     assert index.scores("anything").tolist() == [0.0, 0.0]
+
+
+def test_two_words_find_the_compound_and_the_other_way_around():
+    index = LexicalIndex.build([*["door bell"] * 3, "doorbell", "door"])
+    assert words(index, "door bell") == ["doorbell", "door", "bell"]
+    assert words(index, "doorbell") == ["doorbell", "door", "bell"]
+    assert (index.scores("doorbell")[:4] > 0).all()
+
+
+def test_a_compound_has_parts_only_where_enough_items_have_both():
+    assert words(LexicalIndex.build([*["door bell"] * 2, "door"]), "doorbell") == []
+    assert words(LexicalIndex.build(["door bell"] * 3), "doorbell") == ["door", "bell"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        pytest.param("ligth", ["light"], id="letters swapped"),
+        pytest.param("lght", ["light"], id="letter missing"),
+        pytest.param("lightt", ["light"], id="letter too many"),
+        pytest.param("pight", ["light"], id="the frequent word, not the rare one"),
+        pytest.param("sighh", ["sight"], id="one error, not two"),
+        pytest.param("light", ["light"], id="known words stay"),
+        pytest.param("lig", [], id="too short to guess"),
+        pytest.param("l1ght", ["1"], id="numbers are not mended"),
+    ],
+)
+def test_a_word_that_no_item_has_stands_for_one_that_is_a_typing_error_away(typed, meant):
+    assert words(LexicalIndex.build([*["light"] * 5, "sight", "1"]), typed) == meant
+
+
+def test_the_first_letter_is_seldom_wrong():
+    assert words(LexicalIndex.build([*["light"] * 3, *["night"] * 2]), "nlght") == ["night"]
+
+
+def test_an_index_of_an_earlier_version_has_no_words_of_items(tmp_path):
+    LexicalIndex.build(["red apple", "milk"]).save(tmp_path)
+    (tmp_path / "item_words.npy").unlink()
+    index = LexicalIndex.load(tmp_path)
+    assert index.item_words.shape == (2, 0)
+    assert np.flatnonzero(index.scores("milk")).tolist() == [1]
