@@ -47,6 +47,22 @@ class ItemTable:
     def __len__(self) -> int:
         return len(self.item_ids)
 
+    def at(self, rows: np.ndarray) -> "ItemTable":
+        """Return the items at `rows`, int64 `(m,)`."""
+
+        def chosen(values: list[str]) -> list[str]:
+            return [values[row] for row in rows]
+
+        return ItemTable(
+            item_ids=chosen(self.item_ids),
+            titles=chosen(self.titles),
+            texts=chosen(self.texts),
+            categories=chosen(self.categories),
+            brands=chosen(self.brands),
+            prices=self.prices[rows],
+            images=chosen(self.images),
+        )
+
 
 @dataclass(frozen=True)
 class RecommendFolder:
@@ -143,6 +159,48 @@ def read_search_folder(path: Path) -> SearchFolder:
             f"{items.item_ids[pairs[1, twice[0]]]}: keep one grade for each pair."
         )
     return SearchFolder(path.resolve().name, items, named.to_pylist(), numbers[order], rows[order], grades[order])
+
+
+def smaller_recommend_folder(folder: RecommendFolder, users: int = 1_000, items: int = 5_000) -> RecommendFolder:
+    """Return a sample for a smoke run: users at even distances with all their events, and what they touched.
+
+    Fewer users where so many touch more than `items`, but 50 at least; other items fill up to `items`.
+    """
+    while True:
+        kept_users = _evenly(len(folder.user_ids), users)
+        kept = np.flatnonzero(np.isin(folder.users, kept_users))
+        touched = np.unique(folder.rows[kept])
+        if len(touched) <= items or users <= 50:
+            break
+        users = max(users // 2, 50)
+    kept_items = _filled_up(touched, len(folder.items), items)
+    _, baskets = np.unique(folder.baskets[kept], return_inverse=True)
+    return RecommendFolder(
+        name=folder.name,
+        items=folder.items.at(kept_items),
+        user_ids=[folder.user_ids[user] for user in kept_users],
+        users=np.searchsorted(kept_users, folder.users[kept]),
+        rows=np.searchsorted(kept_items, folder.rows[kept]),
+        times=folder.times[kept],
+        positions=None if folder.positions is None else folder.positions[kept],
+        baskets=baskets.ravel().astype(np.int64),
+        event_types=folder.event_types[kept],
+    )
+
+
+def smaller_search_folder(folder: SearchFolder, queries: int = 600, items: int = 5_000) -> SearchFolder:
+    """Return a sample for a smoke run: queries at even distances with their judgements; other items fill up."""
+    kept_queries = _evenly(len(folder.queries), queries)
+    kept = np.flatnonzero(np.isin(folder.query_numbers, kept_queries))
+    kept_items = _filled_up(np.unique(folder.rows[kept]), len(folder.items), items)
+    return SearchFolder(
+        name=folder.name,
+        items=folder.items.at(kept_items),
+        queries=[folder.queries[number] for number in kept_queries],
+        query_numbers=np.searchsorted(kept_queries, folder.query_numbers[kept]),
+        rows=np.searchsorted(kept_items, folder.rows[kept]),
+        grades=folder.grades[kept],
+    )
 
 
 def read_items(path: Path) -> ItemTable:
@@ -306,3 +364,15 @@ def _rows_named(bad: np.ndarray) -> str:
     """Return how many rows and which ones come first, counted from 0."""
     shown = ", ".join(str(row) for row in bad[:_SHOWN])
     return f"{bad.size:,} row{'s' if bad.size > 1 else ''} (first at {shown})"
+
+
+def _evenly(n: int, most: int) -> np.ndarray:
+    """Return `most` of `n` numbers at even distances, or all of them, int64 ascending."""
+    return np.linspace(0, n - 1, min(n, most)).astype(np.int64)
+
+
+def _filled_up(rows: np.ndarray, n_items: int, wanted: int) -> np.ndarray:
+    """Return these rows and others at even distances up to `wanted`, int64 ascending."""
+    others = np.setdiff1d(np.arange(n_items), rows)
+    more = max(min(wanted - len(rows), len(others)), 0)
+    return np.union1d(rows, others[_evenly(len(others), more)]) if more else rows

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from pipelines.benchmarks.case_store import CaseStore
-from pipelines.benchmarks.folder import read_recommend_folder
+from pipelines.benchmarks.folder import read_recommend_folder, smaller_recommend_folder
 from pipelines.benchmarks.protocols import RecommendTask, TaskRows, recommend_task
-from pipelines.benchmarks.recommend_baselines import RecommendBaselines, Scorer, blocks, sampled_rows
+from pipelines.benchmarks.recommend_baselines import RecommendBaselines, Scorer, blocks
 from pipelines.benchmarks.record_book import OVER_SEEDS, RecordBook, section
 from pipelines.benchmarks.records import BenchmarkRecord
-from pipelines.benchmarks.runs import BenchOptions, SeedRuns, publish, run_cases
+from pipelines.benchmarks.runs import QUICK_NOTE, BenchOptions, SeedRuns, publish, run_cases
 from pipelines.benchmarks.time_left import TimeLeft
 from pipelines.benchmarks.untouched import untouched_encoder
 from pipelines.errors import DataError
@@ -33,7 +33,6 @@ from pipelines.progress import Progress
 
 BENCH = "recommend"
 COMPLETEJOURNEY = "completejourney"
-QUICK_ROWS = 500
 HEADLINE = ("recall@10", "ndcg@10", "recall@100", "mrr")
 
 
@@ -49,8 +48,8 @@ def bench_recommend(data: str, options: BenchOptions, progress: Progress) -> lis
     """
     timed = TimeLeft(progress)
     folder = _folder(data, options.work)
-    task = recommend_task(read_recommend_folder(folder))
-    rows = sampled_rows(task.test, QUICK_ROWS) if options.quick else task.test
+    read = read_recommend_folder(folder)
+    task = recommend_task(smaller_recommend_folder(read) if options.quick else read)
     store = CaseStore(options.folder(BENCH, task.data, task.sha1))
     encode = untouched_encoder(options.cache, timed, options.encoder)
     vectors: list[np.ndarray] = []
@@ -60,14 +59,12 @@ def bench_recommend(data: str, options: BenchOptions, progress: Progress) -> lis
             vectors.append(encode(task.texts))
         return vectors[0]
 
-    baselines = RecommendBaselines(
-        task, item_vectors, store, timed, **({"validation_rows": QUICK_ROWS} if options.quick else {})
-    )
+    baselines = RecommendBaselines(task, item_vectors, store, timed)
     fit = _model(task, store, options, timed)
-    measure = _measurer(rows, task.n_items, timed)
+    measure = _measurer(task.test, task.n_items, timed)
     runs = run_cases(baselines.names, lambda name: measure(baselines.scorer(name)), fit, measure, store, options, timed)
-    records = _records(task, rows, runs, item_vectors(), options)
-    notes = _notes(task, rows, runs, baselines, store, options)
+    records = _records(task, runs, item_vectors(), options)
+    notes = _notes(task, runs, baselines, store, options)
     publish(records, _tables(records, task.repeats), notes, options, figure_metrics=HEADLINE[:2])
     return records
 
@@ -120,9 +117,8 @@ def _measurer(rows: TaskRows, n_items: int, progress: Progress) -> Callable[[Sco
     return measure
 
 
-def _records(
-    task: RecommendTask, rows: TaskRows, runs: SeedRuns, vectors: np.ndarray, options: BenchOptions
-) -> list[BenchmarkRecord]:
+def _records(task: RecommendTask, runs: SeedRuns, vectors: np.ndarray, options: BenchOptions) -> list[BenchmarkRecord]:
+    rows = task.test
     lengths = np.asarray([len(history) for history in rows.histories], np.int64)
     measures = RowValues(rows, lengths, task.known_before_test.counts(), vectors)
     bootstrap = UserBootstrap(rows.users, samples=options.samples, seed=0)
@@ -158,7 +154,6 @@ def _tables(records: Sequence[BenchmarkRecord], repeats: bool) -> str:
 
 def _notes(
     task: RecommendTask,
-    rows: TaskRows,
     runs: SeedRuns,
     baselines: RecommendBaselines,
     store: CaseStore,
@@ -174,14 +169,10 @@ def _notes(
     )
     chosen = [text for name in baselines.names if name in runs.results and (text := baselines.describe(name))]
     return [
-        *(
-            [f"QUICK: {len(rows):,} of {len(task.test):,} test users and a short training. No result."]
-            if options.quick
-            else []
-        ),
+        *([QUICK_NOTE] if options.quick else []),
         f"{split}.",
-        f"{len(rows):,} test users, {len(task.validation):,} validation users, {len(known):,} events known before the "
-        f"test, {task.n_items:,} items, all of them ranked: no sampled negatives.",
+        f"{len(task.test):,} test users, {len(task.validation):,} validation users, {len(known):,} events known before "
+        f"the test, {task.n_items:,} items, all of them ranked: no sampled negatives.",
         f"SHA-1 of the split {task.sha1}. Ties: {TIE_RULE}.",
         f"Intervals: 95 %, {options.samples:,} resamples of users, the same for every case. Baselines have no chance "
         f"in them and run once; the model runs with {options.seeds} seeds, its values are means over them.",

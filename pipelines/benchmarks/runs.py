@@ -17,6 +17,9 @@ from pipelines.schemas import Metric
 
 MODEL_PREFIXES = ("headrace", "without ")
 """What names of the model's cases begin with."""
+QUICK_NOTE = (
+    "QUICK: a sample of the data and a short training. This only shows that it runs: the numbers are no result."
+)
 ScorerT = TypeVar("ScorerT")
 Arrays = dict[str, np.ndarray]
 

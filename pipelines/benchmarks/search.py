@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from pipelines.benchmarks.case_store import CaseStore
-from pipelines.benchmarks.folder import read_search_folder
+from pipelines.benchmarks.folder import read_search_folder, smaller_search_folder
 from pipelines.benchmarks.protocols import GradedQueries, SearchTask, search_split
 from pipelines.benchmarks.record_book import OVER_SEEDS, RecordBook, section
 from pipelines.benchmarks.records import BenchmarkRecord
-from pipelines.benchmarks.runs import BenchOptions, SeedRuns, publish, run_cases
-from pipelines.benchmarks.search_baselines import NAMES, QueryScorer, SearchBaselines, query_blocks, sampled_queries
+from pipelines.benchmarks.runs import QUICK_NOTE, BenchOptions, SeedRuns, publish, run_cases
+from pipelines.benchmarks.search_baselines import NAMES, QueryScorer, SearchBaselines, query_blocks
 from pipelines.benchmarks.time_left import TimeLeft
 from pipelines.benchmarks.untouched import untouched_encoder
 from pipelines.errors import DataError
@@ -29,7 +29,6 @@ from pipelines.evaluation.ranks import TIE_RULE, put_broken_last, target_ranks
 from pipelines.progress import Progress
 
 BENCH = "search"
-QUICK_QUERIES = 200
 HEADLINE = ("ndcg@10", "recall@100", "recall@10", "mrr")
 _SLICED = ("ndcg@10", "recall@100")
 SHORT_QUERY, LONG_QUERY = 2, 5
@@ -50,25 +49,19 @@ def bench_search(
         ConfigError: the encoder is not installed.
     """
     timed = TimeLeft(progress)
-    task = search_split(read_search_folder(data), lowest_grade)
-    queries = sampled_queries(task.test, QUICK_QUERIES) if options.quick else task.test
+    read = read_search_folder(data)
+    task = search_split(smaller_search_folder(read) if options.quick else read, lowest_grade)
     scale = "" if lowest_grade is None else f"-from-{lowest_grade:g}"
     store = CaseStore(options.folder(BENCH, task.data + scale, task.sha1))
-    baselines = SearchBaselines(
-        task,
-        untouched_encoder(options.cache, timed, options.encoder),
-        store,
-        timed,
-        **({"queries": QUICK_QUERIES} if options.quick else {}),
-    )
-    measure = _measurer(queries, task.n_items, timed)
+    baselines = SearchBaselines(task, untouched_encoder(options.cache, timed, options.encoder), store, timed)
+    measure = _measurer(task.test, task.n_items, timed)
     fit = _model(task, store, options, timed)
     runs = run_cases(NAMES, lambda name: measure(baselines.scorer(name)), fit, measure, store, options, timed)
-    records = _records(task, queries, runs, options)
+    records = _records(task, runs, options)
     publish(
         records,
         _tables(records),
-        _notes(task, queries, runs, baselines, store, options),
+        _notes(task, runs, baselines, store, options),
         options,
         figure_metrics=HEADLINE[:2],
     )
@@ -141,7 +134,8 @@ def _measurer(
     return measure
 
 
-def _records(task: SearchTask, queries: GradedQueries, runs: SeedRuns, options: BenchOptions) -> list[BenchmarkRecord]:
+def _records(task: SearchTask, runs: SeedRuns, options: BenchOptions) -> list[BenchmarkRecord]:
+    queries = task.test
     bootstrap = UserBootstrap(np.arange(len(queries)), samples=options.samples, seed=0)
     book = RecordBook(BENCH, f"{task.data}, quick" if options.quick else task.data, bootstrap)
     for case, results in runs.results.items():
@@ -163,23 +157,18 @@ def _tables(records: Sequence[BenchmarkRecord]) -> str:
 
 def _notes(
     task: SearchTask,
-    queries: GradedQueries,
     runs: SeedRuns,
     baselines: SearchBaselines,
     store: CaseStore,
     options: BenchOptions,
 ) -> list[str]:
-    scale = task.scale
+    scale, queries = task.scale, task.test
     gain = "1 for every judged item" if scale.lowest == scale.highest else f"grade − {scale.lowest:g}, at least 0"
     chosen = [text for name in NAMES if name in runs.results and (text := baselines.describe(name))]
     without_gain = sum(not found.any() for found in queries.gains)
     without_relevant = sum(len(found) == 0 for found in queries.relevant)
     return [
-        *(
-            [f"QUICK: {len(queries):,} of {len(task.test):,} test queries and a short training. No result."]
-            if options.quick
-            else []
-        ),
+        *([QUICK_NOTE] if options.quick else []),
         "Queries are divided by the SHA-1 of their text, first byte modulo 5: 0 is test, 1 validation, 2 to 4 train.",
         f"{len(queries):,} test queries, {len(task.validation):,} validation, {len(task.train):,} train; "
         f"{task.n_items:,} items, all of them ranked. What nobody judged counts as nothing, so values are low and only "

@@ -6,7 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.benchmarks.folder import read_items, read_recommend_folder, read_search_folder
+from pipelines.benchmarks.folder import (
+    read_items,
+    read_recommend_folder,
+    read_search_folder,
+    smaller_recommend_folder,
+    smaller_search_folder,
+)
 from pipelines.errors import DataError
 from tests.toys.bench_folders import ITEM_IDS, write_interactions, write_items, write_judgements, write_table
 
@@ -156,3 +162,35 @@ def test_a_file_that_is_no_parquet_is_named(tmp_path):
 
 def test_rows_mean_the_order_of_the_items_file(folder):
     assert read_items(folder).item_ids == ITEM_IDS
+
+
+def events_of(read):
+    ids = read.items.item_ids
+    return [
+        (read.user_ids[user], ids[row], time) for user, row, time in zip(read.users, read.rows, read.times, strict=True)
+    ]
+
+
+def test_a_sample_keeps_whole_users_and_what_they_touched(folder):
+    events = [(f"u{user}", "abcde"[(user + step) % 3], step) for user in range(5) for step in range(3)]
+    read = read_recommend_folder(write_interactions(folder, events))
+    sample = smaller_recommend_folder(read, users=2, items=4)
+    assert sample.user_ids == ["u0", "u4"]
+    assert events_of(sample) == [event for event in events_of(read) if event[0] in ("u0", "u4")]
+    assert sample.items.item_ids == ["a", "b", "c", "d"]  # d was touched by nobody and fills up
+    assert sample.baskets.tolist() == list(range(6))
+
+
+def test_a_sample_of_little_is_all_of_it(folder):
+    read = read_recommend_folder(write_interactions(folder, EVENTS))
+    sample = smaller_recommend_folder(read)
+    assert events_of(sample) == events_of(read)
+    assert sample.items.item_ids == ITEM_IDS
+
+
+def test_a_sample_keeps_whole_queries(folder):
+    read = read_search_folder(write_judgements(folder, [("p", "a", 1), ("q", "b", 2), ("r", "e", 3), ("r", "c", 1)]))
+    sample = smaller_search_folder(read, queries=2, items=3)
+    assert sample.queries == ["p", "r"]
+    assert [sample.items.item_ids[row] for row in sample.rows] == ["a", "c", "e"]
+    assert sample.grades.tolist() == [1, 1, 3]
