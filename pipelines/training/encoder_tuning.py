@@ -10,7 +10,6 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from pipelines.config import TrainingConfig
-from pipelines.errors import ConfigError
 from pipelines.model.encoder import SentenceEncoder, tokenize
 from pipelines.model.losses import sampled_softmax_loss
 from pipelines.progress import Progress
@@ -23,7 +22,7 @@ from pipelines.training.encoder_weights import choose_weights
 from pipelines.training.lora import merge_adapters
 from pipelines.training.precision import MixedPrecision
 from pipelines.training.schedule import warmup_then_linear
-from pipelines.training.updates import Updater, micro_batches
+from pipelines.training.updates import Updater, micro_batches, refuse_small_parts
 
 PairSource = Callable[[int, np.random.Generator], tuple[list[str], np.ndarray]]
 """Draws `n` queries and the row numbers of their items."""
@@ -61,7 +60,7 @@ def tune_encoder(
     """
     if config.encoder_tuning == "frozen" or not config.encoder_steps:
         return {}
-    _refuse_small_parts(config, group)
+    refuse_small_parts("encoder_batch", config.encoder_batch, config.accumulate_steps, group)
     precision = MixedPrecision(config.precision, next(encoder.parameters()).device)
     weights = choose_weights(encoder, config)
     optimizer = torch.optim.AdamW(
@@ -140,16 +139,6 @@ class _Batches:
 
 def _made_up(catalog: Catalog) -> PairSource:
     return lambda n, rng: catalog_pairs(catalog, n, rng)
-
-
-def _refuse_small_parts(config: TrainingConfig, group: TrainingGroup) -> None:
-    smallest = config.encoder_batch // config.accumulate_steps
-    if smallest < max(2, group.size):
-        raise ConfigError(
-            f"`training.encoder_batch` {config.encoder_batch} in {config.accumulate_steps} micro-batches gives "
-            f"{smallest} pairs to {group.size} process(es), which need one each and two together: raise the batch, or "
-            "lower `training.accumulate_steps` or the number of processes."
-        )
 
 
 def _same_text(texts: list[str]) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.errors import DataError
+from pipelines.errors import ConfigError, DataError
 from pipelines.training.distributed import ALONE, TrainingGroup
 from pipelines.training.precision import MixedPrecision
 
@@ -19,6 +19,21 @@ def micro_batches(n: int, count: int) -> list[slice]:
     """Cut `n` rows into `count` neighboring parts whose sizes differ by 1 at most; none is empty."""
     parts = [slice(n * number // count, n * (number + 1) // count) for number in range(count)]
     return [part for part in parts if part.stop > part.start]
+
+
+def refuse_small_parts(setting: str, batch: int, accumulate_steps: int, group: TrainingGroup) -> None:
+    """Stop where a micro-batch has no row for some process, or a single one, which nothing can be compared with.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    smallest = batch // accumulate_steps
+    if smallest < max(2, group.size):
+        raise ConfigError(
+            f"`training.{setting}` {batch} in {accumulate_steps} micro-batch(es) gives {smallest} row(s) to "
+            f"{group.size} process(es), which need one each and two together: raise the batch, or lower "
+            "`training.accumulate_steps` or the number of processes."
+        )
 
 
 class Updater:
