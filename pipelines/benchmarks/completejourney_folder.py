@@ -13,8 +13,12 @@ _PRICED_BEFORE = "TIMESTAMPTZ '2017-10-01 00:00:00+00'"
 """Only items sold before have a price here: else having one would tell that an item is sold in a window."""
 
 
-def write_folder(folder: Path) -> Path:
+def write_folder(folder: Path, package: Path | None = None) -> Path:
     """Write items and purchases of the default data, in 2017 as they happened; nothing where they are there already.
+
+    Args:
+        folder: Where the two files go.
+        package: Where the package's files are; None finds them as installed.
 
     Raises:
         ConfigError: the default data is not installed.
@@ -22,7 +26,7 @@ def write_folder(folder: Path) -> Path:
     if (folder / INTERACTIONS).is_file():
         return folder
     with replacing_folder(folder) as temporary, open_duckdb() as connection:
-        source = CompleteJourneySource(replay_until=None)
+        source = CompleteJourneySource(replay_until=None, folder=package)
         queries = source.read(connection, since=None, until=_AFTER_ALL, state={}).queries
         connection.execute(
             f"""COPY (
