@@ -432,7 +432,7 @@ def bench_stress_data(kills: int, seed: int, json_file: Path | None, work_dir: P
     help="`completejourney`, a folder of Parquet files (docs/benchmarks.md), one with the lines.parquet of UCI Online "
     "Retail, or a mapping file.",
 )
-@click.option("--windows", type=click.IntRange(min=1), default=12, show_default=True, help="Weeks to stay fresh over.")
+@click.option("--windows", type=click.IntRange(min=1), default=10, show_default=True, help="Weeks to stay fresh over.")
 @click.option("--base-weeks", type=click.IntRange(min=2), default=13, show_default=True, help="Weeks to begin with.")
 @click.option("--replay-share", type=click.FloatRange(0, 0.99), default=None, help="Replayed rows (default: settings).")
 @click.option("--users", type=click.IntRange(min=10), help="So many users, drawn at random (default: all).")

@@ -161,7 +161,7 @@ class TrainingSetConfig(Settings):
     """Training rows at most; the newest baskets are kept."""
     max_eval_rows: int = Field(default=4_000, ge=1)
     """Rows at most in the validation and in the test split, spread evenly over the window."""
-    replay_share: float = Field(default=0.5, ge=0, lt=1)
+    replay_share: float = Field(default=0.8, ge=0, lt=1)
     """Share of the training rows of an incremental run that are replayed from older windows."""
     replay_days: int = Field(default=365, ge=1)
     """Days before the new window from which rows are replayed."""
@@ -219,7 +219,7 @@ class TrainingConfig(Settings):
     """Tower steps between two validations (and checkpoints)."""
     patience: int = Field(default=3, ge=1)
     """Validations without gain after which training stops."""
-    incremental_steps_share: float = Field(default=0.15, gt=0, le=1)
+    incremental_steps_share: float = Field(default=0.07, gt=0, le=1)
     """Share of the tower steps that a run which starts from the champion takes at most; fewer where it has few rows."""
     incremental_encoder_steps: int = Field(default=0, ge=0)
     """Steps that tune the encoder in such a run; with 0 the text vectors of known items come from the cache."""
@@ -246,6 +246,35 @@ class CompressionConfig(Settings):
     """Item-to-item neighbors kept per item."""
     window_days: int = Field(default=365, ge=1)
     """Days of events behind the item-to-item table."""
+
+
+class RankerConfig(Settings):
+    """How the ranker of recommendations is learned, on the rows of the validation window."""
+
+    neighbors: int = Field(default=50, ge=1)
+    """Neighbors kept per item in each table that candidates come from."""
+    candidates: int = Field(default=100, ge=10)
+    """Candidates taken from each generator."""
+    trend_days: int | None = Field(default=120, ge=1)
+    """Days of which popularity is kept day by day; null keeps all."""
+    min_rows: int = Field(default=500, ge=20)
+    """Rows with a target among the candidates below which nothing is learned: the fitted weights decide then."""
+    max_rows: int = Field(default=20_000, ge=20)
+    """Rows that are learned from at most, spread evenly over those there are."""
+    holdout_share: float = Field(default=0.2, gt=0, lt=1)
+    """Share of the users that choose the epoch, and whether the ranker is used at all."""
+    width: int = Field(default=64, ge=1)
+    """Width of the hidden layers."""
+    epochs: int = Field(default=4, ge=1)
+    """Passes over the rows."""
+    batch: int = Field(default=64, ge=1)
+    """Rows in one step."""
+    learning_rate: float = Field(default=2e-3, gt=0)
+    """Peak learning rate."""
+    calibration: float = Field(default=0.05, ge=0)
+    """Weight of the binary cross-entropy, which makes scores probabilities, beside the listwise loss."""
+    click_weight: float = Field(default=0.2, ge=0)
+    """Weight of the click head in the score, where there were clicks to learn from; the purchase head counts 1."""
 
 
 class EvaluationConfig(Settings):
@@ -337,6 +366,7 @@ class HeadraceConfig(Settings):
     training_set: TrainingSetConfig = TrainingSetConfig()
     training: TrainingConfig = TrainingConfig()
     compression: CompressionConfig = CompressionConfig()
+    ranker: RankerConfig = RankerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     promotion: PromotionConfig = PromotionConfig()
     leaks: LeakConfig = LeakConfig()

@@ -51,9 +51,9 @@ class FreshnessPlan:
 
     base_weeks: int = 13
     """Weeks that a training from zero reads."""
-    windows: int = 12
+    windows: int = 10
     """Weeks on which the model is made fresh."""
-    replay_share: float = 0.5
+    replay_share: float = 0.8
     """Share of the rows of an incremental run that are replayed."""
     old_share: float = 0.1
     """Share of the baskets of the first weeks that make the old slice."""
@@ -217,7 +217,7 @@ class Freshness:
             source = TrainedFolder(self._folder(case, window - 1))
             load_towers_into(towers, catalog, source, self.preprocessing.activity_features)
         # Processor time: a machine that does other things beside does not count. A run that was killed counts anew.
-        checkpoint = self.work / "towers.pt"
+        checkpoint = self.work / f"{case} {window}.pt"
         checkpoint.unlink(missing_ok=True)
         tuning = tune_towers(
             towers,
