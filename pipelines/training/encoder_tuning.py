@@ -17,7 +17,7 @@ from pipelines.training.catalog import Catalog
 from pipelines.training.catalog_queries import catalog_pairs
 from pipelines.training.checkpoints import learning_weights, load_checkpoint, restore_weights, save_checkpoint
 from pipelines.training.distributed import ALONE, TrainingGroup
-from pipelines.training.divergence import DivergenceWatch, refuse_broken_weights
+from pipelines.training.divergence import DivergenceWatch, refuse_broken_weights, start_batches
 from pipelines.training.encoder_weights import choose_weights
 from pipelines.training.lora import merge_adapters
 from pipelines.training.precision import MixedPrecision
@@ -68,24 +68,32 @@ def tune_encoder(
     )
     updater = Updater(optimizer, precision, group)
     batches = _Batches(encoder, tokenizer, catalog, pairs or _made_up(catalog), config, precision, group)
-    watch = DivergenceWatch("The tuning of the encoder", _ADVICE)
     losses: dict[int, float] = {}
+    at_start: list[float] = []
     start = 0
     if state := load_checkpoint(checkpoint):
         restore_weights(encoder, state["weights"], checkpoint)
         updater.load(state, checkpoint)
-        start, losses = state["step"], dict(state["losses"])
-        for value in losses.values():
-            watch.observe(value)
+        start, losses, at_start = state["step"], dict(state["losses"]), list(state["at_start"])
     group.agree(start, "the step that they go on from")
     encoder.train()
+    if not start:
+        at_start = [updater.measure(batches.losses(step)) for step in start_batches(config.encoder_steps)]
+    watch = DivergenceWatch("The tuning of the encoder", _ADVICE, at_start)
+    for value in losses.values():
+        watch.observe(value)
     for step in range(start, config.encoder_steps):
         rate = warmup_then_linear(step, config.encoder_steps, config.warmup_share)
         losses[step + 1] = updater.update(batches.losses(step), rate)
         watch.observe(losses[step + 1])
         progress.update("encoder steps", step + 1, config.encoder_steps, f"loss {losses[step + 1]:.3f}")
         if group.is_main and ((step + 1) % config.validate_every == 0 or step + 1 == config.encoder_steps):
-            state = {"weights": learning_weights(encoder), "step": step + 1, "losses": losses}
+            state = {
+                "weights": learning_weights(encoder),
+                "step": step + 1,
+                "losses": losses,
+                "at_start": at_start,
+            }
             save_checkpoint(checkpoint, {**state, **updater.state()})
     group.copy_from_main(encoder)
     merge_adapters(encoder)

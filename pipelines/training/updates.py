@@ -80,6 +80,14 @@ class Updater:
         self._precision.step(self._optimizer, self._clipped, MAX_NORM)
         return self._group.total(total)
 
+    def measure(self, losses: Iterable[Tensor]) -> float:
+        """Return the loss of a batch and change nothing; `losses` as for `update`."""
+        total = torch.zeros((), device=self._weights[0].device)
+        with torch.no_grad():
+            for loss in losses:
+                total += loss
+        return self._group.total(total)
+
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
         return {"optimizer": self._optimizer.state_dict(), "precision": self._precision.state()}

@@ -90,6 +90,13 @@ def test_sigkill_changes_nothing(tiny_encoder_folder, tmp_path):
         torch.testing.assert_close(found.state_dict()[name], value, atol=0.0, rtol=0.0)
 
 
+def test_a_learning_rate_that_destroys_the_encoder_stops_the_tuning(tiny_encoder_folder, tmp_path):
+    """All vectors fall together, so that every pair looks the same: the loss is finite, and that of guessing."""
+    config = CONFIG.model_copy(update={"encoder_learning_rate": 10.0, "encoder_steps": 60, "frozen_layers": 0})
+    with pytest.raises(DivergenceError, match="the loss is worse than at the start"):
+        tune_toy_encoder(tiny_encoder_folder, tmp_path / "c.pt", config=config)
+
+
 def test_a_loss_that_is_no_number_stops_the_tuning_and_keeps_the_last_good_checkpoint(tiny_encoder_folder, tmp_path):
     config = CONFIG.model_copy(update={"encoder_learning_rate": 1e30, "validate_every": 1})
     with pytest.raises(DivergenceError, match=r"tuning of the encoder diverged at step .* `training\.encoder_learning"):

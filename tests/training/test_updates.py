@@ -59,6 +59,12 @@ def test_shared_negatives_give_the_same_update_from_any_number_of_micro_batches(
         torch.testing.assert_close(updated(count), updated(1), atol=1e-6, rtol=0)
 
 
+def test_measuring_changes_nothing():
+    weight = torch.nn.Parameter(torch.tensor([1.0]))
+    assert updater(weight).measure(2 * weight.sum() for _ in range(3)) == 6.0
+    assert weight.grad is None
+
+
 def test_learning_rate_is_the_peak_times_the_rate():
     weight = torch.nn.Parameter(torch.tensor([1.0]))
     updater(weight, peak=0.5).update([weight.sum()], rate=0.25)
