@@ -215,7 +215,7 @@ def test_after_a_receipt_only_what_is_new_is_read_and_older_rows_are_replayed(sh
     """Of eight older baskets and one new one; the parent has read everything before day 2."""
     shop.add([event(f"r{n:02d}", f"i{n}", day(n - 8), session=f"s{n}") for n in range(8)], END + timedelta(days=1))
     parent = receipt(until=day(2))
-    config = CONFIG.model_copy(update={"old_slice_rows": 1, "min_eval_rows": 1})
+    config = CONFIG.model_copy(update={"old_slice_rows": 1, "min_eval_rows": 1, "replay_share": 0.5})
     found = shop.training_set(config, champion="c", parent=parent)
 
     rows = pq.read_table(found.folder / "rows.parquet").to_pylist()
