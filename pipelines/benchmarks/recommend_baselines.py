@@ -39,8 +39,10 @@ _ENCODER_POWER = 4
 _SINGLE = ("popularity", "item_knn", "directed_cooccurrence", "tfidf", "untouched_encoder")
 _HYBRIDS = {
     "hybrid_knn_tfidf": ("item_knn", "tfidf"),
-    "hybrid_untrained": ("item_knn", "directed_cooccurrence", "tfidf", "untouched_encoder"),
+    "hybrid_untrained": ("item_knn", "directed_cooccurrence", "tfidf", "untouched_encoder", "popularity"),
 }
+_REPURCHASE = "hybrid_repurchase"
+_REPURCHASE_PARTS = ("own_history", "directed_cooccurrence", "item_knn", "popularity")
 Scorer = Callable[[TaskRows], np.ndarray]
 
 
@@ -72,7 +74,7 @@ class RecommendBaselines:
     @property
     def names(self) -> tuple[str, ...]:
         """The cases, in the order of the table."""
-        return (*_SINGLE, *(("own_history",) if self._task.repeats else ()), *_HYBRIDS)
+        return (*_SINGLE, *_HYBRIDS, *(("own_history", _REPURCHASE) if self._task.repeats else ()))
 
     def scorer(self, name: str) -> Scorer:
         """Return the scorer of one case, which knows what is known before the test."""
@@ -102,7 +104,10 @@ class RecommendBaselines:
 
     def _choose(self, name: str) -> Mapping[str, float | None]:
         if name.startswith("hybrid"):
-            return self._choose_weights(_HYBRIDS[name])
+            whole_basket = name == _REPURCHASE
+            return self._choose_weights(
+                _REPURCHASE_PARTS if whole_basket else _HYBRIDS[name], whole_basket=whole_basket
+            )
         if name == "own_history":
             return self._best(name, [{"decay": decay} for decay in _DECAYS], whole_basket=True)
         if name in ("popularity", "item_knn", "directed_cooccurrence") and self._task.protocol == "next_basket":
@@ -126,12 +131,14 @@ class RecommendBaselines:
         values = row_metrics(ranks, row_numbers(targets), len(rows))["ndcg@10"]
         return float(np.nanmean(values)) if np.isfinite(values).any() else 0.0
 
-    def _choose_weights(self, parts: Sequence[str]) -> Mapping[str, float]:
+    def _choose_weights(self, parts: Sequence[str], *, whole_basket: bool) -> Mapping[str, float]:
         scorers = [self._part(part, test=False) for part in parts]
         tables, done = [], 0
         for block in blocks(self._rows, self._task.n_items):
-            gains = [np.ones(len(targets)) for targets in block.new_targets]
-            tables.append(candidate_table([score(block) for score in scorers], block.new_targets, gains, block.seen))
+            wanted = block.targets if whole_basket else block.new_targets
+            left_out = [np.empty(0, np.int64)] * len(block) if whole_basket else block.seen
+            gains = [np.ones(len(targets)) for targets in wanted]
+            tables.append(candidate_table([score(block) for score in scorers], wanted, gains, left_out))
             done += len(block)
             self._progress.update("hybrid, choosing weights on validation", done, len(self._rows))
         return choose_weights(joined_tables(tables), parts)

@@ -10,7 +10,14 @@ from pipelines.benchmarks.folder import read_search_folder
 from pipelines.benchmarks.protocols import search_split
 from pipelines.benchmarks.runs import BenchOptions
 from pipelines.benchmarks.search import bench_search, query_metrics
-from pipelines.benchmarks.search_baselines import NAMES, plain_bm25, query_blocks, sampled_queries
+from pipelines.benchmarks.search_baselines import (
+    NAMES,
+    bm25,
+    folded_words,
+    plain_words,
+    query_blocks,
+    sampled_queries,
+)
 from pipelines.progress import SilentProgress
 from tests.toys.bench_folders import TITLES, write_items, write_judgements
 
@@ -61,7 +68,7 @@ def test_metrics_of_queries(shop):
 
 
 def test_plain_bm25_knows_stop_words_and_unknown_words():
-    score = plain_bm25(TITLES)
+    score = bm25(TITLES, plain_words)
     red, unknown, stop = score(["the red", "blue", "the"])
     assert (red > 0).tolist() == [True, False, True, False, False]
     assert not unknown.any()
@@ -73,3 +80,8 @@ def test_blocks_and_samples_keep_the_order(shop):
     assert [block.queries for block in query_blocks(queries, 5)] == [queries.queries]
     assert sampled_queries(queries, 1).queries == queries.queries[:1]
     assert sampled_queries(queries, 2) is queries
+
+
+def test_folded_words_have_no_plurals():
+    [words] = folded_words(["The batteries and boxes of 2 glass cacti, shoes, trees, bus"])
+    assert words == ["battery", "boxe", "2", "glass", "cacti", "shoe", "tree", "bus"]

@@ -110,8 +110,14 @@ def test_every_case_is_measured_on_the_same_rows(shop, mlflow_folder):
     # bob: "red apple" and "green pear" look like b (1 word of each) and then f.
     assert report.metrics["headrace_dense"]["mrr"].value == (1 + 1 / 2) / 2
     assert report.metrics["headrace"]["finite_share"].value == 1
+    # popularity shows ann c d e f and bob b d e f: every item but a, which both have
+    assert report.metrics["popularity"]["coverage"].value == 5 / 6
+    assert report.metrics["popularity"]["cold items.recall@10"].value == 1  # nothing has more than five events
     assert report.users == 2
-    assert "Full ranking of 6 items" in report.report.read_text()
+    page = report.report.read_text()
+    assert "Full ranking of 6 items" in page
+    assert "Cold items" in page
+    assert "popularity_rank" in page
     assert shop.registry.report(challenger.version) == report
     backend = MlflowBackend(mlflow_folder)
     logged = backend.client.get_run(backend.find_run("run-b1", "evaluate_model"))
