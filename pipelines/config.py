@@ -184,6 +184,8 @@ class TrainingConfig(Settings):
     """Pairs in one encoder step; the other items of the batch are the negatives."""
     encoder_learning_rate: float = Field(default=3e-5, gt=0)
     """Peak learning rate of the encoder."""
+    hard_negatives: int = Field(default=1, ge=0)
+    """Items that share words with a judged query, and were not judged to answer it, beside each of its pairs."""
     encoder_tuning: Literal["top_layers", "full", "lora", "frozen"] = "top_layers"
     """Weights of the encoder that learn: those above `frozen_layers`, all, low-rank adapters beside all layers (needs
     the extra `lora`; merged when the model is saved), or none."""
@@ -277,6 +279,28 @@ class RankerConfig(Settings):
     """Weight of the click head in the score, where there were clicks to learn from; the purchase head counts 1."""
 
 
+class SearchRankerConfig(Settings):
+    """How the ranker of search is learned, on judged queries that the encoder has not seen."""
+
+    holdout_share: float = Field(default=0.25, gt=0, lt=1)
+    """Share of the judged queries that the encoder does not see and the ranker learns from."""
+    min_queries: int = Field(default=200, ge=1)
+    """Such queries with a relevant item among their candidates below which nothing is learned: the weights of the
+    fusion decide then."""
+    candidates: int = Field(default=100, ge=10)
+    """Candidates taken from each generator."""
+    width: int = Field(default=32, ge=1)
+    """Width of the hidden layers."""
+    epochs: int = Field(default=12, ge=1)
+    """Passes over the queries."""
+    batch: int = Field(default=32, ge=1)
+    """Queries in one step."""
+    learning_rate: float = Field(default=2e-3, gt=0)
+    """Peak learning rate."""
+    weight_decay: float = Field(default=1e-2, ge=0)
+    """Pull of the weights towards 0."""
+
+
 class EvaluationConfig(Settings):
     """How a challenger is measured."""
 
@@ -367,6 +391,7 @@ class HeadraceConfig(Settings):
     training: TrainingConfig = TrainingConfig()
     compression: CompressionConfig = CompressionConfig()
     ranker: RankerConfig = RankerConfig()
+    search_ranker: SearchRankerConfig = SearchRankerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     promotion: PromotionConfig = PromotionConfig()
     leaks: LeakConfig = LeakConfig()
