@@ -9,6 +9,7 @@ beyond accuracy     coverage, novelty, diversity, Gini, popularity rank of the t
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -80,15 +81,12 @@ def _folder(data: str, work: Path) -> Path:
 def _model(
     task: RecommendTask, store: CaseStore, options: BenchOptions, progress: Progress
 ) -> Callable[[int], Mapping[str, Scorer]] | None:
+    """Return what trains the model with one seed; torch is imported when it does."""
     if find_spec("pipelines.benchmarks.recommend_model") is None:
-        return None
-    from importlib import import_module
-
-    fit_recommender: Any = getattr(import_module("pipelines.benchmarks.recommend_model"), "fit_recommender", None)
-    if fit_recommender is None:
         return None
 
     def fit(seed: int) -> Mapping[str, Scorer]:
+        fit_recommender: Any = import_module("pipelines.benchmarks.recommend_model").fit_recommender
         found: Mapping[str, Scorer] = fit_recommender(
             task, seed=seed, work=store.model_folder(seed), quick=options.quick, progress=progress
         )
