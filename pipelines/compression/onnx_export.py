@@ -9,6 +9,7 @@ from torch import nn
 
 from pipelines.model.encoder import SentenceEncoder
 from pipelines.model.item_tower import ItemTower
+from pipelines.model.ranker import Ranker
 from pipelines.model.user_tower import UserTower
 
 _OPSET = 17
@@ -72,6 +73,12 @@ class _DescribedItems(nn.Module):
         self, text: torch.Tensor, category: torch.Tensor, brand: torch.Tensor, price: torch.Tensor
     ) -> torch.Tensor:
         return nn.functional.normalize(self.tower.described(text, category, brand, price), dim=-1)
+
+
+def export_ranker(ranker: Ranker, target: Path) -> None:
+    """Write the ranker: float32 `features` `(c, n_features)` to float32 `logits` `(c, n_heads)`."""
+    example = (torch.zeros(2, len(ranker.mean)),)
+    _export(ranker, example, target, inputs={"features": ("c",)}, outputs={"logits": ("c",)})
 
 
 def _export(

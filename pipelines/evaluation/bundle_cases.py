@@ -7,9 +7,10 @@ import numpy as np
 from pipelines.evaluation.rows import EvaluationRows
 from pipelines.inference.bundle import Bundle
 from pipelines.ranking.fusion import Parts, recommendation_parts, weighted_mean
+from pipelines.ranking.learned import scores_of_parts
 from pipelines.retrieval.dense import dense_scores
 
-_NOT_IN_BUNDLE = -1.0
+_NOT_IN_BUNDLE = -2.0
 """Below every score of a bundle: an item that the bundle does not have ranks last."""
 
 
@@ -30,9 +31,7 @@ class BundleScorer:
     def fused_scores(self, rows: EvaluationRows) -> np.ndarray:
         """Return what `/recommend` ranks by, float32 `(n_rows, n_items)`; a stranger gets popular items."""
         parts, known = self._parts_of(rows)
-        scores = weighted_mean(parts, self._bundle.preprocessing.fusion.recommend.model_dump())
-        scores[~known] = self._bundle.popularity_score
-        return self._in_catalog(scores)
+        return self._in_catalog(scores_of_parts(self._bundle, rows.features, rows.now_s, parts, known))
 
     def dense_scores(self, rows: EvaluationRows) -> np.ndarray:
         """Return the cosine of user and item alone, below 0 as 0, float32 `(n_rows, n_items)`."""

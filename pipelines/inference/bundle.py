@@ -6,9 +6,10 @@ tokenizer.json
 user_tower.onnx           (item_vectors, event_types, gap_buckets, mask, activity) → user_embedding, attention
 item_vectors.npy          float16 (n_items, dim), each row L2 norm 1
 items.parquet             what answers show and filters need, in the order of the vectors
-item_to_item_ids.npy      int32 (n_items, m), row numbers of the neighbours, best first, padded with −1
-item_to_item_scores.npy   float32 (n_items, m)
+neighbors/<generator>/    `NeighborTable`: `item_to_item` is always there, retrieval spreads a history over all
 popularity.npy            float32 (n_items,)
+trends/                   `ItemTrends`: popularity as it was known on each day
+ranker.onnx               features of candidates → logits of the heads; where enough was known to learn it
 lexical/                  BM25 index
 preprocessing.json        `Preprocessing`
 metrics.json              what was measured when the bundle was made
@@ -17,7 +18,6 @@ item_tower.json           `ItemTowerFields` (older bundles have neither)
 receipt.json              what the training run has read
 """
 
-import copy
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -34,21 +34,26 @@ from pydantic import ValidationError
 
 from pipelines.errors import BundleError, DataError
 from pipelines.features.activity import ACTIVITY_FEATURES, activity_vector
+from pipelines.features.on_demand import ItemFacts, item_facts
 from pipelines.inference.new_items import NewItems, with_new_items
 from pipelines.inference.preprocessing import (
     Frozen,
     Fusion,
     Preprocessing,
+    RankerSettings,
     RecommendFusion,
     SearchFusion,
     UserFeatures,
     behavior_batch,
 )
+from pipelines.inference.ranker import Ranker
 from pipelines.inference.sessions import Device, open_session
 from pipelines.inference.text_encoder import TextEncoder
 from pipelines.inference.user_tower import UserTower
 from pipelines.retrieval.dense import DenseIndex, build_dense_index
 from pipelines.retrieval.lexical import LexicalIndex
+from pipelines.retrieval.neighbors import NeighborTable, load_tables, save_tables
+from pipelines.retrieval.trends import ItemTrends, no_trends
 from pipelines.stores.files import file_sha256, replacing_folder
 
 __all__ = [
@@ -66,7 +71,9 @@ __all__ = [
     "write_bundle",
 ]
 
-FORMAT = 1
+FORMAT = 2
+ITEM_TO_ITEM = "item_to_item"
+"""The table that `goes with` answers from; every bundle has it."""
 MANIFEST = "manifest.json"
 ITEM_COLUMNS = pa.schema(
     [
@@ -130,13 +137,15 @@ class BundleParts:
     """float `(n_items, dim)`, each row L2 norm 1."""
     items: pa.Table
     """The columns of `ITEM_COLUMNS` (others are ignored), in the order of the vectors."""
-    item_to_item_ids: np.ndarray
-    """int32 `(n_items, m)`, padded with −1."""
-    item_to_item_scores: np.ndarray
-    """float32 `(n_items, m)`, 0 where padded."""
+    neighbors: Mapping[str, NeighborTable]
+    """Item-to-item tables by generator; `item_to_item` must be there."""
     popularity: np.ndarray
     """float32 `(n_items,)`, at least 0."""
     preprocessing: Preprocessing
+    trends: ItemTrends | None = None
+    """Popularity by day; None: nothing is known."""
+    ranker: Path | None = None
+    """ONNX file of the ranker that `preprocessing.ranker` describes."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     texts: Sequence[str] | None = None
     """Texts that lexical search looks into, in the order of the vectors; None: title, category and brand."""
@@ -150,13 +159,8 @@ def write_bundle(
     parts: BundleParts,
     created_at: datetime,
     parent: str | None = None,
-    fit_fusion: "Callable[[Bundle], tuple[Fusion, Mapping[str, float]]] | None" = None,
 ) -> Manifest:
     """Write the bundle to `folder`, whose name is the bundle id; whole or not at all.
-
-    Args:
-        fit_fusion: Called with the finished bundle before its manifest is written; returns the fusion weights to
-            store and metrics to add, see `pipelines.ranking.fusion.fit_fusion_weights`.
 
     Raises:
         DataError: the parts do not fit together.
@@ -172,36 +176,27 @@ def write_bundle(
         _save(target / "item_vectors.npy", parts.item_vectors.astype(np.float16))
         (target / "dense_index.onnx").write_bytes(build_dense_index(parts.item_vectors.astype(np.float32)))
         pq.write_table(items, target / "items.parquet")
-        _save(target / "item_to_item_ids.npy", parts.item_to_item_ids.astype(np.int32))
-        _save(target / "item_to_item_scores.npy", parts.item_to_item_scores.astype(np.float32))
+        save_tables(target / "neighbors", parts.neighbors)
+        (parts.trends or no_trends(len(parts.item_vectors))).save(target / "trends")
+        if parts.ranker is not None:
+            shutil.copyfile(parts.ranker, target / "ranker.onnx")
         _save(target / "popularity.npy", parts.popularity.astype(np.float32))
         LexicalIndex.build(parts.texts if parts.texts is not None else default_texts(items)).save(target / "lexical")
-        preprocessing, metrics = parts.preprocessing, dict(parts.metrics)
-
-        def manifest() -> Manifest:
-            return Manifest(
-                format=FORMAT,
-                bundle_id=folder.name,
-                created_at=created_at,
-                parent=parent,
-                dim=parts.item_vectors.shape[1],
-                n_items=parts.item_vectors.shape[0],
-                encoder=parts.encoder_name,
-                files=_file_entries(target),
-            )
-
-        _write_json(target / "preprocessing.json", preprocessing.model_dump(mode="json"))
-        _write_json(target / "metrics.json", metrics)
-        bundle = _open(target, manifest(), "auto")
-        if fit_fusion is not None:
-            fusion, fitted = fit_fusion(bundle)
-            preprocessing = preprocessing.model_copy(update={"fusion": fusion})
-            metrics.update(fitted)
-            _write_json(target / "preprocessing.json", preprocessing.model_dump(mode="json"))
-            _write_json(target / "metrics.json", metrics)
-        written = manifest()
-        _write_json(target / MANIFEST, written.model_dump(mode="json"))
-    return written
+        _write_json(target / "preprocessing.json", parts.preprocessing.model_dump(mode="json"))
+        _write_json(target / "metrics.json", dict(parts.metrics))
+        manifest = Manifest(
+            format=FORMAT,
+            bundle_id=folder.name,
+            created_at=created_at,
+            parent=parent,
+            dim=parts.item_vectors.shape[1],
+            n_items=parts.item_vectors.shape[0],
+            encoder=parts.encoder_name,
+            files=_file_entries(target),
+        )
+        _open(target, manifest, "auto")
+        _write_json(target / MANIFEST, manifest.model_dump(mode="json"))
+    return manifest
 
 
 def default_texts(items: pa.Table) -> list[str]:
@@ -280,14 +275,15 @@ class Bundle:
         preprocessing: Preprocessing,
         items: pa.Table,
         item_vectors: np.ndarray,
-        item_to_item_ids: np.ndarray,
-        item_to_item_scores: np.ndarray,
+        neighbors: Mapping[str, NeighborTable],
         popularity: np.ndarray,
+        trends: ItemTrends,
         dense_index: DenseIndex,
         lexical: LexicalIndex,
         encoder: TextEncoder,
         user_tower_session: Any,
         metrics: Mapping[str, float],
+        ranker: Ranker | None = None,
     ) -> None:
         self.folder = folder
         self.manifest = manifest
@@ -295,12 +291,13 @@ class Bundle:
         self.items = items
         self.item_vectors = item_vectors
         """float32 `(n_items, dim)`, each row L2 norm 1."""
-        self.item_to_item_ids = item_to_item_ids
-        """int32 `(n_items, m)`, padded with −1."""
-        self.item_to_item_scores = item_to_item_scores
-        """float32 `(n_items, m)`."""
+        self.neighbors = neighbors
+        """Item-to-item tables by generator."""
         self.popularity = popularity
         """float32 `(n_items,)`, at least 0."""
+        self.trends = trends
+        self.ranker = ranker
+        """Scores candidates; None where the weights of the fusion decide."""
         self.dense_index = dense_index
         self.lexical = lexical
         self.metrics = metrics
@@ -339,6 +336,11 @@ class Bundle:
         return _codes(self.items["brand"])
 
     @cached_property
+    def facts(self) -> ItemFacts:
+        """Prices, categories and brands as the affinities of candidates need them."""
+        return item_facts(*(self.items[name].to_pylist() for name in ("price", "category", "brand")))
+
+    @cached_property
     def popularity_score(self) -> np.ndarray:
         """Popularity on a log scale, float32 `(n_items,)` in [0, 1], 1 for the most popular item."""
         logs = np.log1p(self.popularity)
@@ -349,13 +351,6 @@ class Bundle:
     def display(self) -> list[dict[str, Any]]:
         """What an answer shows of each item."""
         return self.items.select(["item_id", "title", "category", "brand", "price", "currency"]).to_pylist()
-
-    def with_popularity(self, popularity: np.ndarray) -> "Bundle":
-        """Return the same bundle with another popularity, float32 `(n_items,)`."""
-        other = copy.copy(self)
-        other.__dict__.pop("popularity_score", None)
-        other.popularity = popularity
-        return other
 
     def with_new_items(self, new: NewItems) -> "Bundle":
         """Return the same bundle with items that arrived since it was made; nothing is known of them but what they are.
@@ -436,8 +431,8 @@ def _open(folder: Path, manifest: Manifest, device: Device) -> Bundle:
         preprocessing=preprocessing,
         items=_read(folder, "items.parquet", lambda path: pq.read_table(path, schema=ITEM_COLUMNS)),
         item_vectors=vectors,
-        item_to_item_ids=_read(folder, "item_to_item_ids.npy", _load_array),
-        item_to_item_scores=_read(folder, "item_to_item_scores.npy", _load_array),
+        neighbors=_read(folder, "neighbors", load_tables),
+        trends=_read(folder, "trends", ItemTrends.load),
         popularity=_read(folder, "popularity.npy", _load_array),
         dense_index=DenseIndex(open_session(folder / "dense_index.onnx", device)),
         lexical=_read(folder, "lexical", LexicalIndex.load),
@@ -446,10 +441,23 @@ def _open(folder: Path, manifest: Manifest, device: Device) -> Bundle:
         ),
         user_tower_session=open_session(folder / "user_tower.onnx", device),
         metrics=_read(folder, "metrics.json", lambda path: json.loads(path.read_text(encoding="utf-8"))),
+        ranker=_open_ranker(folder, preprocessing.ranker, device),
     )
     _check_shapes(bundle)
     _check_models(bundle)
     return bundle
+
+
+def _open_ranker(folder: Path, settings: RankerSettings | None, device: Device) -> Ranker | None:
+    if settings is None:
+        return None
+    ranker = Ranker(open_session(folder / "ranker.onnx", device), settings.heads, settings.head_weights)
+    if ranker.n_features != len(settings.features):
+        raise BundleError(
+            f"ranker.onnx of the bundle {folder} reads {ranker.n_features} features, {len(settings.features)} are "
+            "declared: use another bundle, or make it again."
+        )
+    return ranker
 
 
 def _check_activity_features(bundle_id: str, trained_on: tuple[str, ...]) -> None:
@@ -463,7 +471,7 @@ def _check_activity_features(bundle_id: str, trained_on: tuple[str, ...]) -> Non
 def _read(folder: Path, name: str, read: Callable[[Path], T]) -> T:
     try:
         return read(folder / name)
-    except (OSError, ValueError, KeyError, EOFError, pa.ArrowException) as error:
+    except (OSError, ValueError, KeyError, EOFError, DataError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BundleError(
             f"{name} of the bundle {folder} cannot be read ({reason}): use another bundle, or make it again."
@@ -482,21 +490,17 @@ def _check_shapes(bundle: Bundle) -> None:
         problems.append(f"item_vectors.npy has shape {bundle.item_vectors.shape}")
     for name, length in (
         ("items.parquet", n),
-        ("item_to_item_ids.npy", len(bundle.item_to_item_ids)),
-        ("item_to_item_scores.npy", len(bundle.item_to_item_scores)),
+        *((f"neighbors/{name}", len(table)) for name, table in bundle.neighbors.items()),
+        ("trends", bundle.trends.n_items),
         ("popularity.npy", len(bundle.popularity)),
         ("dense_index.onnx", bundle.dense_index.n_items),
         ("lexical", bundle.lexical.n_items),
     ):
         if length != manifest.n_items:
             problems.append(f"{name} has {length:,} rows")
-    if bundle.item_to_item_ids.shape != bundle.item_to_item_scores.shape:
-        problems.append("item_to_item_ids.npy and item_to_item_scores.npy have different shapes")
-    if bundle.item_to_item_ids.size and not (
-        bundle.item_to_item_ids.min() >= -1 and bundle.item_to_item_ids.max() < manifest.n_items
-    ):
-        problems.append("item_to_item_ids.npy points to items that do not exist")
-    arrays = (bundle.item_vectors, bundle.item_to_item_scores, bundle.popularity)
+    if ITEM_TO_ITEM not in bundle.neighbors:
+        problems.append(f"neighbors/{ITEM_TO_ITEM} is missing")
+    arrays = (bundle.item_vectors, bundle.popularity)
     if not all(np.isfinite(array).all() for array in arrays):
         problems.append("a number is not finite")
     if problems:
@@ -536,8 +540,7 @@ def _item_table(parts: BundleParts) -> pa.Table:
     norms = np.linalg.norm(parts.item_vectors.astype(np.float32), axis=1)
     lengths = {
         "items": parts.items.num_rows,
-        "item_to_item_ids": len(parts.item_to_item_ids),
-        "item_to_item_scores": len(parts.item_to_item_scores),
+        **{f"neighbors/{name}": len(table) for name, table in parts.neighbors.items()},
         "popularity": len(parts.popularity),
         "texts": n if parts.texts is None else len(parts.texts),
     }

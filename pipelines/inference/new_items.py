@@ -200,8 +200,8 @@ def with_new_items(bundle: "Bundle", new: NewItems) -> "Bundle":
     other.available = other.items["available"].to_numpy().astype(bool)
     other.prices = other.items["price"].to_numpy().astype(np.float64)
     other.item_vectors = np.concatenate([bundle.item_vectors, new.vectors.astype(np.float32)])
-    other.item_to_item_ids = _grown(bundle.item_to_item_ids, count, -1)
-    other.item_to_item_scores = _grown(bundle.item_to_item_scores, count, 0)
+    other.neighbors = {name: table.grown(count) for name, table in bundle.neighbors.items()}
+    other.trends = bundle.trends.grown(count)
     other.popularity = _grown(bundle.popularity, count, 0)
     other.dense_index = GrownDenseIndex(bundle.dense_index, new.vectors.astype(np.float32))
     other.lexical = new.lexical

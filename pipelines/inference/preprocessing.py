@@ -63,6 +63,19 @@ class Fusion(Frozen):
     search: SearchFusion = SearchFusion()
 
 
+class RankerSettings(Frozen):
+    """What the learned ranker of a bundle was trained on."""
+
+    features: tuple[str, ...]
+    """Names of its features, in the order of its input."""
+    heads: tuple[str, ...]
+    """Names of its outputs, in their order."""
+    head_weights: dict[str, float]
+    """Weight of each head in the score."""
+    per_generator: int = Field(default=100, ge=1)
+    """Candidates taken from each generator."""
+
+
 class Preprocessing(Frozen):
     """Everything that must be the same when the model is trained and when it answers."""
 
@@ -91,6 +104,8 @@ class Preprocessing(Frozen):
     history_decay: float = Field(default=0.9, gt=0, le=1)
     """Weight of a basket relative to the next newer one in the item-to-item generator."""
     fusion: Fusion = Fusion()
+    ranker: RankerSettings | None = None
+    """The learned ranker of recommendations; None where there were too few rows to learn from."""
 
     @model_validator(mode="after")
     def _check(self) -> "Preprocessing":

@@ -12,10 +12,11 @@ import numpy as np
 
 from pipelines.config import ServingConfig
 from pipelines.errors import DataError
-from pipelines.inference.bundle import Bundle
+from pipelines.inference.bundle import ITEM_TO_ITEM, Bundle
 from pipelines.inference.preprocessing import UserFeatures
 from pipelines.ranking.filtering import Filters, allowed_items, recently_purchased
 from pipelines.ranking.fusion import Parts, history_scores, weighted_mean
+from pipelines.ranking.learned import rank_candidates
 from pipelines.ranking.ordering import top_rows
 
 
@@ -79,9 +80,13 @@ def recommend(
         *recently_purchased(bundle, features, now_s, serving.exclude_purchased_days),
         *(row for row in map(bundle.row_of, seed_items) if row is not None),
     ]
-    return _finish(
-        bundle, parts, weights, {"dense": vector}, k, serving, allowed_items(bundle, filters, excluded), True
-    )
+    allowed = allowed_items(bundle, filters, excluded)
+    if bundle.ranker is not None:
+        rows, scores = rank_candidates(bundle, features, vector, now_s, allowed, dense_scores=parts["dense"])
+        best = top_rows(scores, k)
+        shown = rows[best]
+        return Ranking(shown, scores[best], {name: part[shown] for name, part in parts.items()}, personalized=True)
+    return _finish(bundle, parts, weights, {"dense": vector}, k, serving, allowed, True)
 
 
 def search(
@@ -144,8 +149,8 @@ def similar(
         vector = bundle.item_vectors[row]
         parts = {"dense": np.maximum(bundle.dense_index.scores(vector), 0.0)}
         return _finish(bundle, parts, {"dense": 1.0}, {"dense": vector}, k, serving, allowed, False)
-    ids, scores = bundle.item_to_item_ids[row], bundle.item_to_item_scores[row]
-    keep = (ids >= 0) & allowed[np.maximum(ids, 0)]
+    ids, scores = bundle.neighbors[ITEM_TO_ITEM].of(row)
+    keep = allowed[ids]
     rows, values = ids[keep][:k].astype(np.int64), scores[keep][:k]
     return Ranking(rows, values, {"item_to_item": values}, personalized=False)
 

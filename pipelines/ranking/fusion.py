@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pipelines.inference.bundle import Bundle
+from pipelines.inference.bundle import ITEM_TO_ITEM, Bundle
 from pipelines.inference.preprocessing import Fusion, RecommendFusion, UserFeatures
 from pipelines.ranking.ordering import top_rows
-from pipelines.retrieval.cooccurrence import history_weights, item_to_item_scores
+from pipelines.retrieval.cooccurrence import history_weights
 from pipelines.retrieval.dense import dense_scores
 
 _RATIOS = (0.0, 0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 2.0, 4.0)
@@ -64,7 +64,7 @@ def recommendation_scores(
     now_s: Sequence[float] | np.ndarray,
     weights: RecommendFusion | None = None,
 ) -> np.ndarray:
-    """Return the fused score of every item, float32 `(n, n_items)` in [0, 1]: the full ranking behind `recommend`.
+    """Return the fused score of every item, float32 `(n, n_items)` in [0, 1], by the weights of the fusion alone.
 
     A user without a known item gets popularity alone, as in the service. See `recommendation_parts` for the size.
     """
@@ -79,7 +79,9 @@ def history_scores(bundle: Bundle, features: UserFeatures) -> np.ndarray:
     rows = bundle.rows_of(features.item_ids)
     known = rows >= 0
     weights = history_weights(features.event_times, bundle.preprocessing.history_decay)
-    return item_to_item_scores(bundle.item_to_item_ids, bundle.item_to_item_scores, rows[known], weights[known])
+    scores = bundle.neighbors[ITEM_TO_ITEM].spread(rows[known], weights[known])
+    top = scores.max(initial=0.0)
+    return scores / top if top > 0 else scores
 
 
 def fit_fusion_weights(

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.errors import DataError
+from pipelines.retrieval.neighbors import NeighborTable, best_of_links, stacked
 
 _BLOCK = 4_096
 POSITIVE_TYPES = ("view", "click", "cart", "purchase", "rating")
@@ -23,27 +24,6 @@ def history_weights(event_times: Sequence[int] | np.ndarray, decay: float) -> np
     return weights
 
 
-def item_to_item_scores(
-    neighbor_ids: np.ndarray, neighbor_scores: np.ndarray, rows: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    """Add up the neighbors of a history and scale to [0, 1].
-
-    Args:
-        neighbor_ids: int32 `(n_items, m)`, padded with −1.
-        neighbor_scores: float32 `(n_items, m)`, 0 where padded.
-        rows: int64 `(n,)`, items of the history, without unknown ones.
-        weights: float32 `(n,)`, weight of each event.
-
-    Returns:
-        float32 `(n_items,)`, 1 for the best item, 0 for items that are nobody's neighbour.
-    """
-    scores = np.zeros(len(neighbor_ids), np.float32)
-    ids = neighbor_ids[rows].ravel()
-    np.add.at(scores, ids, (neighbor_scores[rows] * weights[:, None]).ravel())  # −1 pads carry score 0
-    top = scores.max(initial=0.0)
-    return scores / top if top > 0 else scores
-
-
 def build_item_to_item(
     events: pa.Table | Any,
     item_ids: Sequence[str],
@@ -54,7 +34,7 @@ def build_item_to_item(
     shrinkage: float = 5.0,
     max_basket: int = 200,
     max_user_items: int = 400,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> NeighborTable:
     """Find for each item those that share baskets, and users, with it.
 
         sim(i, j) = Σ_b w_b x_bi x_bj / sqrt((λ + Σ_b w_b x_bi) (λ + Σ_b w_b x_bj)),  w_b = 0.5^(age_b / half_life)
@@ -76,17 +56,14 @@ def build_item_to_item(
         shrinkage: λ, in recent baskets (or users).
 
     Returns:
-        Row numbers int32 `(n_items, neighbors)`, best first, padded with −1, and similarities float32 of the same
-        shape in (0, 1], 0 where padded. Ties are in row order.
+        Similarities in (0, 1]; ties are in row order.
 
     Raises:
         DataError: a column is missing.
     """
     baskets, items, weights, users = _basket_matrix_entries(events, item_ids, half_life_days)
-    ids = np.full((len(item_ids), neighbors), -1, np.int32)
-    scores = np.zeros((len(item_ids), neighbors), np.float32)
     if len(items) == 0:
-        return ids, scores
+        return NeighborTable.empty(len(item_ids))
     by_basket = _matrix(baskets, items, weights, len(item_ids))
     by_basket = by_basket[np.diff(by_basket.indptr) <= max_basket]
     similar = [(1.0, _normalized(by_basket, shrinkage))]
@@ -94,13 +71,17 @@ def build_item_to_item(
         by_user = _heaviest(_matrix(users, items, weights, len(item_ids)), max_user_items)
         similar.append((user_weight, _normalized(by_user, shrinkage)))
     total = sum(weight for weight, _ in similar)
+    parts = []
     for start in range(0, len(item_ids), _BLOCK):
         stop = min(start + _BLOCK, len(item_ids))
         block = sum(
             (matrix[:, start:stop].T.tocsr() @ matrix) * np.float32(weight / total) for weight, matrix in similar
         )
-        _keep_best(block.tocsr(), start, ids[start:stop], scores[start:stop])
-    return ids, scores
+        links = block.tocoo()
+        kept = (links.row + start != links.col) & (links.data > 0)
+        scores = np.minimum(links.data[kept], 1.0)
+        parts.append(best_of_links(links.row[kept], links.col[kept], scores, stop - start, neighbors))
+    return stacked(parts)
 
 
 def _basket_matrix_entries(
@@ -167,21 +148,3 @@ def _normalized(matrix: Any, shrinkage: float) -> Any:
     norms = np.sqrt(np.asarray(matrix.power(2).sum(axis=0)).ravel() + shrinkage)
     scale = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0).astype(np.float32)
     return matrix.multiply(scale[None, :]).tocsc()
-
-
-def _keep_best(block: Any, first_row: int, ids: np.ndarray, scores: np.ndarray) -> None:
-    """Write the best entries of each row of a sparse similarity block, without the item itself."""
-    block.sort_indices()
-    neighbors = ids.shape[1]
-    for row in range(block.shape[0]):
-        begin, end = block.indptr[row], block.indptr[row + 1]
-        columns, values = block.indices[begin:end], block.data[begin:end]
-        others = (columns != first_row + row) & (values > 0)
-        columns, values = columns[others], values[others]
-        if len(values) > neighbors:
-            threshold = np.partition(values, -neighbors)[-neighbors]
-            at_least = values >= threshold
-            columns, values = columns[at_least], values[at_least]
-        order = np.argsort(-values, kind="stable")[:neighbors]
-        ids[row, : len(order)] = columns[order]
-        scores[row, : len(order)] = np.minimum(values[order], 1.0)

@@ -7,8 +7,9 @@ import pytest
 
 from pipelines.errors import BundleError, DataError
 from pipelines.features.activity import ACTIVITY_FEATURES
-from pipelines.inference.bundle import Fusion, Preprocessing, RecommendFusion, load_bundle, write_bundle
-from tests.toys.toy_bundle import CREATED_AT, DIM, ITEMS, User, bought, one_hot, write_toy_bundle, write_toy_user_tower
+from pipelines.inference.bundle import Fusion, Preprocessing, RecommendFusion, load_bundle
+from pipelines.retrieval.neighbors import NeighborTable
+from tests.toys.toy_bundle import DIM, ITEMS, User, bought, one_hot, write_toy_bundle, write_toy_user_tower
 
 
 @pytest.fixture(scope="module")
@@ -75,39 +76,10 @@ def test_dense_index_agrees_with_the_exact_product(bundle):
     np.testing.assert_allclose(bundle.dense_index.scores(vector), bundle.item_vectors @ vector, atol=0.01)
 
 
-def test_fitted_fusion_is_stored(tmp_path):
+def test_fusion_weights_are_stored(tmp_path):
     chosen = Fusion(recommend=RecommendFusion(dense=0.1, item_to_item=0.2, popularity=0.7))
-    asked = []
-
-    def fit(bundle):
-        asked.append(bundle.n_items)
-        return chosen, {"fusion_validation_recall@10": 0.25}
-
-    write_toy_bundle(tmp_path / "source")
-    parts = _parts_of(tmp_path / "source")
-    write_bundle(tmp_path / "b", parts=parts, created_at=CREATED_AT, fit_fusion=fit)
-    fitted = load_bundle(tmp_path / "b")
-    assert asked == [6]
-    assert fitted.preprocessing.fusion == chosen
-    assert fitted.metrics["fusion_validation_recall@10"] == 0.25
-
-
-def _parts_of(folder):
-    from pipelines.inference.bundle import BundleParts
-
-    bundle = load_bundle(folder)
-    return BundleParts(
-        encoder=folder / "encoder.onnx",
-        encoder_name="toy",
-        tokenizer=folder / "tokenizer.json",
-        user_tower=folder / "user_tower.onnx",
-        item_vectors=bundle.item_vectors,
-        items=bundle.items,
-        item_to_item_ids=bundle.item_to_item_ids,
-        item_to_item_scores=bundle.item_to_item_scores,
-        popularity=bundle.popularity,
-        preprocessing=bundle.preprocessing,
-    )
+    write_toy_bundle(tmp_path / "b", preprocessing=Preprocessing(fusion=chosen))
+    assert load_bundle(tmp_path / "b").preprocessing.fusion == chosen
 
 
 @pytest.mark.parametrize(
@@ -183,8 +155,14 @@ def test_parts_that_do_not_fit_are_refused(tmp_path, changes, message):
 
 
 def test_neighbours_that_do_not_exist_are_refused(tmp_path):
-    with pytest.raises(BundleError, match=r"item_to_item_ids\.npy points to items that do not exist"):
-        write_toy_bundle(tmp_path / "b", item_to_item_ids=np.full((6, 2), 6, np.int32))
+    nobody = NeighborTable.from_padded(np.full((6, 2), 6, np.int32), np.ones((6, 2), np.float32))
+    with pytest.raises(BundleError, match="points to items that do not exist"):
+        write_toy_bundle(tmp_path / "b", neighbors={"item_to_item": nobody})
+
+
+def test_a_bundle_needs_the_table_that_goes_with_answers_from(tmp_path):
+    with pytest.raises(BundleError, match="neighbors/item_to_item is missing"):
+        write_toy_bundle(tmp_path / "b", neighbors={"other": NeighborTable.empty(6)})
 
 
 def test_other_activity_features_than_the_trained_ones_are_refused(tmp_path):

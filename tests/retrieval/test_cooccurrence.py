@@ -8,10 +8,26 @@ import pyarrow as pa
 import pytest
 
 from pipelines.errors import DataError
-from pipelines.retrieval.cooccurrence import build_item_to_item, history_weights, item_to_item_scores
+from pipelines.retrieval.cooccurrence import build_item_to_item, history_weights
+from pipelines.retrieval.neighbors import NeighborTable
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-plain_cosine = partial(build_item_to_item, user_weight=0.0, shrinkage=0.0)
+
+
+def padded(table: NeighborTable, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return ids padded with −1 and scores padded with 0, `(n_items, width)`."""
+    ids, scores = np.full((len(table), width), -1, np.int32), np.zeros((len(table), width), np.float32)
+    for row in range(len(table)):
+        near, values = table.of(row)
+        ids[row, : len(near)], scores[row, : len(near)] = near, values
+    return ids, scores
+
+
+def item_to_item(events: pa.Table, item_ids: list[str], **settings: float) -> tuple[np.ndarray, np.ndarray]:
+    return padded(build_item_to_item(events, item_ids, **settings), int(settings.get("neighbors", 50)))
+
+
+plain_cosine = partial(item_to_item, user_weight=0.0, shrinkage=0.0)
 
 
 def events(*rows: tuple[str, str | None, str, float], event_type: str = "purchase") -> pa.Table:
@@ -81,7 +97,7 @@ def test_items_of_one_user_count_where_asked():
 
 def test_of_a_user_only_the_heaviest_items_count():
     table = events(("u", "1", "c", 0), ("u", "2", "c", 0), ("u", "3", "a", 0), ("u", "4", "b", 0))
-    ids, _ = build_item_to_item(table, list("abc"), neighbors=2, shrinkage=0.0, max_user_items=2)
+    ids, _ = item_to_item(table, list("abc"), neighbors=2, shrinkage=0.0, max_user_items=2)
     assert ids.tolist() == [[2, -1], [-1, -1], [0, -1]]
 
 
@@ -91,7 +107,7 @@ def test_shrinkage_puts_a_proven_neighbor_before_a_coincidence():
     table = events(*together, ("u", "4", "a", 0), ("u", "4", "c", 0))
     _, plain = plain_cosine(table, ["a", "b", "c"], neighbors=1)
     assert plain[2, 0] == pytest.approx(1 / np.sqrt(5))
-    ids, shrunk = build_item_to_item(table, ["a", "b", "c"], neighbors=2, user_weight=0.0, shrinkage=5.0)
+    ids, shrunk = item_to_item(table, ["a", "b", "c"], neighbors=2, user_weight=0.0, shrinkage=5.0)
     assert ids[0].tolist() == [1, 2]
     np.testing.assert_allclose(shrunk[0], [4 / np.sqrt(10 * 9), 1 / np.sqrt(10 * 6)], rtol=1e-5)
 
@@ -103,11 +119,3 @@ def test_a_missing_column_is_named():
 
 def test_history_weights_fall_by_basket_not_by_item():
     np.testing.assert_allclose(history_weights([10, 10, 20, 30, 30], 0.5), [0.25, 0.25, 0.5, 1, 1])
-
-
-def test_scores_of_a_history_are_relative_to_the_best():
-    ids = np.array([[1, 2], [2, -1], [0, -1]], np.int32)
-    scores = np.array([[0.4, 0.2], [0.6, 0.0], [0.9, 0.0]], np.float32)
-    rows, weights = np.array([0, 1]), np.array([1.0, 0.5], np.float32)
-    np.testing.assert_allclose(item_to_item_scores(ids, scores, rows, weights), [0, 0.8, 1.0], rtol=1e-6)
-    assert item_to_item_scores(ids, scores, rows[:0], weights[:0]).tolist() == [0, 0, 0]

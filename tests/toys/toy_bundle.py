@@ -17,6 +17,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from pipelines.inference.bundle import ITEM_COLUMNS, BundleParts, Manifest, Preprocessing, write_bundle
+from pipelines.retrieval.neighbors import NeighborTable
 
 WORDS = ("red", "green", "apple", "pear", "bread", "milk", "oat", "rye")
 DIM = len(WORDS)
@@ -89,8 +90,7 @@ def write_toy_bundle(folder: Path, **changes: object) -> Manifest:
         user_tower=write_toy_user_tower(sources / "user_tower.onnx"),
         item_vectors=np.stack([one_hot(title) for title in ITEMS["title"].to_pylist()]),
         items=ITEMS,
-        item_to_item_ids=NEIGHBOURS,
-        item_to_item_scores=NEIGHBOUR_SCORES,
+        neighbors={"item_to_item": NeighborTable.from_padded(NEIGHBOURS, NEIGHBOUR_SCORES)},
         popularity=POPULARITY,
         preprocessing=Preprocessing(),
         metrics={"recall@10": 0.5},

@@ -1,0 +1,185 @@
+"""Retrieval for a recommendation: the best items of each generator, and what the ranker looks at of each candidate.
+
+One definition for training and for serving: NumPy on one user at a time.
+
+Generators: the neighbor tables of the bundle (each spreads the history over a table), `dense` (user vector against
+item vectors), `trending` (what is popular now) and `repeat` (the history itself).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelines.features.on_demand import CANDIDATE_FEATURES, candidate_features
+from pipelines.inference.bundle import Bundle
+from pipelines.inference.preprocessing import UserFeatures
+from pipelines.ranking.ordering import top_rows
+from pipelines.retrieval.cooccurrence import history_weights
+from pipelines.retrieval.trends import TREND_FEATURES
+
+DENSE, TRENDING, REPEAT = "dense", "trending", "repeat"
+CANDIDATES_PER_GENERATOR = 100
+POSITION_DECAY = 0.7
+"""Weight of an event relative to the next newer one, for the scores that are called `recent`."""
+_OF_GENERATOR = ("relative", "strength", "rank", "recent", "newest")
+_OF_USER = ("history_length", "days_since_newest", "hour_sin", "hour_cos", "weekday_sin", "weekday_cos")
+_OF_PAIR = ("times_touched", "days_since_touched", "touched")
+_DAY_S = 86_400
+_STRENGTH = np.float32(100)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The candidates of one user, in row order."""
+
+    rows: np.ndarray
+    """int64 `(c,)`, distinct row numbers, rising."""
+    features: np.ndarray
+    """float32 `(c, len(ranker_features(generators)))`."""
+    found_by: np.ndarray
+    """bool `(c, len(generators) + 2)`: which generator proposed it; the last two are `trending` and `repeat`."""
+
+
+def generators_of(bundle: Bundle) -> tuple[str, ...]:
+    """Return the generators whose scores are features: the bundle's tables and `dense`."""
+    return (*sorted(bundle.neighbors), DENSE)
+
+
+def ranker_features(generators: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the ranker's features in the order of their columns.
+
+    For each generator: `relative` (to the best item of this user), `strength` (ln(1 + 100 · score)), `rank`
+    (1 / log2(2 + place among the candidates)), `recent` (newer events count more, relative), `newest` (only the
+    events of the newest moment count, relative), and `best` (the strength of the user's best item: how much the
+    generator knows of this user).
+    """
+    return (
+        *(f"{name}.{part}" for name in generators for part in _OF_GENERATOR),
+        *(f"{name}.best" for name in generators),
+        *TREND_FEATURES,
+        *CANDIDATE_FEATURES,
+        *_OF_PAIR,
+        *_OF_USER,
+    )
+
+
+def recommend_candidates(
+    bundle: Bundle,
+    features: UserFeatures,
+    user_vector: np.ndarray,
+    now_s: float,
+    allowed: np.ndarray,
+    *,
+    dense_scores: np.ndarray | None = None,
+    per_generator: int = CANDIDATES_PER_GENERATOR,
+) -> Candidates:
+    """Find the candidates of a user and describe them.
+
+    Args:
+        user_vector: float32 `(dim,)`, L2 norm 1.
+        allowed: bool `(n_items,)`, which items may be shown.
+        dense_scores: float32 `(n_items,)`, cosines of the user and every item, if they are there already (they may be
+            off by a little: candidates are scored exactly); None asks the bundle's index.
+        per_generator: Items taken from each generator.
+    """
+    rows = bundle.rows_of(features.item_ids)
+    known = np.flatnonzero(rows >= 0)[-bundle.preprocessing.max_history :]
+    rows, times = rows[known], np.asarray(features.event_times, np.int64)[known]
+    generators = generators_of(bundle)
+    scores = _scores(bundle, rows, times)
+    scores[DENSE] = bundle.dense_index.scores(user_vector) if dense_scores is None else dense_scores
+    trends = bundle.trends.at(now_s)
+    proposed = [top_rows(scores[name], per_generator, allowed & (scores[name] > 0)) for name in generators]
+    proposed.append(top_rows(trends[:, 0], per_generator, allowed & (trends[:, 0] > 0)))
+    proposed.append(np.unique(rows[allowed[rows]]))
+    candidates = np.unique(np.concatenate(proposed))
+    found_by = np.stack([np.isin(candidates, part) for part in proposed], axis=1)
+    columns = _generator_columns(bundle, scores, rows, times, candidates, user_vector)
+    described = np.concatenate(
+        [
+            columns,
+            trends[candidates],
+            np.nan_to_num(candidate_features(rows, times, candidates, bundle.facts)).astype(np.float32),
+            _touched(rows, times, candidates, now_s),
+            np.broadcast_to(_of_user(times, now_s), (len(candidates), len(_OF_USER))),
+        ],
+        axis=1,
+    )
+    return Candidates(candidates, described, found_by)
+
+
+def _scores(bundle: Bundle, rows: np.ndarray, times: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the scores of every item by neighbor table, float32 `(n_items,)` each."""
+    weights = history_weights(times, bundle.preprocessing.history_decay)
+    return {name: table.spread(rows, weights) for name, table in bundle.neighbors.items()}
+
+
+def _generator_columns(
+    bundle: Bundle,
+    scores: Mapping[str, np.ndarray],
+    rows: np.ndarray,
+    times: np.ndarray,
+    candidates: np.ndarray,
+    user_vector: np.ndarray,
+) -> np.ndarray:
+    """Return what the generators say of the candidates, float32 `(c, 6 · n_generators)`."""
+    newest = times == times.max(initial=0)
+    steps = POSITION_DECAY ** np.arange(len(rows))[::-1]
+    vectors = bundle.item_vectors[candidates]
+    columns, best = [], []
+    for name in generators_of(bundle):
+        if name == DENSE:
+            values = np.maximum(vectors @ user_vector, 0)
+            recent = np.maximum(vectors @ _unit(steps.astype(np.float32) @ bundle.item_vectors[rows]), 0)
+            last = np.maximum(vectors @ _unit(bundle.item_vectors[rows[newest]].sum(axis=0)), 0)
+            top, tops = values.max(initial=0), (1.0, 1.0)
+        else:
+            table = bundle.neighbors[name]
+            values, top = scores[name][candidates], scores[name].max(initial=0)
+            spread = [table.spread(rows, steps), table.spread(rows[newest], np.ones(newest.sum(), np.float32))]
+            recent, last = spread[0][candidates], spread[1][candidates]
+            tops = (spread[0].max(initial=0), spread[1].max(initial=0))
+        places = np.empty(len(values), np.int64)
+        places[np.argsort(-values, kind="stable")] = np.arange(len(values))
+        columns += [
+            _relative(values, top),
+            np.log1p(_STRENGTH * values),
+            np.where(values > 0, 1 / np.log2(2.0 + places), 0),
+            _relative(recent, tops[0]),
+            _relative(last, tops[1]),
+        ]
+        best.append(np.full(len(values), np.log1p(_STRENGTH * top)))
+    return np.stack([*columns, *best], axis=1).astype(np.float32)
+
+
+def _touched(rows: np.ndarray, times: np.ndarray, candidates: np.ndarray, now_s: float) -> np.ndarray:
+    """Return how often and how long ago the user met each candidate, float32 `(c, 3)`, 0 where never."""
+    distinct, places = np.unique(rows, return_inverse=True)
+    counts = np.bincount(places, minlength=len(distinct))
+    newest = np.zeros(len(distinct), np.int64)
+    np.maximum.at(newest, places, times)
+    at = np.minimum(np.searchsorted(distinct, candidates), max(len(distinct) - 1, 0))
+    met = distinct[at] == candidates if len(distinct) else np.zeros(len(candidates), bool)
+    if not len(distinct):
+        return np.zeros((len(candidates), len(_OF_PAIR)), np.float32)
+    days = np.maximum(now_s - newest[at], 0) / _DAY_S
+    columns = [np.log1p(counts[at]), np.log1p(days), np.ones(len(candidates))]
+    return np.where(met[:, None], np.stack(columns, axis=1), 0).astype(np.float32)
+
+
+def _of_user(times: np.ndarray, now_s: float) -> np.ndarray:
+    """Return what is the same for all candidates of a request, float32 `(6,)`; the moment is UTC."""
+    days = max(now_s - times[-1], 0) / _DAY_S if len(times) else 0.0
+    hour, weekday = 2 * np.pi * (now_s % _DAY_S) / _DAY_S, 2 * np.pi * ((now_s // _DAY_S + 3) % 7) / 7
+    context = [np.sin(hour), np.cos(hour), np.sin(weekday), np.cos(weekday)]
+    return np.array([np.log1p(len(times)), np.log1p(days), *context], np.float32)
+
+
+def _relative(values: np.ndarray, top: float) -> np.ndarray:
+    return values / top if top > 0 else np.zeros(len(values), np.float32)
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    unit: np.ndarray = vector / max(float(np.linalg.norm(vector)), 1e-12)
+    return unit

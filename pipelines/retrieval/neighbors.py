@@ -1,0 +1,142 @@
+"""Item-to-item tables: for each item a short list of others with a score. Every table is read the same way.
+
+A history is spread over a table: the neighbors of its items add up, weighted by how recent each item is.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.errors import DataError
+
+_FILES = ("offsets", "ids", "scores")
+
+
+@dataclass(frozen=True)
+class NeighborTable:
+    """Neighbors of `n` items, each list best first, in compressed rows."""
+
+    offsets: np.ndarray
+    """int64 `(n + 1,)`: the neighbors of item i lie from `offsets[i]` to `offsets[i + 1]`."""
+    ids: np.ndarray
+    """int32 `(n_links,)`, row numbers."""
+    scores: np.ndarray
+    """float32 `(n_links,)`, above 0."""
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self.offsets) - 1
+
+    @classmethod
+    def from_padded(cls, ids: np.ndarray, scores: np.ndarray) -> "NeighborTable":
+        """Make a table of int32 `(n, m)` row numbers padded with −1, and scores of the same shape."""
+        kept = ids >= 0
+        offsets = np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int64)
+        return cls(offsets, ids[kept].astype(np.int32), scores[kept].astype(np.float32))
+
+    @classmethod
+    def empty(cls, n_items: int) -> "NeighborTable":
+        """Return a table in which nobody has a neighbor."""
+        return cls(np.zeros(n_items + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
+
+    def of(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the neighbors of one item, best first: int32 `(k,)` and float32 `(k,)`."""
+        part = slice(self.offsets[row], self.offsets[row + 1])
+        return self.ids[part], self.scores[part]
+
+    def links(self, rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the neighbors of all rows one after the other, int32 `(k,)`, and their weighted scores, float32."""
+        starts = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - starts
+        ends = np.cumsum(lengths)
+        places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
+        return self.ids[places], self.scores[places] * np.repeat(weights, lengths)
+
+    def spread(self, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Add up the neighbors of a history.
+
+        Args:
+            rows: int64 `(t,)`, items of the history, without unknown ones.
+            weights: float32 `(t,)`, weight of each.
+
+        Returns:
+            float32 `(n,)`, 0 for items that are nobody's neighbor.
+        """
+        ids, values = self.links(rows, weights)
+        return np.bincount(ids, values, minlength=len(self)).astype(np.float32)
+
+    def grown(self, count: int) -> "NeighborTable":
+        """Return the table with `count` more items at the end, without neighbors."""
+        return NeighborTable(np.append(self.offsets, np.full(count, self.offsets[-1])), self.ids, self.scores)
+
+    def save(self, folder: Path) -> None:
+        """Write three `.npy` files, scores as float16."""
+        folder.mkdir(parents=True, exist_ok=True)
+        values = {"offsets": self.offsets, "ids": self.ids, "scores": self.scores.astype(np.float16)}
+        for name in _FILES:
+            np.save(folder / f"{name}.npy", np.ascontiguousarray(values[name]), allow_pickle=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> "NeighborTable":
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: the three files do not fit together.
+        """
+        offsets, ids, scores = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in _FILES)
+        table = cls(offsets.astype(np.int64), ids.astype(np.int32), scores.astype(np.float32))
+        if problem := table.problem():
+            raise DataError(f"The neighbors in {folder} are broken: {problem}. Make the bundle again.")
+        return table
+
+    def problem(self) -> str | None:
+        """Say what does not fit together; None where all does."""
+        if len(self.offsets) < 1 or self.offsets[0] != 0 or (np.diff(self.offsets) < 0).any():
+            return "the offsets do not rise from 0"
+        if self.offsets[-1] != len(self.ids) or len(self.ids) != len(self.scores):
+            return f"{len(self.ids):,} ids and {len(self.scores):,} scores for {self.offsets[-1]:,} links"
+        if len(self.ids) and not 0 <= self.ids.min() <= self.ids.max() < len(self):
+            return "it points to items that do not exist"
+        if not np.isfinite(self.scores).all():
+            return "a number is not finite"
+        return None
+
+
+def best_of_matrix(matrix: Any, most: int) -> NeighborTable:
+    """Keep the `most` largest positive entries of each row of a square SciPy CSR matrix, the diagonal left out."""
+    coo = matrix.tocoo()
+    kept = (coo.row != coo.col) & (coo.data > 0)
+    return best_of_links(coo.row[kept], coo.col[kept], coo.data[kept], matrix.shape[0], most)
+
+
+def best_of_links(rows: np.ndarray, ids: np.ndarray, scores: np.ndarray, n_items: int, most: int) -> NeighborTable:
+    """Make a table of links in any order; of each row the `most` with the highest score stay, ties by row number."""
+    order = np.lexsort((ids, -scores, rows))
+    rows, ids, scores = rows[order], ids[order], scores[order]
+    starts = np.searchsorted(rows, np.arange(n_items + 1))
+    kept = np.arange(len(rows)) - starts[rows] < most
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows[kept], minlength=n_items))]).astype(np.int64)
+    return NeighborTable(offsets, ids[kept].astype(np.int32), scores[kept].astype(np.float32))
+
+
+def stacked(parts: Sequence[NeighborTable]) -> NeighborTable:
+    """Put tables of consecutive blocks of items one after the other."""
+    lengths = np.concatenate([np.diff(part.offsets) for part in parts])
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return NeighborTable(
+        offsets, np.concatenate([part.ids for part in parts]), np.concatenate([part.scores for part in parts])
+    )
+
+
+def save_tables(folder: Path, tables: Mapping[str, NeighborTable]) -> None:
+    """Write each table into a folder of its name."""
+    for name, table in tables.items():
+        table.save(folder / name)
+
+
+def load_tables(folder: Path) -> dict[str, NeighborTable]:
+    """Read every table below a folder, by name."""
+    return {path.name: NeighborTable.load(path) for path in sorted(folder.iterdir()) if path.is_dir()}

@@ -1,0 +1,143 @@
+"""How popular each item was on any day: what was known then, never what came later.
+
+Counts decay with two half-lives. For each item and each day with events, the decayed sums up to the end of that day
+are kept, so the value on any later day is one look-up and one power.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.errors import DataError
+
+TREND_FEATURES: tuple[str, ...] = ("log_fast", "log_slow", "log_total", "log_age_days")
+"""What `ItemTrends.at` gives of each item, in its order of columns."""
+FAST_HALF_LIFE_DAYS = 30.0
+SLOW_HALF_LIFE_DAYS = 180.0
+_DAY_S = 86_400
+_SHIFT = 2**24
+"""More days than there will be: item and day make one number."""
+
+
+@dataclass(frozen=True)
+class ItemTrends:
+    """Decayed event counts of `n_items` items, one record for each item and day with events."""
+
+    n_items: int
+    keys: np.ndarray
+    """int64 `(m,)`, rising: item row · 2²⁴ + day since 1970."""
+    fast: np.ndarray
+    """float32 `(m,)`, count with the half-life of 30 days, at the end of that day."""
+    slow: np.ndarray
+    """float32 `(m,)`, the same with 180 days."""
+    total: np.ndarray
+    """float32 `(m,)`, events until the end of that day."""
+    first_day: np.ndarray
+    """int32 `(n_items,)`, day of an item's first event, −1 where there was none."""
+
+    def at(self, now_s: float, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return TREND_FEATURES as they were known at the start of the UTC day of `now_s`: float32 `(c, 4)`.
+
+        Counts are ln(1 + count), the age of the first event ln(1 + days); all 0 for an item without an earlier event.
+
+        Args:
+            now_s: Epoch seconds.
+            rows: int64 `(c,)` items asked for; None asks for all.
+        """
+        rows = np.arange(self.n_items) if rows is None else rows
+        today = int(now_s // _DAY_S)
+        places = np.searchsorted(self.keys, rows * _SHIFT + today) - 1
+        if not len(self.keys):
+            return np.zeros((len(rows), len(TREND_FEATURES)), np.float32)
+        found = (places >= 0) & (self.keys[places] // _SHIFT == rows)
+        places = np.maximum(places, 0)
+        days = (today - self.keys[places] % _SHIFT).astype(np.float32)
+        columns = np.stack(
+            [
+                self.fast[places] * np.float32(0.5) ** (days / np.float32(FAST_HALF_LIFE_DAYS)),
+                self.slow[places] * np.float32(0.5) ** (days / np.float32(SLOW_HALF_LIFE_DAYS)),
+                self.total[places],
+                (today - self.first_day[rows]).astype(np.float32),
+            ],
+            axis=1,
+        )
+        return np.where(found[:, None], np.log1p(np.maximum(columns, 0)), np.float32(0))
+
+    def grown(self, count: int) -> "ItemTrends":
+        """Return the trends with `count` more items at the end, without events."""
+        first_day = np.append(self.first_day, np.full(count, -1, self.first_day.dtype))
+        return ItemTrends(self.n_items + count, self.keys, self.fast, self.slow, self.total, first_day)
+
+    def save(self, folder: Path) -> None:
+        """Write one `.npy` file an array."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in _ARRAYS:
+            np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> "ItemTrends":
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: the arrays do not fit together.
+        """
+        arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _ARRAYS}
+        lengths = {len(arrays[name]) for name in ("keys", "fast", "slow", "total")}
+        numbers = all(np.isfinite(array).all() for array in arrays.values())
+        n_items = len(arrays["first_day"])
+        inside = not len(arrays["keys"]) or 0 <= arrays["keys"][0] <= arrays["keys"][-1] < n_items * _SHIFT
+        if len(lengths) != 1 or not numbers or not inside or (np.diff(arrays["keys"]) <= 0).any():
+            raise DataError(f"The item trends in {folder} do not fit together: make the bundle again.")
+        return cls(n_items=n_items, **arrays)
+
+
+_ARRAYS = tuple(entry.name for entry in fields(ItemTrends) if entry.name != "n_items")
+
+
+def build_trends(items: np.ndarray, times_s: np.ndarray, n_items: int, *, since_s: float | None = None) -> ItemTrends:
+    """Count events by item and day.
+
+    Args:
+        items: int64 `(n_events,)` row numbers.
+        times_s: int64 `(n_events,)` epoch seconds.
+        since_s: Days before it are added up into one record an item; values at earlier moments are not to be had.
+    """
+    days = np.asarray(times_s, np.int64) // _DAY_S
+    keys, counts = np.unique(np.asarray(items, np.int64) * _SHIFT + days, return_counts=True)
+    owners, days = keys // _SHIFT, keys % _SHIFT
+    first = np.full(n_items, -1, np.int32)
+    starts = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]])) if len(keys) else np.empty(0, int)
+    first[owners[starts]] = days[starts]
+    fast, slow = (_decayed(owners, days, counts, half_life) for half_life in (FAST_HALF_LIFE_DAYS, SLOW_HALF_LIFE_DAYS))
+    cumulative = np.cumsum(counts)
+    lengths = np.diff(np.append(starts, len(keys)))
+    total = cumulative - np.repeat(cumulative[starts] - counts[starts], lengths)
+    kept = _kept(owners, days, since_s)
+    return ItemTrends(n_items, keys[kept], fast[kept], slow[kept], total[kept].astype(np.float32), first)
+
+
+def no_trends(n_items: int) -> ItemTrends:
+    """Return the trends of a catalogue in which nothing ever happened."""
+    return build_trends(np.empty(0, np.int64), np.empty(0, np.int64), n_items)
+
+
+def _decayed(owners: np.ndarray, days: np.ndarray, counts: np.ndarray, half_life_days: float) -> np.ndarray:
+    """Return the running decayed sum of each owner's counts, float32 `(m,)`."""
+    sums = counts.astype(np.float64)
+    factors = np.zeros(len(sums))
+    factors[1:] = np.where(owners[1:] == owners[:-1], 0.5 ** (np.diff(days) / half_life_days), 0.0)
+    running = 0.0
+    for place, (count, factor) in enumerate(zip(sums.tolist(), factors.tolist(), strict=True)):
+        running = running * factor + count
+        sums[place] = running
+    return sums.astype(np.float32)
+
+
+def _kept(owners: np.ndarray, days: np.ndarray, since_s: float | None) -> np.ndarray:
+    """Return which records stay: those since `since_s`, and the newest before it of each item."""
+    if since_s is None or not len(owners):
+        return np.ones(len(owners), bool)
+    old = days < int(since_s // _DAY_S)
+    next_is_old = np.append((owners[1:] == owners[:-1]) & old[1:], False)
+    return ~(old & next_is_old)

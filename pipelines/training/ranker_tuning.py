@@ -1,0 +1,167 @@
+"""Learning the ranker: lists of candidates, and which of them the user took."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipelines.config import RankerConfig
+from pipelines.model.ranker import HEADS, Ranker
+from pipelines.progress import Progress
+from pipelines.training.ranker_rows import RankerRows
+from pipelines.training.schedule import warmup_then_linear
+
+_STANDARDIZED_ROWS = 200_000
+_K = 10
+_FAR = -1e9
+ScoreList = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass
+class RankerFit:
+    """A learned ranker and how it went."""
+
+    ranker: Ranker
+    heads: tuple[str, ...]
+    """Heads that had something to learn; the other outputs mean nothing."""
+    losses: dict[int, float] = field(default_factory=dict)
+    """Mean training loss by epoch."""
+    holdout_ndcg: dict[int, float] = field(default_factory=dict)
+    """NDCG@10 of the users held out, by epoch: the mean of items new to the user and of whole baskets."""
+    best_epoch: int = 0
+
+
+def fit_ranker(rows: RankerRows, *, config: RankerConfig, seed: int, progress: Progress) -> RankerFit:
+    """Learn to put what was taken before what was not; the best epoch on held-out users stays.
+
+        loss = listwise(all candidates) + listwise(candidates new to the user) + calibration · BCE,   for each head
+
+    The listwise loss is −mean over the taken items of log softmax over the list. The second list keeps repeats, which
+    are most of what is taken in some shops, from drowning the order of what is new.
+
+    Source: ListNet's top-one loss, https://doi.org/10.1145/1273496.1273513.
+    """
+    torch.manual_seed(seed)
+    ranker = Ranker(rows.features.shape[1], config.width)
+    rng = np.random.default_rng([seed, 5])
+    sample = rng.permutation(len(rows.features))[:_STANDARDIZED_ROWS]
+    ranker.standardize(torch.from_numpy(rows.features[np.sort(sample)].astype(np.float32)))
+    heads = tuple(name for name, label in zip(HEADS, (rows.clicked, rows.purchased), strict=True) if label.any())
+    held_out = _held_out(rows.users, config.holdout_share, seed)
+    train = np.flatnonzero(~held_out & rows.useful())
+    fit = RankerFit(ranker, heads)
+    optimizer = torch.optim.AdamW(ranker.parameters(), lr=config.learning_rate, weight_decay=1e-4)
+    steps = max(1, -(-len(train) // config.batch)) * config.epochs
+    best = {name: value.clone() for name, value in ranker.state_dict().items()}
+    step = 0
+    for epoch in range(1, config.epochs + 1):
+        losses = []
+        for chosen in _batches(rng.permutation(train), config.batch):
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * warmup_then_linear(step, steps, 0.05)
+            loss = _loss(ranker, rows, chosen, heads, config)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(ranker.parameters(), 1.0)
+            optimizer.step()
+            losses.append(float(loss.detach()))
+            step += 1
+            progress.update("ranker steps", step, steps, f"loss {losses[-1]:.3f}")
+        fit.losses[epoch] = float(np.mean(losses)) if losses else float("nan")
+        fit.holdout_ndcg[epoch] = holdout_ndcg(rows, np.flatnonzero(held_out), scorer_of(ranker, heads, config))
+        if fit.holdout_ndcg[epoch] >= max(fit.holdout_ndcg.values()):
+            best, fit.best_epoch = {name: value.clone() for name, value in ranker.state_dict().items()}, epoch
+    ranker.load_state_dict(best)
+    ranker.eval()
+    return fit
+
+
+def head_weights(heads: tuple[str, ...], config: RankerConfig) -> dict[str, float]:
+    """Return the weight of each head in the score: heads that learned nothing have none."""
+    if heads == ("click",):
+        return {"click": 1.0}
+    return {name: {"click": config.click_weight, "purchase": 1.0}[name] for name in heads}
+
+
+def scorer_of(ranker: Ranker, heads: tuple[str, ...], config: RankerConfig) -> ScoreList:
+    """Return a function from features float16 `(c, n_features)` to scores float32 `(c,)`."""
+    weights = head_weights(heads, config)
+    vector = torch.tensor([weights.get(name, 0.0) for name in HEADS])
+
+    def score(features: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            scores: np.ndarray = (ranker(torch.from_numpy(features.astype(np.float32))) @ vector).numpy()
+        return scores
+
+    return score
+
+
+def held_out_users(rows: RankerRows, config: RankerConfig, seed: int) -> np.ndarray:
+    """Return int64: the lists of the users that choose the epoch."""
+    return np.flatnonzero(_held_out(rows.users, config.holdout_share, seed))
+
+
+def holdout_ndcg(rows: RankerRows, lists: np.ndarray, score: ScoreList) -> float:
+    """Return NDCG@10 over lists: the mean of new items (seen ones left out) and of whole baskets, where there are any.
+
+    Targets that are no candidates count as missed.
+    """
+    new, whole = [], []
+    for index in lists:
+        part = slice(rows.offsets[index], rows.offsets[index + 1])
+        scores, taken, unseen = score(rows.features[part]), rows.purchased[part] | rows.clicked[part], rows.new[part]
+        if rows.n_targets[index]:
+            new.append(_ndcg(scores[unseen], taken[unseen], int(rows.n_targets[index])))
+        if (repeats := int(np.count_nonzero(taken & ~unseen))) or rows.n_targets[index]:
+            whole.append(_ndcg(scores, taken, int(rows.n_targets[index]) + repeats))
+    return float(np.mean([np.mean(part) for part in (new, whole) if part])) if new or whole else 0.0
+
+
+def _ndcg(scores: np.ndarray, taken: np.ndarray, n_targets: int) -> float:
+    order = np.argsort(-scores, kind="stable")[:_K]
+    discounts = 1 / np.log2(np.arange(_K) + 2)
+    return float(discounts[: len(order)][taken[order]].sum() / discounts[: min(n_targets, _K)].sum())
+
+
+def _held_out(users: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Return bool `(n,)`, true for the lists of a random share of the users."""
+    n_users = int(users.max(initial=-1)) + 1
+    chosen = np.random.default_rng([seed, 6]).permutation(n_users)[: max(1, round(share * n_users))]
+    return np.isin(users, chosen)
+
+
+def _batches(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def _loss(ranker: Ranker, rows: RankerRows, lists: np.ndarray, heads: tuple[str, ...], config: RankerConfig) -> Tensor:
+    lengths = rows.offsets[lists + 1] - rows.offsets[lists]
+    width = int(lengths.max())
+    places = rows.offsets[lists][:, None] + np.arange(width)
+    inside = torch.from_numpy(np.arange(width) < lengths[:, None])
+    places = np.minimum(places, len(rows.features) - 1)
+    logits = ranker(torch.from_numpy(rows.features[places].astype(np.float32)))
+    new = torch.from_numpy(rows.new[places])
+    total = logits.new_zeros(())
+    for column, (name, label) in enumerate(zip(HEADS, (rows.clicked, rows.purchased), strict=True)):
+        if name not in heads:
+            continue
+        taken = torch.from_numpy(label[places])
+        scores = logits[..., column]
+        total = (
+            total + _listwise(scores, taken & inside, inside) + _listwise(scores, taken & new & inside, inside & new)
+        )
+        losses = torch.nn.functional.binary_cross_entropy_with_logits(scores, taken.float(), reduction="none")
+        total = total + config.calibration * (losses * inside).sum() / inside.sum().clamp_min(1)
+    return total
+
+
+def _listwise(scores: Tensor, taken: Tensor, inside: Tensor) -> Tensor:
+    """Return the mean over lists with a taken item of −mean over its taken items of log softmax."""
+    logs = scores.masked_fill(~inside, _FAR).log_softmax(-1)
+    counts = taken.sum(-1)
+    losses = -(logs * taken).sum(-1) / counts.clamp_min(1)
+    return losses.sum() / (counts > 0).sum().clamp_min(1)

@@ -1,0 +1,70 @@
+"""Neighbor tables, worked out by hand."""
+
+import numpy as np
+import pytest
+
+from pipelines.errors import DataError
+from pipelines.retrieval.neighbors import NeighborTable, best_of_links, load_tables, save_tables, stacked
+
+
+@pytest.fixture
+def table() -> NeighborTable:
+    return NeighborTable.from_padded(
+        np.array([[1, 2], [2, -1], [-1, -1]], np.int32), np.array([[0.5, 0.25], [1.0, 0], [0, 0]], np.float32)
+    )
+
+
+def test_padding_disappears(table):
+    assert table.offsets.tolist() == [0, 2, 3, 3]
+    assert [part.tolist() for part in table.of(0)] == [[1, 2], [0.5, 0.25]]
+    assert [part.tolist() for part in table.of(2)] == [[], []]
+
+
+def test_a_history_adds_up_weighted_neighbors(table):
+    scores = table.spread(np.array([0, 1, 0]), np.array([1.0, 0.5, 2.0], np.float32))
+    assert scores.tolist() == [0, 1.5, 1.25]
+    assert table.spread(np.empty(0, np.int64), np.empty(0, np.float32)).tolist() == [0, 0, 0]
+
+
+def test_links_keep_the_best_ties_by_row_number():
+    rows, ids = np.array([1, 0, 0, 0]), np.array([0, 3, 2, 1])
+    kept = best_of_links(rows, ids, np.array([0.1, 0.5, 0.5, 0.2], np.float32), 4, 2)
+    assert kept.of(0)[0].tolist() == [2, 3]
+    assert kept.of(1)[0].tolist() == [0]
+    assert len(kept) == 4
+
+
+def test_blocks_of_items_stand_one_after_the_other(table):
+    both = stacked([table, table])
+    assert both.offsets.tolist() == [0, 2, 3, 3, 5, 6, 6]
+    assert both.of(3)[0].tolist() == [1, 2]
+
+
+def test_new_items_have_no_neighbors(table):
+    grown = table.grown(2)
+    assert len(grown) == 5
+    assert grown.of(4)[0].tolist() == []
+    assert grown.of(0)[0].tolist() == [1, 2]
+
+
+def test_tables_are_read_as_they_were_written(table, tmp_path):
+    save_tables(tmp_path, {"one": table, "none": NeighborTable.empty(3)})
+    found = load_tables(tmp_path)
+    assert sorted(found) == ["none", "one"]
+    assert found["one"].spread(np.array([0]), np.ones(1, np.float32)).tolist() == [0, 0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "problem"),
+    [
+        pytest.param("ids", [1, 2, 3], "items that do not exist", id="an item too many"),
+        pytest.param("ids", [1, 2], "2 ids and 3 scores", id="a link short"),
+        pytest.param("offsets", [0, 3, 2, 3], "do not rise", id="offsets that fall"),
+        pytest.param("scores", [1, np.nan, 1], "not finite", id="NaN"),
+    ],
+)
+def test_tables_that_do_not_fit_together_are_refused(table, tmp_path, name, values, problem):
+    table.save(tmp_path / "one")
+    np.save(tmp_path / "one" / f"{name}.npy", np.array(values))
+    with pytest.raises(DataError, match=problem):
+        NeighborTable.load(tmp_path / "one")

@@ -1,0 +1,63 @@
+"""Popularity as it was known on a day, worked out by hand."""
+
+import numpy as np
+import pytest
+
+from pipelines.errors import DataError
+from pipelines.retrieval.trends import ItemTrends, build_trends, no_trends
+
+DAY = 86_400
+
+
+@pytest.fixture
+def trends() -> ItemTrends:
+    # item 0: twice on day 10 and once on day 40; item 1: once on day 20; item 2: never
+    return build_trends(np.array([0, 0, 0, 1]), np.array([10, 10, 40, 20]) * DAY + 5, 3)
+
+
+def test_a_count_halves_with_age(trends):
+    fast = np.expm1(trends.at(40 * DAY)[:, 0])
+    np.testing.assert_allclose(fast, [2 * 0.5, 0.5 ** (20 / 30), 0], rtol=1e-5)
+    np.testing.assert_allclose(np.expm1(trends.at(41 * DAY)[0, 0]), (1 + 1) * 0.5 ** (1 / 30), rtol=1e-5)
+    np.testing.assert_allclose(
+        np.expm1(trends.at(70 * DAY)[0, 1]), (2 * 0.5 ** (30 / 180) + 1) * 0.5 ** (30 / 180), rtol=1e-5
+    )
+
+
+def test_the_day_itself_and_what_comes_later_are_not_known(trends):
+    assert trends.at(10 * DAY + 80_000).tolist() == [[0] * 4] * 3
+    np.testing.assert_allclose(np.expm1(trends.at(40 * DAY + 80_000)[0, 2]), 2, rtol=1e-6)
+
+
+def test_total_and_age(trends):
+    np.testing.assert_allclose(np.expm1(trends.at(50 * DAY)[:, 2:]), [[3, 40], [1, 30], [0, 0]], rtol=1e-5)
+
+
+def test_some_items_can_be_asked_for(trends):
+    every = trends.at(50 * DAY)
+    assert trends.at(50 * DAY, np.array([2, 0])).tolist() == every[[2, 0]].tolist()
+
+
+def test_old_days_are_added_up_and_later_values_stay(trends):
+    cut = build_trends(np.array([0, 0, 0, 1]), np.array([10, 10, 40, 20]) * DAY, 3, since_s=35.0 * DAY)
+    assert len(cut.keys) == 3
+    assert cut.at(60 * DAY).tolist() == trends.at(60 * DAY).tolist()
+    many = build_trends(np.zeros(9, np.int64), np.arange(9) * DAY, 1, since_s=7.0 * DAY)
+    assert (many.keys % 2**24).tolist() == [6, 7, 8]
+
+
+def test_nothing_happened():
+    assert no_trends(2).at(DAY).tolist() == [[0] * 4] * 2
+
+
+def test_new_items_have_no_past(trends):
+    assert trends.grown(1).at(50 * DAY)[:3].tolist() == trends.at(50 * DAY).tolist()
+    assert trends.grown(1).at(50 * DAY)[3].tolist() == [0] * 4
+
+
+def test_written_and_read(trends, tmp_path):
+    trends.save(tmp_path)
+    assert ItemTrends.load(tmp_path).at(50 * DAY).tolist() == trends.at(50 * DAY).tolist()
+    np.save(tmp_path / "fast.npy", np.ones(1, np.float32))
+    with pytest.raises(DataError, match="do not fit together"):
+        ItemTrends.load(tmp_path)
