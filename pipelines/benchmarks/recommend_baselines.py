@@ -36,6 +36,7 @@ _DAYS = (None, 91, 28)
 _DECAYS = (1.0, 0.98, 0.95, 0.9, 0.8)
 _DAY_S = 86_400
 _ENCODER_POWER = 4
+_TEST = "test"
 _SINGLE = ("popularity", "item_knn", "directed_cooccurrence", "tfidf", "untouched_encoder")
 _HYBRIDS = {
     "hybrid_knn_tfidf": ("item_knn", "tfidf"),
@@ -79,8 +80,9 @@ class RecommendBaselines:
     def scorer(self, name: str) -> Scorer:
         """Return the scorer of one case, which knows what is known before the test."""
         choice = self._choice(name)
+        self._made = {key: made for key, made in self._made.items() if key.endswith(_TEST)}  # frees what only chose
         if name.startswith("hybrid"):
-            return self._hybrid({part: float(weight) for part, weight in choice.items() if weight}, test=True)
+            return self._hybrid({part: float(weight) for part, weight in choice.items() if weight})
         return self._single(name, choice, test=True)
 
     def describe(self, name: str) -> str:
@@ -143,8 +145,8 @@ class RecommendBaselines:
             self._progress.update("hybrid, choosing weights on validation", done, len(self._rows))
         return choose_weights(joined_tables(tables), parts)
 
-    def _hybrid(self, weights: Mapping[str, float], *, test: bool) -> Scorer:
-        scorers = {part: self._part(part, test=test) for part in weights}
+    def _hybrid(self, weights: Mapping[str, float]) -> Scorer:
+        scorers = {part: self._part(part, test=True) for part in weights}
 
         def score(rows: TaskRows) -> np.ndarray:
             total = np.zeros((len(rows), self._task.n_items), np.float32)
@@ -162,7 +164,7 @@ class RecommendBaselines:
         return lambda rows: relative(single(rows))
 
     def _single(self, name: str, choice: Mapping[str, float | None], *, test: bool) -> Scorer:
-        key = f"{name} {sorted(choice.items())} {test}"
+        key = f"{name} {sorted(choice.items())} {_TEST if test else 'validation'}"
         if key not in self._made:
             self._made[key] = self._make(name, choice, test=test)
         return self._made[key]
