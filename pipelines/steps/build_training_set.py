@@ -56,6 +56,8 @@ TRAINING_ROWS = pa.schema(
 SPLITS or, for rows of older windows that are kept for measuring, `old`."""
 SEEN_ITEMS = pa.schema([pa.field("row_id", pa.int64(), nullable=False), pa.field("item_ids", _ITEM_LIST)])
 """`seen.parquet`: rows that are not for training, and all that their users had bought before."""
+_MOST_REPLAYED = 0.5
+"""Where there are more rows than may be read, at least half of those read are new."""
 _CONTEXT_ROWS = 20_000
 """Rows whose histories are in memory as numbers at once."""
 _FORMAT = 3
@@ -173,17 +175,19 @@ def _rows(connection: duckdb.DuckDBPyConnection, split: Split, config: TrainingS
     Args:
         replay: Add a sample of the rows from before the window.
     """
-    share = config.replay_share if replay else 0.0
+    share = min(config.replay_share, _MOST_REPLAYED) if replay else 0.0
     rows = _window_rows(connection, split, config, max_rows=math.ceil(config.max_train_rows * (1 - share)))
     if replay:
-        older = _older_rows(connection, split, config, pc.sum(pc.equal(rows["split"], "train")).as_py() or 0)
+        new = pc.sum(pc.equal(rows["split"], "train")).as_py() or 0
+        wanted = min(replay_rows(new, config.replay_share), config.max_train_rows - new)
+        older = _older_rows(connection, split, config, wanted)
         row_ids = pc.add(rows["row_id"], older.num_rows)
         rows = pa.concat_tables([older, rows.set_column(rows.column_names.index("row_id"), "row_id", row_ids)])
     return rows.cast(pa.schema([TRAINING_ROWS.field(name) for name in rows.column_names]))
 
 
 def _older_rows(
-    connection: duckdb.DuckDBPyConnection, split: Split, config: TrainingSetConfig, new_rows: int
+    connection: duckdb.DuckDBPyConnection, split: Split, config: TrainingSetConfig, replayed: int
 ) -> pa.Table:
     return connection.sql(
         older_rows_sql(),
@@ -191,7 +195,7 @@ def _older_rows(
             "start": split.train_start - timedelta(days=config.replay_days),
             "end": split.train_start,
             "seed": str(config.replay_seed),
-            "replay_rows": replay_rows(new_rows, config.replay_share),
+            "replay_rows": replayed,
             "old_rows": config.old_slice_rows,
         },
     ).to_arrow_table()

@@ -230,6 +230,10 @@ def test_after_a_receipt_only_what_is_new_is_read_and_older_rows_are_replayed(sh
     assert seen == [row["row_id"] for row in rows if row["split"] != "train"]
 
     assert shop.training_set(config, champion="c", parent=parent) == found
+    few = shop.training_set(
+        config.model_copy(update={"replay_share": 0.9, "max_train_rows": 4}), champion="c", parent=parent
+    )
+    assert (few.rows["train"], few.replayed) == (4, 3)
     whole = shop.training_set(config, champion="c", parent=parent, force="again")
     assert (whole.rows["train"], whole.replayed, whole.incremental) == (2, 0, False)
 
