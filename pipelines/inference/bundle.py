@@ -10,6 +10,7 @@ neighbors/<generator>/    `NeighborTable`: `item_to_item` is always there, retri
 popularity.npy            float32 (n_items,)
 trends/                   `ItemTrends`: popularity as it was known on each day
 ranker.onnx               features of candidates → logits of the heads; where enough was known to learn it
+search_ranker.onnx        the same for candidates of a search; where there were judged queries
 lexical/                  BM25 index
 preprocessing.json        `Preprocessing`
 metrics.json              what was measured when the bundle was made
@@ -146,6 +147,8 @@ class BundleParts:
     """Popularity by day; None: nothing is known."""
     ranker: Path | None = None
     """ONNX file of the ranker that `preprocessing.ranker` describes."""
+    search_ranker: Path | None = None
+    """ONNX file of the ranker that `preprocessing.search_ranker` describes."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     texts: Sequence[str] | None = None
     """Texts that lexical search looks into, in the order of the vectors; None: title, category and brand."""
@@ -178,8 +181,9 @@ def write_bundle(
         pq.write_table(items, target / "items.parquet")
         save_tables(target / "neighbors", parts.neighbors)
         (parts.trends or no_trends(len(parts.item_vectors))).save(target / "trends")
-        if parts.ranker is not None:
-            shutil.copyfile(parts.ranker, target / "ranker.onnx")
+        for name, ranker in (("ranker.onnx", parts.ranker), ("search_ranker.onnx", parts.search_ranker)):
+            if ranker is not None:
+                shutil.copyfile(ranker, target / name)
         _save(target / "popularity.npy", parts.popularity.astype(np.float32))
         LexicalIndex.build(parts.texts if parts.texts is not None else default_texts(items)).save(target / "lexical")
         _write_json(target / "preprocessing.json", parts.preprocessing.model_dump(mode="json"))
@@ -284,6 +288,7 @@ class Bundle:
         user_tower_session: Any,
         metrics: Mapping[str, float],
         ranker: Ranker | None = None,
+        search_ranker: Ranker | None = None,
     ) -> None:
         self.folder = folder
         self.manifest = manifest
@@ -297,6 +302,7 @@ class Bundle:
         """float32 `(n_items,)`, at least 0."""
         self.trends = trends
         self.ranker = ranker
+        self.search_ranker = search_ranker
         """Scores candidates; None where the weights of the fusion decide."""
         self.dense_index = dense_index
         self.lexical = lexical
@@ -441,20 +447,21 @@ def _open(folder: Path, manifest: Manifest, device: Device) -> Bundle:
         ),
         user_tower_session=open_session(folder / "user_tower.onnx", device),
         metrics=_read(folder, "metrics.json", lambda path: json.loads(path.read_text(encoding="utf-8"))),
-        ranker=_open_ranker(folder, preprocessing.ranker, device),
+        ranker=_open_ranker(folder, "ranker.onnx", preprocessing.ranker, device),
+        search_ranker=_open_ranker(folder, "search_ranker.onnx", preprocessing.search_ranker, device),
     )
     _check_shapes(bundle)
     _check_models(bundle)
     return bundle
 
 
-def _open_ranker(folder: Path, settings: RankerSettings | None, device: Device) -> Ranker | None:
+def _open_ranker(folder: Path, name: str, settings: RankerSettings | None, device: Device) -> Ranker | None:
     if settings is None:
         return None
-    ranker = Ranker(open_session(folder / "ranker.onnx", device), settings.heads, settings.head_weights)
+    ranker = Ranker(open_session(folder / name, device), settings.heads, settings.head_weights)
     if ranker.n_features != len(settings.features):
         raise BundleError(
-            f"ranker.onnx of the bundle {folder} reads {ranker.n_features} features, {len(settings.features)} are "
+            f"{name} of the bundle {folder} reads {ranker.n_features} features, {len(settings.features)} are "
             "declared: use another bundle, or make it again."
         )
     return ranker

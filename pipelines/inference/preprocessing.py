@@ -106,6 +106,8 @@ class Preprocessing(Frozen):
     fusion: Fusion = Fusion()
     ranker: RankerSettings | None = None
     """The learned ranker of recommendations; None where there were too few rows to learn from."""
+    search_ranker: RankerSettings | None = None
+    """The learned ranker of search; None where there were too few judged queries to learn from."""
 
     @model_validator(mode="after")
     def _check(self) -> "Preprocessing":
