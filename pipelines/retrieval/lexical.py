@@ -104,6 +104,18 @@ class LexicalIndex:
         counts = self.item_counts
         return np.log1p((self.n_items - counts + 0.5) / (counts + 0.5)).astype(np.float32)
 
+    @cached_property
+    def is_number(self) -> np.ndarray:
+        """True for the words that are digits, bool `(n_words,)`."""
+        out = np.zeros(len(self.item_counts), bool)
+        out[[number for word, number in self.vocabulary.items() if word.isdigit()]] = True
+        return out
+
+    def unknown_share(self, query: str) -> float:
+        """Return the share of a query's words that no item has, in [0, 1]; 0 for a query without words."""
+        words = words_of(query)
+        return sum(word not in self.vocabulary for word in words) / max(len(words), 1)
+
     def scores(self, query: str) -> np.ndarray:
         """Return BM25 scores, float32 `(n_items,)`, 0 where no word of the query occurs."""
         return self.scores_of(self.query_words(query))
