@@ -30,7 +30,8 @@ from pipelines.progress import Progress
 
 BLOCK_SCORES = 4_000_000
 """Scores that one block of rows holds at most."""
-VALIDATION_ROWS = 4_000
+VALIDATION_ROWS, VALIDATION_SCORES = 4_000, 100_000_000
+"""Rows that choices are made on at most, and scores that one of them takes at most."""
 _DAYS = (None, 91, 28)
 """Windows that popularity, item-KNN and directed co-occurrence may learn from where the split is by time."""
 _DECAYS = (1.0, 0.98, 0.95, 0.9, 0.8)
@@ -53,7 +54,6 @@ class RecommendBaselines:
     Args:
         vectors: Returns the untouched encoder's vectors of the items' texts, float32 `(n_items, dim)`.
         store: Keeps what was chosen on validation.
-        validation_rows: Rows that choices are made on at most.
     """
 
     def __init__(
@@ -62,13 +62,12 @@ class RecommendBaselines:
         vectors: Callable[[], np.ndarray],
         store: CaseStore,
         progress: Progress,
-        validation_rows: int = VALIDATION_ROWS,
     ) -> None:
         self._task = task
         self._vectors = vectors
         self._store = store
         self._progress = progress
-        self._rows = sampled_rows(task.validation, validation_rows)
+        self._rows = sampled_rows(task.validation, min(VALIDATION_ROWS, max(VALIDATION_SCORES // task.n_items, 1)))
         self._made: dict[str, Scorer] = {}
         self._tfidf: TfIdf | None = None
 

@@ -24,7 +24,7 @@ class AskedRows(Protocol):
 
     @property
     def new_targets(self) -> Sequence[np.ndarray]:
-        """int64, those of the targets that the user had not seen."""
+        """int64, those of the targets that the user had not seen, in any order."""
         ...
 
     @property
@@ -55,10 +55,11 @@ def rank_rows(rows: AskedRows, scores: np.ndarray) -> RankedRows:
     """
     new, every = [], []
     for place in range(len(rows)):
-        row, targets, unseen = scores[place], rows.targets[place], rows.new_targets[place]
-        every.append(target_ranks(row, targets)[0])
-        new.append(target_ranks(row, unseen, rows.seen[place])[1])
-        row[rows.seen[place]] = -np.inf
+        row, targets, seen = scores[place], rows.targets[place], rows.seen[place]
+        among_all, among_unseen = target_ranks(row, targets, seen)
+        every.append(among_all)
+        new.append(among_unseen[_places_of(rows.new_targets[place], targets)])
+        row[seen] = -np.inf
     return RankedRows(_joined(new), _joined(every), top_items(scores))
 
 
@@ -114,6 +115,13 @@ def row_metrics(ranks: np.ndarray, rows: np.ndarray, n_rows: int) -> dict[str, n
 def row_numbers(targets: Sequence[np.ndarray]) -> np.ndarray:
     """Return the row of each target when targets are laid one after the other, int64."""
     return np.repeat(np.arange(len(targets)), [len(found) for found in targets])
+
+
+def _places_of(chosen: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return where each of the chosen targets stands among the targets, int64."""
+    order = np.argsort(targets, kind="stable")
+    places: np.ndarray = order[np.searchsorted(targets, chosen, sorter=order)]
+    return places
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -35,6 +35,11 @@ def test_seen_items_count_in_one_table_only():
     assert ranked.top[0].tolist() == [2, 1] + [-1] * 8
 
 
+def test_ranks_of_new_targets_are_in_their_own_order():
+    rows = Asked([np.asarray([3, 0, 2])], [np.asarray([2, 3])], [np.asarray([0])])
+    assert rank_rows(rows, np.asarray([[9.0, 1, 5, 7]], np.float32)).new.tolist() == [2, 1]
+
+
 def test_lists_are_sorted_and_ties_are_in_catalogue_order():
     scores = np.asarray([[1, 3, 2, 3, 2, 2]], np.float32)
     assert top_items(scores, 4).tolist() == [[1, 3, 2, 4]]
