@@ -195,6 +195,8 @@ class TrainingConfig(Settings):
     """With `lora`: inner width of the adapters."""
     query_pairs: int = Field(default=8_000, ge=1)
     """(query, item) pairs that the towers see; their queries are embedded once."""
+    objective: Literal["joint", "alternating", "recommend", "search"] = "joint"
+    """Losses that the towers learn from: next items and queries in every step, in turns, or one of them alone."""
     tower_steps: int = Field(default=1_500, ge=1)
     """Steps at most that tune the towers on next-item and query pairs."""
     tower_batch: int = Field(default=128, ge=2)

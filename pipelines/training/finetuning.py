@@ -110,6 +110,7 @@ def finetune(
         preprocessing=preprocessing,
         checkpoint=checkpoints / "towers.pt",
         progress=progress,
+        group=group,
     )
     if group.is_main:
         save_trained_model(

@@ -1,6 +1,4 @@
-"""Learning rate, device and precision."""
-
-from contextlib import AbstractContextManager
+"""Learning rate and device."""
 
 import torch
 
@@ -16,9 +14,3 @@ def warmup_then_linear(step: int, steps: int, warmup_share: float) -> float:
 def training_device() -> torch.device:
     """Return the GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Return an autocast to bfloat16 where the device computes in it, else one that changes nothing."""
-    enabled = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)

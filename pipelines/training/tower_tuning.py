@@ -6,6 +6,7 @@ The second keeps item vectors where a query finds them.
 What is popular changes from week to week, so validation ranks as the bundle will: by u · v and the latest popularity.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,23 @@ import torch
 from torch import Tensor
 
 from pipelines.config import TrainingConfig
-from pipelines.inference.preprocessing import Preprocessing, behavior_batch
+from pipelines.inference.preprocessing import BehaviorBatch, Preprocessing, behavior_batch
 from pipelines.model.item_tower import ItemInputs
 from pipelines.model.losses import sampled_softmax_loss
 from pipelines.model.towers import Towers
 from pipelines.progress import Progress
-from pipelines.training.checkpoints import load_checkpoint, save_checkpoint
+from pipelines.training.checkpoints import learning_weights, load_checkpoint, restore_weights, save_checkpoint
+from pipelines.training.distributed import ALONE, TrainingGroup
+from pipelines.training.divergence import DivergenceWatch, refuse_broken_weights, start_batches
 from pipelines.training.early_stopping import EarlyStopping
 from pipelines.training.negatives import NegativeSampler
-from pipelines.training.rows import Rows
-from pipelines.training.schedule import mixed_precision, warmup_then_linear
+from pipelines.training.objectives import tasks_of_step
+from pipelines.training.precision import MixedPrecision
+from pipelines.training.rows import Rows, learnable_rows
+from pipelines.training.schedule import warmup_then_linear
+from pipelines.training.updates import Updater, micro_batches, refuse_small_parts
 
+_ADVICE = "Lower `training.tower_learning_rate` and `training.behavior_learning_rate`, then train again."
 _EVAL_BATCH = 128
 _OFFSET_SCALES = (0.0, 1.0, 2.0, 4.0)
 """Weights of popularity that validation tries: the fusion is fitted after the training."""
@@ -48,7 +55,7 @@ class TuningResult:
     losses: dict[int, float] = field(default_factory=dict)
     """Training loss by step."""
     recall: dict[int, float] = field(default_factory=dict)
-    """Validation recall@10 of new items by step."""
+    """Validation recall@10 of new items by step; of the objective `search`, the reciprocal rank of queries' items."""
     best_step: int = 0
 
 
@@ -65,75 +72,93 @@ def tune_towers(
     preprocessing: Preprocessing,
     checkpoint: Path,
     progress: Progress,
+    group: TrainingGroup = ALONE,
 ) -> TuningResult:
-    """Train until the validation recall stops rising; `towers` holds the best weights afterwards.
+    """Train until the validation stops getting better; `towers` holds the best weights afterwards.
 
-    Like `tune_encoder`, it goes on from its checkpoint and ends with the same weights as an undisturbed run.
+    Like `tune_encoder`, it goes on from its checkpoint and ends with the same weights as an undisturbed run, and with
+    those of one process where several shared the work.
 
     Args:
         event_counts: float32 `(n_items,)`, behind the sampling of negatives.
         popularity: float32 `(n_items,)`, the latest popularity, which the validation ranks with.
+        group: The processes that share each batch; the main one validates.
+
+    Raises:
+        ConfigError: the batch is too small for its parts.
+        DataError: there is nothing to learn from, or the checkpoint belongs to other towers.
+        DivergenceError: the loss is no number, or worse than at the start.
     """
     device = items.text.device
+    refuse_small_parts("tower_batch", config.tower_batch, config.accumulate_steps, group)
+    precision = MixedPrecision(config.precision, device)
+    batches = _Batches(towers, items, train, query_pairs, event_counts, config, preprocessing, precision, group)
+    latest = torch.from_numpy(log_popularity(popularity) * config.temperature).to(device)
+    updater = _updater(towers, config, precision, group)
+    result = TuningResult()
+    best = _copy(towers)
+    start = 0
+
+    def validate() -> float:
+        if config.objective == "search":
+            return group.from_main(lambda: query_mrr(towers, items, query_pairs))
+        return group.from_main(lambda: validation_recall(towers, items, validation, preprocessing, offsets=latest))
+
+    if state := load_checkpoint(checkpoint):
+        restore_weights(towers, state["weights"], checkpoint)
+        updater.load(state, checkpoint)
+        best, start = state["best"], state["step"]
+        result = TuningResult(dict(state["losses"]), dict(state["recall"]), state["best_step"])
+        at_start = list(state["at_start"])
+    else:
+        group.copy_from_main(towers)
+        at_start = [updater.measure(batches.losses(step)) for step in start_batches(config.tower_steps)]
+        result.recall[0] = validate()
+    group.agree(start, "the step that they go on from")
+    watch = DivergenceWatch("The tuning of the towers", _ADVICE, at_start)
+    for value in result.losses.values():
+        watch.observe(value)
+    stopping = EarlyStopping.replayed(config.patience, result.recall.values())
+    for step in range(start, config.tower_steps):
+        if stopping.exhausted:
+            break
+        rate = warmup_then_linear(step, config.tower_steps, config.warmup_share)
+        result.losses[step + 1] = updater.update(batches.losses(step), rate)
+        watch.observe(result.losses[step + 1])
+        note = f"loss {result.losses[step + 1]:.3f}"
+        if (step + 1) % config.validate_every == 0 or step + 1 == config.tower_steps:
+            result.recall[step + 1] = validate()
+            if stopping.observe(result.recall[step + 1]):
+                best, result.best_step = _copy(towers), step + 1
+            note += f", validation recall@10 {result.recall[step + 1]:.4f}"
+            if group.is_main:
+                save_checkpoint(
+                    checkpoint, {**_state(towers, best, step + 1, result), "at_start": at_start, **updater.state()}
+                )
+        progress.update("tower steps", step + 1, config.tower_steps, note)
+    towers.load_state_dict(best)
+    group.copy_from_main(towers)
+    refuse_broken_weights(towers, "The tuning of the towers")
+    towers.eval()
+    return result
+
+
+def _updater(towers: Towers, config: TrainingConfig, precision: MixedPrecision, group: TrainingGroup) -> Updater:
+    """Return AdamW over all weights: behaviour embeddings learn faster, are not decayed and not clipped."""
     behavior = [towers.item.behavior.weight]
     others = [value for name, value in towers.named_parameters() if name != "item.behavior.weight"]
     optimizer = torch.optim.AdamW(
         [
-            {
-                "params": behavior,
-                "peak": config.behavior_learning_rate,
-                "weight_decay": 0.0,
-            },
+            {"params": behavior, "peak": config.behavior_learning_rate, "weight_decay": 0.0},
             {"params": others, "peak": config.tower_learning_rate, "weight_decay": 0.01},
         ],
         lr=config.tower_learning_rate,
     )
-    sampler = NegativeSampler(event_counts, config.negatives)
-    latest = torch.from_numpy(log_popularity(popularity) * config.temperature).to(device)
-    usable = np.array(
-        [row for row in range(len(train)) if len(train.new_targets[row]) and len(train.histories[row][0])]
-    )
-    result = TuningResult()
-    stopping = EarlyStopping(config.patience)
-    best = {name: value.detach().clone() for name, value in towers.state_dict().items()}
-    start = 0
-    if state := load_checkpoint(checkpoint):
-        towers.load_state_dict(state["towers"])
-        optimizer.load_state_dict(state["optimizer"])
-        best, start = state["best"], state["step"]
-        result = TuningResult(dict(state["losses"]), dict(state["recall"]), state["best_step"])
-        stopping = EarlyStopping.replayed(config.patience, list(result.recall.values()))
-    else:
-        result.recall[0] = validation_recall(towers, items, validation, preprocessing, offsets=latest)
-        stopping.observe(result.recall[0])
-    for step in range(start, config.tower_steps):
-        if stopping.exhausted or not len(usable):
-            break
-        rng = np.random.default_rng([config.seed, 2, step])
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * warmup_then_linear(step, config.tower_steps, config.warmup_share)
-        chosen = usable[rng.integers(0, len(usable), config.tower_batch)]
-        with mixed_precision(device):
-            loss = _next_item_loss(towers, items, train, chosen, sampler, rng, config, preprocessing)
-            loss = loss + _query_loss(towers, items, query_pairs, rng, config)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(others, 1.0)
-        optimizer.step()
-        result.losses[step + 1] = float(loss.detach())
-        note = f"loss {result.losses[step + 1]:.3f}"
-        if (step + 1) % config.validate_every == 0 or step + 1 == config.tower_steps:
-            recall = validation_recall(towers, items, validation, preprocessing, offsets=latest)
-            result.recall[step + 1] = recall
-            if stopping.observe(recall):
-                best = {name: value.detach().clone() for name, value in towers.state_dict().items()}
-                result.best_step = step + 1
-            note += f", validation recall@10 {recall:.4f}"
-            save_checkpoint(checkpoint, _state(towers, optimizer, best, step + 1, result))
-        progress.update("tower steps", step + 1, config.tower_steps, note)
-    towers.load_state_dict(best)
-    towers.eval()
-    return result
+    return Updater(optimizer, precision, group, clipped=others)
+
+
+def _copy(towers: Towers) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in towers.state_dict().items()}
 
 
 def forget_events(mask: np.ndarray, share: float, rng: np.random.Generator) -> None:
@@ -223,69 +248,148 @@ def _run_user_tower(towers: Towers, batch: Any, sequences: Tensor, rows: Rows, c
     return users
 
 
-def _next_item_loss(
-    towers: Towers,
-    items: ItemInputs,
-    rows: Rows,
-    chosen: np.ndarray,
-    sampler: NegativeSampler,
-    rng: np.random.Generator,
-    config: TrainingConfig,
-    preprocessing: Preprocessing,
-) -> Tensor:
-    device = items.text.device
-    batch = behavior_batch([rows.histories[row] for row in chosen], rows.as_of_s[chosen], preprocessing)
-    forget_events(batch.mask, config.event_dropout, rng)
-    distinct, places = np.unique(np.maximum(batch.item_rows, 0), return_inverse=True)
-    sequence_items = torch.from_numpy(distinct).to(device)
-    sequences = towers.item(sequence_items, items.rows(sequence_items))[
-        torch.from_numpy(places.reshape(batch.item_rows.shape)).to(device)
-    ]
-    users = _run_user_tower(towers, batch, sequences, rows, chosen)
+@dataclass(frozen=True)
+class _UserBatch:
+    """The user rows of one step with every random choice made, so that any part of them can be worked on alone."""
 
-    wanted = [rng.permutation(rows.new_targets[row])[: config.positives_per_row] for row in chosen]
-    owners = np.repeat(np.arange(len(chosen)), [len(part) for part in wanted])
-    positives = np.concatenate(wanted)
-    negatives = sampler.draw(rng)
-    both = torch.from_numpy(np.concatenate([positives, negatives])).to(device)
-    vectors = towers.item(both, items.rows(both))
-    log_chances = torch.from_numpy(sampler.log_chances).to(device)[both]
-    known = np.stack([np.isin(negatives, rows.targets[row]) for row in chosen])
-    return sampled_softmax_loss(
-        users[torch.from_numpy(owners).to(device)],
-        vectors[: len(positives)],
-        vectors[len(positives) :],
-        temperature=config.temperature,
-        positive_log_q=log_chances[: len(positives)],
-        negative_log_q=log_chances[len(positives) :],
-        accidental=torch.from_numpy(known[owners]).to(device),
-    )
+    rows: np.ndarray
+    """int64 `(b,)`, row numbers."""
+    behavior: BehaviorBatch
+    wanted: list[np.ndarray]
+    """Items to predict, int64, at most `positives_per_row` of each row."""
+    negatives: np.ndarray
+    """int64 `(m,)`, shared by all rows."""
+
+    @property
+    def positives(self) -> int:
+        """Return the number of items to predict."""
+        return sum(map(len, self.wanted))
+
+    def part(self, rows: slice) -> "_UserBatch":
+        """Return neighboring rows of it."""
+        behavior = BehaviorBatch(
+            self.behavior.item_rows[rows],
+            self.behavior.event_types[rows],
+            self.behavior.gap_buckets[rows],
+            self.behavior.mask[rows],
+        )
+        return _UserBatch(self.rows[rows], behavior, self.wanted[rows], self.negatives)
 
 
-def _query_loss(
-    towers: Towers, items: ItemInputs, pairs: QueryPairs, rng: np.random.Generator, config: TrainingConfig
-) -> Tensor:
-    device = items.text.device
-    chosen = rng.integers(0, len(pairs.items), config.tower_batch)
-    rows = torch.from_numpy(pairs.items[chosen]).to(device)
-    vectors = towers.item(rows, items.rows(rows))
-    texts = items.text[rows]
-    same = texts @ texts.T > 1.0 - 1e-5  # equal text, so equally right
-    return sampled_softmax_loss(
-        torch.from_numpy(pairs.vectors[chosen]).to(device),
-        vectors,
-        vectors,
-        temperature=config.temperature,
-        accidental=same,
-    )
+class _Batches:
+    """Draws the batch of a step, and computes the losses of this process's share of it."""
+
+    def __init__(
+        self,
+        towers: Towers,
+        items: ItemInputs,
+        train: Rows,
+        pairs: QueryPairs,
+        event_counts: np.ndarray,
+        config: TrainingConfig,
+        preprocessing: Preprocessing,
+        precision: MixedPrecision,
+        group: TrainingGroup,
+    ) -> None:
+        self._towers, self._items, self._train, self._pairs = towers, items, train, pairs
+        self._config, self._preprocessing, self._precision, self._group = config, preprocessing, precision, group
+        self._learnable = learnable_rows(train)
+        self._sampler = NegativeSampler(event_counts, config.negatives)
+        self._log_chances = torch.from_numpy(self._sampler.log_chances).to(items.text.device)
+
+    def losses(self, step: int) -> Iterator[Tensor]:
+        """Yield one loss a micro-batch; over all micro-batches and processes they add up to that of the whole batch."""
+        config = self._config
+        rng = np.random.default_rng([config.seed, 2, step])
+        tasks = tasks_of_step(config.objective, step)
+        users = self._draw_users(rng)
+        queries = rng.integers(0, len(self._pairs.items), config.tower_batch)
+        for part in micro_batches(config.tower_batch, config.accumulate_steps):
+            with self._precision.forward_pass():
+                terms = []
+                if "recommend" in tasks:
+                    terms.append(self._user_loss(users.part(part), users.positives))
+                if "search" in tasks:
+                    terms.append(self._query_loss(queries[part]) / config.tower_batch)
+                loss = torch.stack(terms).sum()
+            yield loss
+
+    def _draw_users(self, rng: np.random.Generator) -> _UserBatch:
+        config, train = self._config, self._train
+        rows = self._learnable[rng.integers(0, len(self._learnable), config.tower_batch)]
+        behavior = behavior_batch([train.histories[row] for row in rows], train.as_of_s[rows], self._preprocessing)
+        forget_events(behavior.mask, config.event_dropout, rng)
+        wanted = [rng.permutation(train.new_targets[row])[: config.positives_per_row] for row in rows]
+        return _UserBatch(rows, behavior, wanted, self._sampler.draw(rng))
+
+    def _user_loss(self, batch: _UserBatch, positives_of_step: int) -> Tensor:
+        """Return this process's share of the next-item loss of a micro-batch, relative to all positives of the step."""
+        batch = batch.part(self._group.share(len(batch.rows)))
+        towers, items = self._towers, self._items
+        device = items.text.device
+        distinct, places = np.unique(np.maximum(batch.behavior.item_rows, 0), return_inverse=True)
+        sequence_items = torch.from_numpy(distinct).to(device)
+        sequences = towers.item(sequence_items, items.rows(sequence_items))[
+            torch.from_numpy(places.reshape(batch.behavior.item_rows.shape)).to(device)
+        ]
+        users = _run_user_tower(towers, batch.behavior, sequences, self._train, batch.rows)
+
+        owners = np.repeat(np.arange(len(batch.rows)), [len(part) for part in batch.wanted])
+        positives = np.concatenate(batch.wanted)
+        both = torch.from_numpy(np.concatenate([positives, batch.negatives])).to(device)
+        vectors = towers.item(both, items.rows(both))
+        log_chances = self._log_chances[both]
+        known = np.stack([np.isin(batch.negatives, self._train.targets[row]) for row in batch.rows])
+        loss = sampled_softmax_loss(
+            users[torch.from_numpy(owners).to(device)],
+            vectors[: len(positives)],
+            vectors[len(positives) :],
+            temperature=self._config.temperature,
+            positive_log_q=log_chances[: len(positives)],
+            negative_log_q=log_chances[len(positives) :],
+            accidental=torch.from_numpy(known[owners]).to(device),
+        )
+        return loss * (len(positives) / positives_of_step)
+
+    def _query_loss(self, chosen: np.ndarray) -> Tensor:
+        """Return the summed loss of this process's share of the queries; the items of all shares are negatives."""
+        device = self._items.text.device
+        own = self._group.share(len(chosen))
+        rows = torch.from_numpy(self._pairs.items[chosen]).to(device)
+        positives = self._towers.item(rows[own], self._items.rows(rows[own]))
+        texts = self._items.text[rows]
+        same = texts[own] @ texts.T > 1.0 - 1e-5  # equal text, so equally right
+        loss = sampled_softmax_loss(
+            torch.from_numpy(self._pairs.vectors[chosen[own]]).to(device),
+            positives,
+            self._group.gather(positives, len(chosen)),
+            temperature=self._config.temperature,
+            accidental=same,
+        )
+        return loss * len(positives)
 
 
-def _state(
-    towers: Towers, optimizer: torch.optim.Optimizer, best: dict[str, Tensor], step: int, result: TuningResult
-) -> dict[str, Any]:
+def query_mrr(towers: Towers, items: ItemInputs, pairs: QueryPairs, *, max_pairs: int = 1_000) -> float:
+    """Return the mean reciprocal rank of the queries' items, every item ranked.
+
+    The pairs are those that are trained on: a catalogue without a search log has no others, and what stops the
+    training is that they no longer get better.
+    """
+    chosen = np.linspace(0, len(pairs.items) - 1, min(max_pairs, len(pairs.items))).round().astype(int)
+    vectors = item_vectors(towers, items)
+    queries = torch.from_numpy(pairs.vectors[chosen]).to(vectors.device)
+    wanted = torch.from_numpy(pairs.items[chosen]).to(vectors.device)
+    with torch.inference_mode():
+        scores = queries @ vectors.T
+        own = scores.gather(1, wanted.unsqueeze(1))
+        found = float((1.0 / (1 + (scores > own).sum(-1))).mean())
+    towers.train()
+    return found
+
+
+def _state(towers: Towers, best: dict[str, Tensor], step: int, result: TuningResult) -> dict[str, Any]:
     return {
-        "towers": towers.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "weights": learning_weights(towers),
         "best": best,
         "step": step,
         "losses": result.losses,
