@@ -20,9 +20,9 @@ measures it against the champion and the baselines on the same test window, and 
 trained. `promote_challenger` is skipped where the gate says no: the champion stays, and the reasons are in the task's
 log, in the run's tags in MLflow and in the evaluation report.
 
-**By hand** ("Trigger", then fill in what you want to change): `window_days`, `encoder_steps`, `tower_steps`,
-`from_scratch`, which trains from the pre-trained encoder on the whole window, and `force`, which trains although
-nothing is new and promotes although the gate says no.
+**By hand** ("Trigger", then fill in what you want to change): `window_days`, `encoder_steps`, `tower_steps`, `until`,
+a day (UTC) from which on baskets do not count, `from_scratch`, which trains from the pre-trained encoder on the whole
+window, and `force`, which trains although nothing is new and promotes although the gate says no.
 
 **When it fails**
 - *A red `build_training_set` that names a receipt*: the champion has read that window already. The tables are those of
@@ -46,6 +46,7 @@ nothing is new and promotes although the gate says no.
         "window_days": Param(None, type=["null", "integer"], minimum=1, description="Days of training rows."),
         "encoder_steps": Param(None, type=["null", "integer"], minimum=0, description="Steps that tune the encoder."),
         "tower_steps": Param(None, type=["null", "integer"], minimum=1, description="Steps at most for the towers."),
+        "until": Param(None, type=["null", "string"], format="date", description="Take baskets before this day (UTC)."),
         "from_scratch": Param(False, type="boolean", description="Train from zero on the whole window."),
         "force": Param(False, type="boolean", description="Train although nothing is new; promote despite the gate."),
     },

@@ -125,6 +125,7 @@ _from_scratch = click.option(
     is_flag=True,
     help="Train from the pre-trained encoder on the whole window, not from the champion on what is new.",
 )
+_until = click.option("--until", metavar="DAY", help="Take baskets before this day (UTC), such as 2026-01-31.")
 _port = click.option(
     "--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port to listen on."
 )
@@ -135,6 +136,7 @@ _port = click.option(
 @_encoder_steps
 @_tower_steps
 @_from_scratch
+@_until
 @click.option("--force", is_flag=True, help="Train although nothing is new, and promote although the gate says no.")
 def loop(**choices: Any) -> None:
     """Run the whole loop through Airflow, then exit.
@@ -615,11 +617,13 @@ def embed_new_items(run: str | None) -> None:
 @_encoder_steps
 @_tower_steps
 @_from_scratch
+@_until
 @click.option("--force", metavar="TEXT", default="", help="Train although nothing is new; TEXT names the attempt.")
 def build_training_set(**choices: Any) -> None:
     """Join baskets with what was known just before each of them; split by time.
 
-    Where the champion left a receipt: the baskets since its end, and a sample of older ones.
+    Where the champion left a receipt: the baskets since its end, and a sample of older ones. A window that the champion
+    has read already is refused.
 
     \b
     Example: headrace build_training_set --window-days 60

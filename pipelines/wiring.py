@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +73,7 @@ class Choices(Record):
     tower_steps: int | None = Field(default=None, description="Steps at most that tune the towers.")
     force: str = Field(default="", description="Any text: makes another run of the same inputs, and passes the gate.")
     from_scratch: bool = Field(default=False, description="Start from the pre-trained encoder, over the whole window.")
+    until: date | None = Field(default=None, description="First day (UTC) whose baskets do not count any more.")
 
 
 class TrainingInputs(Record):
@@ -248,6 +249,13 @@ def settings_fingerprint(*parts: Settings) -> str:
     return text_sha256(*(part.model_dump_json() for part in parts))
 
 
+def _day(text: date | str | None) -> date | None:
+    try:
+        return date.fromisoformat(text) if isinstance(text, str) else text
+    except ValueError:
+        raise ConfigError(f"`until` is {text!r}, a day such as 2026-01-31 is needed.") from None
+
+
 def _ingest_tables(wiring: Wiring, *, until: datetime | None = None) -> tuple[str, Record]:
     from pipelines.steps.ingest_tables import ingest_tables
 
@@ -330,6 +338,7 @@ def _build_training_set(
     tower_steps: int | None = None,
     force: str = "",
     from_scratch: bool = False,
+    until: date | str | None = None,
 ) -> tuple[str, Record]:
     from pipelines.steps.build_training_set import build_training_set
     from pipelines.training.receipt import WindowReadError, find_receipt
@@ -340,6 +349,7 @@ def _build_training_set(
         tower_steps=tower_steps,
         force=force,
         from_scratch=from_scratch or force == FROM_ZERO,
+        until=_day(until),
     )
     config = wiring.config_for(choices)
     model = (config.features, config.training, config.compression)
@@ -351,8 +361,8 @@ def _build_training_set(
     )
     champion = None if choices.from_scratch else wiring.registry.champion()
     before = wiring.records.find(champion.run, "training_inputs", TrainingInputs) if champion else None
-    same_settings = before is not None and before.settings == inputs.settings
-    if champion and before and same_settings and before.tables == inputs.tables and not force:
+    as_before = before is not None and before.settings == inputs.settings and choices.until is None
+    if champion and before and as_before and before.tables == inputs.tables and not force:
         raise NothingNew(
             f"Nothing new: champion {champion.bundle} was trained on these tables with these settings "
             "(`--force` trains again)."
@@ -366,11 +376,12 @@ def _build_training_set(
             model_fingerprint=settings_fingerprint(*model),
             champion=champion.bundle if champion else None,
             parent=find_receipt(wiring.places.training / champion.bundle / "model") if champion else None,
+            until=choices.until,
             force=force,
             progress=wiring.progress,
         )
     except WindowReadError as error:
-        if error.is_twice and same_settings:  # a schedule that is quicker than the shop: no failure
+        if error.is_twice and as_before:  # a schedule that is quicker than the shop: no failure
             raise NothingNew(f"Nothing new to train on yet. {error}") from None
         raise
     decision = wiring.records.find(training_set.run, "promote_challenger", PromotionDecision)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -73,6 +73,7 @@ def build_training_set(
     model_fingerprint: str,
     champion: str | None,
     parent: Receipt | None = None,
+    until: date | None = None,
     force: str = "",
     progress: Progress,
 ) -> TrainingSet:
@@ -88,6 +89,7 @@ def build_training_set(
         model_fingerprint: Stands for the settings of the model.
         champion: Bundle that the training will start from; None starts from zero.
         parent: The champion's receipt; None reads the whole window.
+        until: The first day (UTC) whose baskets do not count any more; None: all count.
         force: Any text; another one makes another run of the same inputs, over the whole window.
 
     Raises:
@@ -103,14 +105,16 @@ def build_training_set(
         )
     parent = None if force else parent
     read_before = parent.read.fingerprint if parent else ""
-    fingerprint = text_sha256(str(_FORMAT), features.fingerprint, config.model_dump_json(), read_before)
+    fingerprint = text_sha256(
+        str(_FORMAT), features.fingerprint, config.model_dump_json(), read_before, str(until or "")
+    )
     run = text_sha256(fingerprint, model_fingerprint, champion or "base", force)[:12]
     folder = training_dir / run
     if done := _find(folder):
         return done
 
     with tables.connect() as connection:
-        daily = _daily_baskets(connection)
+        daily = _daily_baskets(connection, until)
         split = split_by_time(daily, config)
         window_rows = sum(n for day, n in daily if split.train_start <= day < split.validation_start)
         if parent:
@@ -155,8 +159,13 @@ def _find(folder: Path) -> TrainingSet | None:
     return found.model_copy(update={"folder": folder})
 
 
-def _daily_baskets(connection: duckdb.DuckDBPyConnection) -> list[tuple[datetime, int]]:
-    daily = connection.execute(daily_baskets_sql()).fetchall()
+def _daily_baskets(connection: duckdb.DuckDBPyConnection, until: date | None) -> list[tuple[datetime, int]]:
+    found = connection.execute(daily_baskets_sql()).fetchall()
+    daily = [(day, n) for day, n in found if until is None or day.astimezone(UTC).date() < until]
+    if found and not daily:
+        raise DataError(
+            f"No purchase is older than {until}: the tables begin at {found[0][0]:%Y-%m-%d}. Give a later day."
+        )
     if not daily:
         raise DataError(
             "The tables hold no purchase of an item, and baskets are what the model learns from: check the mapping of "

@@ -95,6 +95,7 @@ def test_training_takes_parameters_by_hand(bag):
         "force",
         "from_scratch",
         "tower_steps",
+        "until",
         "window_days",
     ]
 

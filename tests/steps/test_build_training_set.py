@@ -253,6 +253,16 @@ def test_a_window_that_the_champion_has_read_is_refused_and_nothing_is_written(s
     assert not list(shop.places.training.rglob("*.parquet"))
 
 
+def test_a_run_may_end_on_an_earlier_day_but_not_where_the_champion_has_read(shop):
+    config = CONFIG.model_copy(update={"min_eval_rows": 1, "window_days": 9})
+    earlier = shop.training_set(config, until=day(7).date())
+    assert (earlier.test_end, earlier.rows["test"]) == (day(7), 2)
+    with pytest.raises(WindowReadError, match="is an old one: model p has read everything up to 2026-01-03"):
+        shop.training_set(config, champion="c", parent=receipt(until=day(2)), until=day(6).date())
+    with pytest.raises(DataError, match="No purchase is older than 2025-12-01: the tables begin at 2025-12-31"):
+        shop.training_set(until=day(-31).date())
+
+
 @pytest.mark.slow
 def test_other_parents_and_other_shares_give_other_runs(shop):
     runs = [
