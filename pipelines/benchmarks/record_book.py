@@ -57,7 +57,7 @@ class RecordBook:
             if np.isfinite(values).any():
                 self.add(case, name, self._bootstrap.mean(values), seeds=len(per_seed))
         for name in over_seeds if len(per_seed) > 1 else ():
-            of_seeds = [float(np.nanmean(found[name])) for found in per_seed]
+            of_seeds = [_mean(found[name]) for found in per_seed]
             spread = Metric(value=float(np.mean(of_seeds)), low=min(of_seeds), high=max(of_seeds))
             self.add(case, name + OVER_SEEDS, spread, seeds=len(per_seed))
 
@@ -72,12 +72,18 @@ class RecordBook:
         if MODEL_CASE not in self._means:
             return
         measured = [case for case in baselines if case in self._means]
-        best = [max(measured, key=lambda case: float(np.nanmean(self._means[case][best_by])))] if measured else []
+        best = [max(measured, key=lambda case: _mean(self._means[case][best_by]))] if measured else []
         own = self._means[MODEL_CASE]
         for other in (*best, *(case for case in self._means if case not in (*baselines, MODEL_CASE))):
             for name in metrics:
                 gain = self._bootstrap.mean(own[name] - self._means[other][name])
                 self.add(f"{MODEL_CASE}: {gain_over(other)}", name, gain, seeds=self._seeds[MODEL_CASE])
+
+
+def _mean(values: np.ndarray) -> float:
+    """Return the mean of the rows that count, 0 where none does."""
+    counted = values[np.isfinite(values)]
+    return float(counted.mean()) if len(counted) else 0.0
 
 
 def section(title: str, records: Sequence[BenchmarkRecord], metrics: Sequence[str], *, gains: bool = False) -> str:

@@ -86,10 +86,13 @@ def run_cases(
         if with_model:
             store.forget_model()
     results: dict[str, list[Arrays]] = {}
+    spent: list[float] = []
     for place, name in enumerate(wanted):
         if not store.has(name):
-            progress.begin(f"[{place + 1}/{len(wanted)}] {name}")
+            progress.begin(f"[{place + 1}/{len(wanted)}{_left(spent, len(wanted) - place)}] {name}")
+            began = time.perf_counter()
             store.save(name, None, measure_baseline(name))
+            spent.append(time.perf_counter() - began)
         results[name] = [store.load(name)]
     if fit is not None and with_model:
         for name, found in _model_results(fit, measure, store, options, progress).items():
@@ -143,8 +146,8 @@ def _model_results(
     for seed in range(options.seeds):
         names = store.model_cases(seed)
         if names is None:
-            left = f", {in_words(sum(spent) / len(spent) * (options.seeds - seed))} left" if spent else ""
-            progress.begin(f"model, seed {seed + 1} of {options.seeds}{left}")
+            left = _left(spent, options.seeds - seed)
+            progress.begin(f"[model, seed {seed + 1} of {options.seeds}{left}]")
             began = time.perf_counter()
             names = _measure_seed(seed, fit, measure, store, progress)
             spent.append(time.perf_counter() - began)
@@ -168,10 +171,15 @@ def _measure_seed(
     scorers = fit(seed)
     for place, (name, scorer) in enumerate(scorers.items()):
         if not store.has(name, seed):
-            progress.begin(f"model, seed {seed + 1} [{place + 1}/{len(scorers)}] {name}")
+            progress.begin(f"[model, seed {seed + 1}, {place + 1}/{len(scorers)}] {name}")
             store.save(name, seed, measure(scorer))
     store.finish_model(seed, list(scorers))
     return list(scorers)
+
+
+def _left(spent: Sequence[float], parts: int) -> str:
+    """Return how long the other parts take if they take as long as those before; "" where there are none."""
+    return f", about {in_words(sum(spent) / len(spent) * parts)} left" if spent else ""
 
 
 def _refuse_unknown(cases: Sequence[str], baselines: Sequence[str]) -> None:

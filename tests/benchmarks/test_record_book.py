@@ -42,6 +42,9 @@ def test_rows_that_do_not_count_are_left_out(book):
     assert found(book, "tfidf").value == 0.5
     book.add_rows("nothing", [values(np.nan, np.nan, np.nan, np.nan)], over_seeds=[])
     assert "nothing" not in {record.case for record in book.records}
+    book.add_rows("headrace", [values(np.nan, 1, 1, np.nan)], over_seeds=[])
+    book.add_gains(["nothing", "tfidf"], ["ndcg@10"], best_by="ndcg@10")
+    assert found(book, "headrace: gain over tfidf").value == 0.5
 
 
 def test_gains_are_over_the_best_baseline_and_over_each_ablation(book):
