@@ -130,7 +130,7 @@ def read_recommend_folder(path: Path) -> RecommendFolder:
         times=times[order],
         positions=None if positions is None else positions[order],
         baskets=_basket_numbers(numbers[order], times[order], labels, order),
-        event_types=_texts(table, "event_type", DEFAULT_EVENT_TYPE)[order],
+        event_types=_texts(table, "event_type", where, DEFAULT_EVENT_TYPE)[order],
     )
 
 
@@ -222,8 +222,8 @@ def read_items(path: Path) -> ItemTable:
             f"{where} has {len(twice):,} values of `item_id` more than once, such as {', '.join(twice[:_SHOWN])}: "
             "keep one row for each item."
         )
-    titles = _texts(table, "title").tolist()
-    descriptions = _texts(table, "description").tolist()
+    titles = _texts(table, "title", where).tolist()
+    descriptions = _texts(table, "description", where).tolist()
     if not any(title.strip() for title in titles):
         raise DataError(f"No item in {where} has a `title`: give the items a text, it is what search reads.")
     prices = _numbers(table, "price", where) if "price" in table.column_names else np.full(len(ids), np.nan)
@@ -231,10 +231,10 @@ def read_items(path: Path) -> ItemTable:
         item_ids=ids.to_pylist(),
         titles=titles,
         texts=[item_text(*pair) for pair in zip(titles, descriptions, strict=True)],
-        categories=_texts(table, "category").tolist(),
-        brands=_texts(table, "brand").tolist(),
+        categories=_texts(table, "category", where).tolist(),
+        brands=_texts(table, "brand", where).tolist(),
         prices=np.where(np.isfinite(prices), prices, np.nan),
-        images=_texts(table, "image").tolist(),
+        images=_texts(table, "image", where).tolist(),
     )
 
 
@@ -327,7 +327,7 @@ def _whole_numbers(table: pa.Table, column: str, where: Path) -> np.ndarray:
     return numbers.astype(np.int64)
 
 
-def _texts(table: pa.Table, column: str, default: str = "") -> np.ndarray:
+def _texts(table: pa.Table, column: str, where: Path, default: str = "") -> np.ndarray:
     """Return a column as texts, `default` where it is missing; everything is `default` without the column."""
     if column not in table.column_names:
         return np.full(table.num_rows, default, dtype=object)
@@ -337,7 +337,7 @@ def _texts(table: pa.Table, column: str, default: str = "") -> np.ndarray:
     try:
         texts = pc.fill_null(pc.cast(values, pa.string()), default)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise DataError(f"`{column}` has the type {values.type}: texts are needed.") from None
+        raise DataError(f"`{column}` of {where} has the type {values.type}: texts are needed.") from None
     return np.asarray(texts.to_pylist(), dtype=object)
 
 

@@ -103,6 +103,9 @@ def test_judgements_are_sorted_by_query(folder):
         pytest.param({"item_id": ["a"], "title": [" "]}, "No item in", id="no text at all"),
         pytest.param({"item_id": ["a"], "title": ["x"], "price": ["dear"]}, "`price` of", id="price is not a number"),
         pytest.param(
+            {"item_id": ["a"], "title": ["x"], "category": [["tea"]]}, "`category` of", id="category is a list"
+        ),
+        pytest.param(
             {"item_id": pa.array([], pa.string()), "title": pa.array([], pa.string())}, "has no rows", id="empty"
         ),
     ],
