@@ -8,6 +8,7 @@ from pipelines.evaluation.rows import EvaluationRows
 from pipelines.inference.bundle import Bundle
 from pipelines.ranking.fusion import Parts, recommendation_parts, weighted_mean
 from pipelines.ranking.learned import scores_of_parts
+from pipelines.ranking.search_ranker import behind, ranked_search
 from pipelines.retrieval.dense import dense_scores
 
 _NOT_IN_BUNDLE = -2.0
@@ -41,7 +42,13 @@ class BundleScorer:
         """Return what `/search` ranks by when nobody is known, float32 `(n_queries, n_items)`."""
         weights = self._bundle.preprocessing.fusion.search.model_dump()
         parts = {"dense": self._dense_search(queries), "lexical": self._lexical_search(queries)}
-        return self._in_catalog(weighted_mean(parts, weights))
+        scores = weighted_mean(parts, weights)
+        if self._bundle.search_ranker is not None:
+            vectors = self._bundle.encode_queries(queries)
+            for place, query in enumerate(queries):
+                found = ranked_search(self._bundle, query, vectors[place], parts["dense"][place])
+                scores[place] = behind(scores[place], found.rows, found.scores)
+        return self._in_catalog(scores)
 
     def dense_search_scores(self, queries: Sequence[str]) -> np.ndarray:
         """Return the cosine of query and item alone, below 0 as 0, float32 `(n_queries, n_items)`."""

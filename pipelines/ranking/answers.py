@@ -18,6 +18,7 @@ from pipelines.ranking.filtering import Filters, allowed_items, recently_purchas
 from pipelines.ranking.fusion import Parts, history_scores, weighted_mean
 from pipelines.ranking.learned import rank_candidates
 from pipelines.ranking.ordering import top_rows
+from pipelines.ranking.search_ranker import RankedSearch, ranked_search
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,13 @@ def search(
             parts["user"] = np.maximum(bundle.dense_index.scores(embedded[0]), 0.0)
             weights["user"] = serving.search_personalization * (weights["dense"] + weights["lexical"])
             exact["user"] = embedded[0]
-    return _finish(bundle, parts, weights, exact, k, serving, allowed_items(bundle, filters), "user" in parts)
+    allowed = allowed_items(bundle, filters)
+    if bundle.search_ranker is not None:
+        found = ranked_search(
+            bundle, query, query_vector, parts["dense"], lexical_scores=lexical, allowed=allowed, at_least=k
+        )
+        return _order(bundle, found, parts, exact, serving.search_personalization, k)
+    return _finish(bundle, parts, weights, exact, k, serving, allowed, "user" in parts)
 
 
 def similar(
@@ -181,6 +188,19 @@ def _finish(
     return Ranking(
         candidates[best], scores[best], {name: part[best] for name, part in of_candidates.items()}, personalized
     )
+
+
+def _order(
+    bundle: Bundle, found: RankedSearch, parts: Parts, exact: dict[str, np.ndarray], personalization: float, k: int
+) -> Ranking:
+    """Order what the search ranker scored; the user's taste, where it is known, has its weight beside the ranker."""
+    of_candidates = {"ranker": found.scores}
+    if "user" in exact:
+        of_candidates["user"] = np.maximum(bundle.item_vectors[found.rows] @ exact["user"], 0.0)
+    scores = weighted_mean(of_candidates, {"ranker": 1.0, "user": personalization})
+    best = top_rows(scores, k)
+    rows = found.rows[best]
+    return Ranking(rows, scores[best], {name: part[rows] for name, part in parts.items()}, "user" in exact)
 
 
 def _with_seeds(features: UserFeatures | None, seed_items: Sequence[str], now_s: float) -> UserFeatures:
