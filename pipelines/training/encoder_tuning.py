@@ -21,11 +21,14 @@ from pipelines.training.divergence import DivergenceWatch, refuse_broken_weights
 from pipelines.training.encoder_weights import choose_weights
 from pipelines.training.lora import merge_adapters
 from pipelines.training.precision import MixedPrecision
+from pipelines.training.rivals import Rivals, RivalSource
 from pipelines.training.schedule import warmup_then_linear
 from pipelines.training.updates import Updater, micro_batches, refuse_small_parts
 
 PairSource = Callable[[int, np.random.Generator], tuple[list[str], np.ndarray]]
 """Draws `n` queries and the row numbers of their items."""
+_TOGETHER = 32
+"""Texts that are padded to one length."""
 _ADVICE = "Lower `training.encoder_learning_rate` or raise `training.frozen_layers`, then train again."
 
 
@@ -38,6 +41,7 @@ def tune_encoder(
     checkpoint: Path,
     progress: Progress,
     pairs: PairSource | None = None,
+    rivals: RivalSource | None = None,
     group: TrainingGroup = ALONE,
 ) -> dict[int, float]:
     """Tune the encoder on (query, item) pairs; the other items of a (micro-)batch are the negatives.
@@ -48,6 +52,7 @@ def tune_encoder(
     Args:
         checkpoint: File that is written every `validate_every` steps and read at the start.
         pairs: Where pairs come from; queries made from the catalogue by default.
+        rivals: Where hard negatives come from; none by default.
         group: The processes that share each batch.
 
     Returns:
@@ -67,7 +72,7 @@ def tune_encoder(
         [{"params": weights, "peak": config.encoder_learning_rate}], lr=config.encoder_learning_rate, weight_decay=0.01
     )
     updater = Updater(optimizer, precision, group)
-    batches = _Batches(encoder, tokenizer, catalog, pairs or _made_up(catalog), config, precision, group)
+    batches = _Batches(encoder, tokenizer, catalog, pairs or _made_up(catalog), rivals, config, precision, group)
     losses: dict[int, float] = {}
     at_start: list[float] = []
     start = 0
@@ -110,6 +115,7 @@ class _Batches:
     tokenizer: PreTrainedTokenizerBase
     catalog: Catalog
     draw: PairSource
+    rivals: RivalSource | None
     config: TrainingConfig
     precision: MixedPrecision
     group: TrainingGroup
@@ -120,37 +126,54 @@ class _Batches:
         noise = int(rng.integers(0, 2**31))
         queries, rows = self.draw(self.config.encoder_batch, rng)
         for number, part in enumerate(micro_batches(len(rows), self.config.accumulate_steps)):
+            rivals = self._rivals(queries[part], rows[part], rng)
             torch.manual_seed(noise + number * self.group.size + self.group.rank)  # dropout
-            yield self._loss(queries[part], rows[part]) / len(rows)
+            yield self._loss(queries[part], rows[part], rivals) / len(rows)
 
-    def _loss(self, queries: list[str], rows: np.ndarray) -> Tensor:
+    def _rivals(self, queries: list[str], rows: np.ndarray, rng: np.random.Generator) -> Rivals:
+        if self.rivals is not None:
+            return self.rivals(queries, rows, rng)
+        return Rivals.none(len(rows))
+
+    def _loss(self, queries: list[str], rows: np.ndarray, rivals: Rivals) -> Tensor:
         """Return the summed loss of this process's share of a micro-batch; the items of all shares are negatives."""
-        texts = [self.catalog.texts[row] for row in rows]
+        texts = [self.catalog.texts[row] for row in np.concatenate([rows, rivals.rows])]
         own = self.group.share(len(rows))
-        anchors, positives = self._embed(queries[own]), self._embed(texts[own])
+        anchors, positives = self._embed(queries[own]), self._embed(texts[: len(rows)][own])
+        negatives = self.group.gather(positives, len(rows))
+        if len(rivals.rows) >= self.group.size:
+            share = self.group.share(len(rivals.rows))
+            hard = self._embed(texts[len(rows) :][share])
+            negatives = torch.cat([negatives, self.group.gather(hard, len(rivals.rows))])
+        no_negatives = _same_text(texts, len(rows)) | torch.from_numpy(rivals.answers)
         loss = sampled_softmax_loss(
             anchors,
             positives,
-            self.group.gather(positives, len(rows)),
+            negatives,
             temperature=self.config.temperature,
-            accidental=_same_text(texts)[own].to(positives.device),
+            accidental=no_negatives[own, : len(negatives)].to(positives.device),
         )
         return loss * len(anchors)
 
     def _embed(self, texts: list[str]) -> Tensor:
+        """Return float32 `(n, dim)`; texts of similar length go through together, so that little is padding."""
         device = next(self.encoder.parameters()).device
-        ids, mask = tokenize(self.tokenizer, texts, self.config.max_tokens)
-        with self.precision.forward_pass():
-            vectors: Tensor = self.encoder(ids.to(device), mask.to(device))
-        return vectors
+        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+        parts = []
+        for start in range(0, len(order), _TOGETHER):
+            part = [texts[place] for place in order[start : start + _TOGETHER]]
+            ids, mask = tokenize(self.tokenizer, part, self.config.max_tokens)
+            with self.precision.forward_pass():
+                parts.append(self.encoder(ids.to(device), mask.to(device)))
+        return torch.cat(parts)[torch.from_numpy(np.argsort(order)).to(device)]
 
 
 def _made_up(catalog: Catalog) -> PairSource:
     return lambda n, rng: catalog_pairs(catalog, n, rng)
 
 
-def _same_text(texts: list[str]) -> Tensor:
-    """Return bool `(n, n)`: true where two items read the same, the item itself included."""
+def _same_text(texts: list[str], n: int) -> Tensor:
+    """Return bool `(n, len(texts))`: true where an item reads like one of the first `n`, the item itself included."""
     numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     column = torch.tensor([numbers[text] for text in texts])
-    return column.unsqueeze(0) == column.unsqueeze(1)
+    return column[:n].unsqueeze(1) == column.unsqueeze(0)

@@ -15,6 +15,7 @@ from pipelines.errors import DivergenceError
 from pipelines.model.encoder import load_encoder
 from pipelines.progress import SilentProgress
 from pipelines.training.encoder_tuning import tune_encoder
+from pipelines.training.rivals import Rivals
 from tests.toys.training_workers import LONG, KilledAt, KilledError, toy_catalog, tune_toy_encoder
 
 CONFIG = TrainingConfig(
@@ -114,3 +115,28 @@ def test_frozen_layers_stay_as_they_were(tiny_encoder_folder, catalog, tmp_path)
     }
     assert changed
     assert all("layer.1." in name for name in changed)
+
+
+@pytest.mark.parametrize(
+    ("answers", "loss"),
+    [
+        pytest.param(True, 0.0, id="everything else answers the query too: nothing to tell apart"),
+        pytest.param(False, None, id="rivals are negatives"),
+    ],
+)
+def test_what_answers_a_query_is_no_negative_of_it(tiny_encoder_folder, catalog, tmp_path, answers, loss):
+    encoder, tokenizer = load_encoder(str(tiny_encoder_folder))
+    losses = tune_encoder(
+        encoder,
+        tokenizer,
+        catalog,
+        config=CONFIG.model_copy(update={"encoder_steps": 1, "encoder_batch": 4, "encoder_learning_rate": 1e-6}),
+        checkpoint=tmp_path / "encoder.pt",
+        progress=SilentProgress(),
+        pairs=lambda n, rng: (["apple"] * n, np.arange(n)),
+        rivals=lambda queries, rows, rng: Rivals(np.array([7, 8]), np.full((len(rows), len(rows) + 2), answers)),
+    )
+    if loss is None:
+        assert losses[1] > 0.5
+    else:
+        assert losses[1] == pytest.approx(loss, abs=1e-6)
