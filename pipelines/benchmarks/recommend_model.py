@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipelines.benchmarks.ablation import Ablation, parts_of
 from pipelines.benchmarks.protocols import RecommendTask, TaskRows
 from pipelines.benchmarks.task_training import (
     asked_rows,
@@ -24,6 +25,7 @@ from pipelines.benchmarks.task_training import (
     training_rows,
 )
 from pipelines.compression.packaging import (
+    THEN,
     Knowledge,
     Labels,
     TrainedParts,
@@ -44,7 +46,8 @@ from pipelines.training.tower_tuning import QueryPairs, tune_towers
 from pipelines.training.trained_model import item_inputs, new_towers
 
 HEADRACE, DENSE = "headrace", "headrace_dense"
-CASES: tuple[str, ...] = (HEADRACE, DENSE)
+ABLATED_SEED = 0
+"""Parts are taken away with one seed only: each costs as much as learning and measuring the ranking."""
 Scorer = Callable[[TaskRows], np.ndarray]
 _QUICK_STEPS = 20
 
@@ -55,13 +58,27 @@ def fit_recommender(
     """Train, package and open the bundle; a finished one is opened again.
 
     Returns:
-        Full rankings of test rows by case: what would be served, and the user tower alone.
+        Full rankings of test rows by case: what would be served, the user tower alone, and, with the first seed of a
+        run that is not quick, what would be served without each part.
     """
-    folder = work / "bundle"
+    folder, config = work / "bundle", recipe(seed, quick=quick)
     if not (folder / "manifest.json").is_file():
-        _make_bundle(task, folder, recipe(seed, quick=quick), work, progress)
+        _make_bundle(task, folder, config, work, progress)
     bundle = load_bundle(folder)
-    return {HEADRACE: partial(_served, task, bundle), DENSE: partial(_dense, task, bundle)}
+    scorers: dict[str, Scorer] = {HEADRACE: partial(_served, task, bundle), DENSE: partial(_dense, task, bundle)}
+    if seed == ABLATED_SEED and not quick and bundle.ranker is not None:
+        for part in parts_of(bundle):
+            ablation = Ablation(
+                part,
+                then=work / "models" / THEN,
+                now=bundle,
+                rows=lambda: ranking_rows(task, task.validation),
+                config=config,
+                folder=work,
+                progress=progress,
+            )
+            scorers[f"without {part}"] = partial(_served_by, task, ablation)
+    return scorers
 
 
 def recipe(seed: int, *, quick: bool) -> HeadraceConfig:
@@ -136,6 +153,10 @@ def _train(
         items=task_items(task),
         preprocessing=preprocessing,
     )
+
+
+def _served_by(task: RecommendTask, ablation: Ablation, rows: TaskRows) -> np.ndarray:
+    return _served(task, ablation.bundle(), rows)
 
 
 def _served(task: RecommendTask, bundle: Bundle, rows: TaskRows) -> np.ndarray:

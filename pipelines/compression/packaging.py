@@ -29,6 +29,8 @@ from pipelines.training.learned_ranking import RankingRows, learn_ranking
 from pipelines.training.tower_tuning import item_vectors
 from pipelines.training.trained_model import item_inputs
 
+THEN = "then"
+"""Folder of the bundle that the ranking is learned with, beside the exported models."""
 _CHECKED_TEXTS = 500
 _ENCODE_BATCH = 1_024
 
@@ -131,7 +133,7 @@ def package_bundle(
         now: What the bundle serves with.
         rows: Moments, and what was taken then.
     """
-    before = exported.folder / "then"
+    before = exported.folder / THEN
     write_bundle(before, parts=_parts(trained, exported, text_tables, then, labels), created_at=labels.created_at)
     learned = learn_ranking(
         load_bundle(before, verify=False),

@@ -89,12 +89,11 @@ def recommend_candidates(
     generators = generators_of(bundle)
     scores = _scores(bundle, rows, times)
     scores[DENSE] = bundle.dense_index.scores(user_vector) if dense_scores is None else dense_scores
-    trends = bundle.trends.at(now_s)
+    trends = bundle.trends.of_day(now_s)
     proposed = [top_rows(scores[name], per_generator, allowed & (scores[name] > 0)) for name in generators]
     proposed.append(top_rows(trends[:, 0], per_generator, allowed & (trends[:, 0] > 0)))
     proposed.append(np.unique(rows[allowed[rows]]))
-    candidates = np.unique(np.concatenate(proposed))
-    found_by = np.stack([np.isin(candidates, part) for part in proposed], axis=1)
+    candidates, found_by = _merged(proposed, bundle.n_items)
     columns = _generator_columns(bundle, scores, rows, times, candidates, user_vector)
     described = np.concatenate(
         [
@@ -113,6 +112,15 @@ def _scores(bundle: Bundle, rows: np.ndarray, times: np.ndarray) -> dict[str, np
     """Return the scores of every item by neighbor table, float32 `(n_items,)` each."""
     weights = history_weights(times, bundle.preprocessing.history_decay)
     return {name: table.spread(rows, weights) for name, table in bundle.neighbors.items()}
+
+
+def _merged(proposed: Sequence[np.ndarray], n_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct rows, rising, and which part each is in, bool `(c, n_parts)`."""
+    bits = np.zeros(n_items, np.uint16)
+    for number, rows in enumerate(proposed):
+        bits[rows] |= np.uint16(1 << number)
+    candidates = np.flatnonzero(bits)
+    return candidates, (bits[candidates][:, None] >> np.arange(len(proposed), dtype=np.uint16)) & 1 > 0
 
 
 def _generator_columns(

@@ -4,7 +4,9 @@ Counts decay with two half-lives. For each item and each day with events, the de
 are kept, so the value on any later day is one look-up and one power.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ TREND_FEATURES: tuple[str, ...] = ("log_fast", "log_slow", "log_total", "log_age
 FAST_HALF_LIFE_DAYS = 30.0
 SLOW_HALF_LIFE_DAYS = 180.0
 _DAY_S = 86_400
+_KEPT_DAYS = 8
 _SHIFT = 2**24
 """More days than there will be: item and day make one number."""
 
@@ -63,6 +66,14 @@ class ItemTrends:
             axis=1,
         )
         return np.where(found[:, None], np.log1p(np.maximum(columns, 0)), np.float32(0))
+
+    def of_day(self, now_s: float) -> np.ndarray:
+        """Return `at` for all items, float32 `(n_items, 4)`; a few days are kept, so do not change it."""
+        return self._days(int(now_s // _DAY_S))
+
+    @cached_property
+    def _days(self) -> Callable[[int], np.ndarray]:
+        return lru_cache(maxsize=_KEPT_DAYS)(lambda day: self.at(day * _DAY_S))
 
     def grown(self, count: int) -> "ItemTrends":
         """Return the trends with `count` more items at the end, without events."""

@@ -96,6 +96,7 @@ def collect_ranker_rows(
     rows = [row for row in range(len(features)) if (bundle.rows_of(features[row].item_ids) >= 0).any()]
     if len(rows) > max_rows:
         rows = [rows[place] for place in np.unique(np.linspace(0, len(rows) - 1, max_rows).round().astype(int))]
+    rows.sort(key=lambda row: float(now_s[row]))  # rows of one day share its trends
     parts: list[tuple[np.ndarray, ...]] = []
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]

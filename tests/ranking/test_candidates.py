@@ -1,0 +1,87 @@
+"""Candidates of the toy bundle, worked out by hand."""
+
+import numpy as np
+import pytest
+
+from pipelines.inference.bundle import load_bundle
+from pipelines.ranking.candidates import generators_of, ranker_features, recommend_candidates
+from pipelines.retrieval.neighbors import NeighborTable
+from pipelines.retrieval.trends import build_trends
+from tests.toys.toy_bundle import NEIGHBOUR_SCORES, NEIGHBOURS, User, bought, write_toy_bundle
+
+DAY = 86_400
+NOW_S = 100.0 * DAY
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundles") / "toy"
+    table = NeighborTable.from_padded(NEIGHBOURS, NEIGHBOUR_SCORES)
+    trends = build_trends(np.array([4, 4, 3]), np.array([70, 70, 100]) * DAY, 6)
+    write_toy_bundle(folder, neighbors={"item_to_item": table}, trends=trends)
+    return load_bundle(folder)
+
+
+def candidates_of(bundle, user, per_generator=2):
+    vector, _ = bundle.user_embedding(user, NOW_S)
+    return recommend_candidates(bundle, user, vector, NOW_S, bundle.available, per_generator=per_generator)
+
+
+def column(bundle, found, name):
+    values = found.features[:, ranker_features(generators_of(bundle)).index(name)]
+    return dict(zip((bundle.item_ids[row] for row in found.rows), values.tolist(), strict=True))
+
+
+def test_every_generator_proposes_its_best(bundle):
+    found = candidates_of(bundle, bought("a", at=90 * DAY))
+    ids = [bundle.item_ids[row] for row in found.rows]
+    assert ids == ["a", "b", "d", "e"]  # neighbors b and d, dense a and b, trending e, repeat a; f is not available
+    by = dict(
+        zip(ids, found.found_by.tolist(), strict=True)
+    )  # item_to_item? no: sorted tables, then dense, trending, repeat
+    assert by == {
+        "a": [False, True, False, True],
+        "b": [True, True, False, False],
+        "d": [True, False, False, False],
+        "e": [False, False, True, False],
+    }
+
+
+def test_scores_are_relative_to_the_best_item_of_the_user(bundle):
+    found = candidates_of(bundle, bought("a", at=90 * DAY))
+    near = column(bundle, found, "item_to_item.relative")
+    assert near == pytest.approx({"a": 0, "b": 1, "d": 0.5, "e": 0}, abs=1e-3)
+    assert column(bundle, found, "item_to_item.rank")["d"] == pytest.approx(1 / np.log2(3))
+    assert column(bundle, found, "item_to_item.strength")["b"] == pytest.approx(np.log1p(80), abs=1e-2)
+    assert column(bundle, found, "dense.relative")["b"] == pytest.approx(0.5, abs=1e-3)  # both are apples
+
+
+def test_newer_events_count_more_and_the_newest_alone(bundle):
+    user = User(["c", "a"], ["view", "view"], [80 * DAY, 90 * DAY])  # c points to e, a to b and d
+    found = candidates_of(bundle, user, per_generator=5)
+    recent = column(bundle, found, "item_to_item.recent")
+    assert (recent["b"], recent["e"]) == pytest.approx((1, 0.7 * 0.5 / 0.8), abs=1e-3)
+    newest = column(bundle, found, "item_to_item.newest")
+    assert (newest["b"], newest["e"]) == pytest.approx((1, 0), abs=1e-3)
+
+
+def test_what_the_user_touched_is_told(bundle):
+    user = User(["a", "a"], ["view", "purchase"], [80 * DAY, 90 * DAY])
+    found = candidates_of(bundle, user)
+    assert column(bundle, found, "times_touched")["a"] == pytest.approx(np.log1p(2))
+    assert column(bundle, found, "days_since_touched")["a"] == pytest.approx(np.log1p(10))
+    assert column(bundle, found, "touched") == {"a": 1, "b": 0, "d": 0, "e": 0}
+
+
+def test_trends_are_those_of_the_day_before(bundle):
+    found = candidates_of(bundle, bought("a", at=90 * DAY))
+    assert column(bundle, found, "log_fast")["e"] == pytest.approx(np.log1p(2 * 0.5))
+    assert column(bundle, found, "log_total")["d"] == 0  # first sold today
+
+
+def test_features_are_finite_for_one_event_and_for_many(bundle):
+    names = ranker_features(generators_of(bundle))
+    for user in (bought("a"), User(["a", "b", "zzz", "c"], ["view"] * 4, [1, 2, 3, 4])):
+        found = candidates_of(bundle, user)
+        assert found.features.shape == (len(found.rows), len(names))
+        assert np.isfinite(found.features).all()

@@ -1,0 +1,113 @@
+"""The ranker on toys: lists in which one feature decides."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.compression.onnx_export import export_ranker
+from pipelines.config import RankerConfig
+from pipelines.inference.ranker import Ranker as ServedRanker
+from pipelines.inference.sessions import open_session
+from pipelines.model.ranker import HEADS, Ranker
+from pipelines.progress import SilentProgress
+from pipelines.training.ranker_rows import RankerRows
+from pipelines.training.ranker_tuning import fit_ranker, head_weights, holdout_ndcg, scorer_of
+
+N_LISTS, LENGTH = 200, 12
+CONFIG = RankerConfig(width=8, epochs=3, batch=16, learning_rate=2e-2)
+
+
+def toy_rows(*, clicks: bool = False) -> RankerRows:
+    """Lists in which the candidate with the largest first feature was taken; the second feature says nothing."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(N_LISTS, LENGTH, 2)).astype(np.float16)
+    taken = features[..., 0] == features[..., 0].max(axis=1, keepdims=True)
+    nothing = np.zeros(N_LISTS * LENGTH, bool)
+    return RankerRows(
+        offsets=np.arange(N_LISTS + 1) * LENGTH,
+        features=features.reshape(-1, 2),
+        purchased=nothing if clicks else taken.ravel(),
+        clicked=taken.ravel() if clicks else nothing,
+        new=~nothing,
+        found_by=np.stack([~nothing, nothing], axis=1),
+        users=np.arange(N_LISTS),
+        n_targets=taken.sum(axis=1),
+    )
+
+
+def test_the_feature_that_decides_is_learned():
+    rows = toy_rows()
+    fit = fit_ranker(rows, config=CONFIG, seed=1, progress=SilentProgress())
+    assert fit.heads == ("purchase",)
+    assert fit.losses[3] < fit.losses[1]
+    everything = np.arange(N_LISTS)
+    assert holdout_ndcg(rows, everything, scorer_of(fit.ranker, fit.heads, CONFIG)) > 0.8
+    assert holdout_ndcg(rows, everything, lambda features: -features[:, 0].astype(np.float32)) < 0.3
+
+
+def test_the_same_seed_gives_the_same_ranker():
+    one, two = (fit_ranker(toy_rows(), config=CONFIG, seed=4, progress=SilentProgress()).ranker for _ in range(2))
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, two.state_dict()[name])
+
+
+def test_where_there_are_only_clicks_the_click_head_decides():
+    rows = toy_rows(clicks=True)
+    fit = fit_ranker(rows, config=CONFIG, seed=1, progress=SilentProgress())
+    assert fit.heads == ("click",)
+    assert head_weights(fit.heads, CONFIG) == {"click": 1.0}
+    assert head_weights(HEADS, CONFIG) == {"click": 0.2, "purchase": 1.0}
+
+
+def test_ndcg_counts_targets_that_were_never_found():
+    rows = toy_rows()
+    missed = RankerRows(**{**vars(rows), "n_targets": rows.n_targets + 1})
+    best = holdout_ndcg(missed, np.arange(N_LISTS), lambda features: features[:, 0].astype(np.float32))
+    assert best == pytest.approx(1 / (1 + 1 / np.log2(3)))
+
+
+def test_repeats_do_not_count_as_new():
+    rows = RankerRows(
+        offsets=np.array([0, 3]),
+        features=np.array([[3], [2], [1]], np.float16),
+        purchased=np.array([True, False, True]),
+        clicked=np.zeros(3, bool),
+        new=np.array([False, True, True]),
+        found_by=np.ones((3, 1), bool),
+        users=np.zeros(1, np.int64),
+        n_targets=np.ones(1, np.int64),
+    )
+    second = 1 / np.log2(3)
+    whole = (1 + 1 / np.log2(4)) / (1 + second)
+    found = holdout_ndcg(rows, np.array([0]), lambda features: features[:, 0].astype(np.float32))
+    assert found == pytest.approx((second + whole) / 2)
+
+
+def test_without_a_generator_what_only_it_found_is_gone():
+    rows = toy_rows()
+    found_by = np.zeros((N_LISTS * LENGTH, 2), bool)
+    found_by[:, 1] = True
+    found_by[::LENGTH, 0] = True
+    rest = RankerRows(**{**vars(rows), "found_by": found_by}).without(columns=[1], generators=[1])
+    assert rest.offsets.tolist() == list(range(N_LISTS + 1))
+    assert rest.features[:, 0].tolist() == rows.features[::LENGTH, 0].tolist()
+    assert not rest.features[:, 1].any()
+
+
+def test_the_exported_ranker_scores_like_the_learned_one(tmp_path):
+    ranker = Ranker(3, 4)
+    features = torch.randn(7, 3)
+    ranker.standardize(features)
+    export_ranker(ranker, tmp_path / "ranker.onnx")
+    served = ServedRanker(open_session(tmp_path / "ranker.onnx", "cpu"), HEADS, {"purchase": 1.0})
+    assert served.n_features == 3
+    with torch.inference_mode():
+        logits = ranker(features)
+    np.testing.assert_allclose(served.logits(features.numpy()), logits.numpy(), atol=1e-5)
+    np.testing.assert_allclose(served.scores(features.numpy()), torch.sigmoid(logits[:, 1]).numpy(), atol=1e-5)
+
+
+def test_a_feature_that_never_changes_counts_nothing():
+    ranker = Ranker(2, 4)
+    ranker.standardize(torch.tensor([[1.0, 5.0], [2.0, 5.0]]))
+    assert ranker.scale.tolist()[1] == 0
