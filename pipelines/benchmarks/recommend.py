@@ -141,10 +141,15 @@ def _headlines(repeats: bool) -> list[str]:
 def _tables(records: Sequence[BenchmarkRecord], repeats: bool) -> str:
     sections = [
         section("Items new to the user", records, HEADLINE),
-        section("The whole basket", records, [NEXT_BASKET + name for name in HEADLINE]),
-        *(section(f"Slices, {metric}", records, [f"{name}.{metric}" for name in SLICES]) for metric in SLICED),
+        section("The whole basket", records, [NEXT_BASKET + name for name in HEADLINE], without=NEXT_BASKET),
+        *(
+            section(f"Slices, {metric}", records, [f"{name}.{metric}" for name in SLICES], without=f".{metric}")
+            for metric in SLICED
+        ),
         section("The ten items shown", records, list(LIST_VALUES)),
-        section("Over seeds: mean [lowest, highest]", records, [name + OVER_SEEDS for name in SLICED]),
+        section(
+            "Over seeds: mean [lowest, highest]", records, [name + OVER_SEEDS for name in SLICED], without=OVER_SEEDS
+        ),
         section("Paired gains", records, _headlines(repeats), gains=True),
     ]
     return "\n\n".join(found for found in sections if found)
@@ -173,7 +178,7 @@ def _notes(
         f"the test, {task.n_items:,} items, all of them ranked: no sampled negatives.",
         f"SHA-1 of the split {task.sha1}. Ties: {TIE_RULE}.",
         f"Intervals: 95 %, {options.samples:,} resamples of users, the same for every case. Baselines have no chance "
-        f"in them and run once; the model runs with {options.seeds} seeds, its values are means over them.",
+        f"in them and run once; the model runs once a seed, {options.seeds} in all, and its values are means over them.",
         *SLICE_NOTES,
         *([f"Chosen on validation: {'; '.join(chosen)}."] if chosen else []),
         f"Work is kept in {store.folder}.",

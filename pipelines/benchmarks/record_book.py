@@ -86,18 +86,19 @@ def _mean(values: np.ndarray) -> float:
     return float(counted.mean()) if len(counted) else 0.0
 
 
-def section(title: str, records: Sequence[BenchmarkRecord], metrics: Sequence[str], *, gains: bool = False) -> str:
+def section(
+    title: str, records: Sequence[BenchmarkRecord], metrics: Sequence[str], *, gains: bool = False, without: str = ""
+) -> str:
     """Return a titled table of these metrics in this order, "" where there is none of them.
 
     Args:
         gains: Take the paired gains instead of the cases themselves.
+        without: What the columns' names leave out, because the title says it.
     """
-    kept = [
-        record
-        for metric in metrics
-        for record in records
-        if record.metric == metric and (gain_over("") in record.case) == gains
-    ]
-    order = list(dict.fromkeys(record.case for record in records))
+    kept = [record for record in records if record.metric in metrics and (gain_over("") in record.case) == gains]
+    if not kept:
+        return ""
+    order = list(dict.fromkeys(record.case for record in kept))
     kept.sort(key=lambda record: (order.index(record.case), metrics.index(record.metric)))
-    return f"{title}\n{records_table(kept, decimals=4)}" if kept else ""
+    named = [record.model_copy(update={"metric": record.metric.replace(without, "")}) for record in kept]
+    return f"{title}\n{records_table(named, decimals=4, signed=gains)}"

@@ -31,10 +31,10 @@ def write_records(records: Sequence[BenchmarkRecord], path: Path) -> None:
     write_text(path, json.dumps([record.model_dump() for record in records], indent=2) + "\n")
 
 
-def records_table(records: Sequence[BenchmarkRecord], decimals: int = 2) -> str:
+def records_table(records: Sequence[BenchmarkRecord], decimals: int = 2, *, signed: bool = False) -> str:
     """Return a table for a terminal: one line a case, one column a metric, intervals behind the values."""
     metrics = list(dict.fromkeys(record.metric for record in records))
-    cells = {(record.case, record.metric): _cell(record, decimals) for record in records}
+    cells = {(record.case, record.metric): _cell(record, decimals, "+" if signed else "") for record in records}
     cases = list(dict.fromkeys(record.case for record in records))
     rows = [["case", *metrics], *([case, *(cells.get((case, metric), "") for metric in metrics)] for case in cases)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -43,7 +43,8 @@ def records_table(records: Sequence[BenchmarkRecord], decimals: int = 2) -> str:
     )
 
 
-def _cell(record: BenchmarkRecord, decimals: int) -> str:
-    if record.low is None or record.high is None:
-        return f"{record.value:.{decimals}f}"
-    return f"{record.value:.{decimals}f} [{record.low:.{decimals}f}, {record.high:.{decimals}f}]"
+def _cell(record: BenchmarkRecord, decimals: int, sign: str) -> str:
+    value, low, high = (
+        "" if number is None else f"{number:{sign}.{decimals}f}" for number in (record.value, record.low, record.high)
+    )
+    return f"{value} [{low}, {high}]" if low and high else value

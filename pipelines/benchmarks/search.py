@@ -32,6 +32,7 @@ from pipelines.progress import Progress
 BENCH = "search"
 HEADLINE = ("ndcg@10", "recall@100", "recall@10", "mrr")
 _SLICED = ("ndcg@10", "recall@100")
+_SLICES = ("short queries", "long queries")
 SHORT_QUERY, LONG_QUERY = 2, 5
 """Words of a short query at most, and of a long one at least."""
 
@@ -90,7 +91,7 @@ def query_metrics(queries: GradedQueries, ranks: np.ndarray) -> dict[str, np.nda
         "mrr": np.asarray([1 / found.min() if len(found) else np.nan for found in relevant]),
     }
     words = np.asarray([len(query.split()) for query in queries.queries])
-    for name, kept in {"short queries": words <= SHORT_QUERY, "long queries": words >= LONG_QUERY}.items():
+    for name, kept in zip(_SLICES, (words <= SHORT_QUERY, words >= LONG_QUERY), strict=True):
         values |= {f"{name}.{metric}": np.where(kept, values[metric], np.nan) for metric in _SLICED}
     return values
 
@@ -143,11 +144,15 @@ def _records(task: SearchTask, runs: SeedRuns, options: BenchOptions) -> list[Be
 
 
 def _tables(records: Sequence[BenchmarkRecord]) -> str:
-    slices = [f"{name}.{metric}" for metric in _SLICED for name in ("short queries", "long queries")]
     sections = [
         section("Held-out queries", records, HEADLINE),
-        section("Slices", records, slices),
-        section("Over seeds: mean [lowest, highest]", records, [name + OVER_SEEDS for name in _SLICED]),
+        *(
+            section(f"Slices, {metric}", records, [f"{name}.{metric}" for name in _SLICES], without=f".{metric}")
+            for metric in _SLICED
+        ),
+        section(
+            "Over seeds: mean [lowest, highest]", records, [name + OVER_SEEDS for name in _SLICED], without=OVER_SEEDS
+        ),
         section("Paired gains", records, HEADLINE, gains=True),
     ]
     return "\n\n".join(found for found in sections if found)
@@ -176,7 +181,7 @@ def _notes(
         "one do not count.",
         f"SHA-1 of the judgements {task.sha1}. Ties: {TIE_RULE}.",
         f"Intervals: 95 %, {options.samples:,} resamples of queries, the same for every case. Baselines have no chance "
-        f"in them and run once; the model runs with {options.seeds} seeds, its values are means over them.",
+        f"in them and run once; the model runs once a seed, {options.seeds} in all, and its values are means over them.",
         f"Short queries have {SHORT_QUERY} words or fewer, long ones {LONG_QUERY} or more.",
         *([f"Chosen on validation: {'; '.join(chosen)}."] if chosen else []),
         f"Work is kept in {store.folder}.",

@@ -80,3 +80,20 @@ def test_a_section_has_the_columns_that_are_asked_for(book):
         "tfidf  0.2500    0.5000",
     ]
     assert section("Nothing", book.records, ["mrr"]) == ""
+
+
+def test_gains_have_a_section_of_their_own_with_signs(book):
+    book.add_rows("weak", [values(0, 0, 0, 1)], over_seeds=[])
+    book.add_rows("headrace", [values(1, 1, 1, 1)], over_seeds=[])
+    book.add_gains(["weak"], ["ndcg@10"], best_by="ndcg@10")
+    head, line = section("Gains", book.records, ["ndcg@10"], gains=True).splitlines()[1:]
+    assert head.split() == ["case", "ndcg@10"]
+    assert line.startswith("headrace: gain over weak  +0.7500 [+0.")
+    assert "gain" not in section("All", book.records, ["ndcg@10"])
+
+
+def test_columns_leave_out_what_the_title_says(book):
+    book.add_rows("tfidf", [{"cold items.ndcg@10": np.ones(USERS)}], over_seeds=[])
+    assert section("Slices", book.records, ["cold items.ndcg@10"], without=".ndcg@10").splitlines()[1] == (
+        "case   cold items"
+    )
