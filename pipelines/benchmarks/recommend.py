@@ -178,7 +178,7 @@ def _notes(
         f"the test, {task.n_items:,} items, all of them ranked: no sampled negatives.",
         f"SHA-1 of the split {task.sha1}. Ties: {TIE_RULE}.",
         f"Intervals: 95 %, {options.samples:,} resamples of users, the same for every case. Baselines have no chance "
-        f"in them and run once; the model runs once a seed, {options.seeds} in all, and its values are means over them.",
+        f"in them and run once; the model runs once a seed, {options.seeds} in all: its values are means.",
         *SLICE_NOTES,
         *([f"Chosen on validation: {'; '.join(chosen)}."] if chosen else []),
         f"Work is kept in {store.folder}.",

@@ -181,7 +181,7 @@ def _notes(
         "one do not count.",
         f"SHA-1 of the judgements {task.sha1}. Ties: {TIE_RULE}.",
         f"Intervals: 95 %, {options.samples:,} resamples of queries, the same for every case. Baselines have no chance "
-        f"in them and run once; the model runs once a seed, {options.seeds} in all, and its values are means over them.",
+        f"in them and run once; the model runs once a seed, {options.seeds} in all: its values are means.",
         f"Short queries have {SHORT_QUERY} words or fewer, long ones {LONG_QUERY} or more.",
         *([f"Chosen on validation: {'; '.join(chosen)}."] if chosen else []),
         f"Work is kept in {store.folder}.",
