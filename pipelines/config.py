@@ -184,6 +184,8 @@ class TrainingConfig(Settings):
     """Pairs in one encoder step; the other items of the batch are the negatives."""
     encoder_learning_rate: float = Field(default=3e-5, gt=0)
     """Peak learning rate of the encoder."""
+    judged_holdout_share: float = Field(default=0.25, gt=0, lt=1)
+    """Share of the judged queries that the encoder does not see: the ranker of search learns from them."""
     hard_negatives: int = Field(default=1, ge=0)
     """Items that share words with a judged query, and were not judged to answer it, beside each of its pairs."""
     encoder_tuning: Literal["top_layers", "full", "lora", "frozen"] = "top_layers"
@@ -284,10 +286,8 @@ class RankerConfig(Settings):
 class SearchRankerConfig(Settings):
     """How the ranker of search is learned, on judged queries that the encoder has not seen."""
 
-    holdout_share: float = Field(default=0.25, gt=0, lt=1)
-    """Share of the judged queries that the encoder does not see and the ranker learns from."""
     min_queries: int = Field(default=200, ge=1)
-    """Such queries with a relevant item among their candidates below which nothing is learned: the weights of the
+    """Queries with a relevant item among their candidates below which nothing is learned: the weights of the
     fusion decide then."""
     candidates: int = Field(default=100, ge=10)
     """Candidates taken from each generator."""

@@ -29,7 +29,8 @@ from pipelines.retrieval.lexical import LexicalIndex
 from pipelines.stores.files import replacing_file, replacing_folder
 from pipelines.training.catalog import Catalog
 from pipelines.training.encoder_tuning import tune_encoder
-from pipelines.training.judged_queries import JudgedQueries, mine_rivals
+from pipelines.training.judged_queries import JudgedQueries
+from pipelines.training.search_pairs import pair_source, rival_source
 from pipelines.training.search_ranker_tuning import SearchLists, choose_lexical_weight, fit_search_ranker
 
 HEADRACE, DENSE, LINEAR = "headrace", "headrace_dense", "without ranker"
@@ -58,10 +59,10 @@ def fit_searcher(
         DataError: too few judged queries to learn from.
     """
     config = recipe(seed, quick=quick)
-    judged, held_out = _judged(task.train).divided(config.search_ranker.holdout_share)
+    judged, held_out = _judged(task.train).divided(config.training.judged_holdout_share)
     lexical = LexicalIndex.build(task.texts)
     searcher = _Searcher(
-        lexical, _item_vectors(task, judged, lexical, config.training, work, progress), _text_encoder(work, config)
+        lexical, _item_vectors(task, judged, config.training, work, progress), _text_encoder(work, config)
     )
     learned = work / "rankers"
     if not learned.is_dir():
@@ -160,7 +161,6 @@ def _catalog(task: SearchTask) -> Catalog:
 def _item_vectors(
     task: SearchTask,
     judged: JudgedQueries,
-    lexical: LexicalIndex,
     config: TrainingConfig,
     work: Path,
     progress: Progress,
@@ -168,17 +168,17 @@ def _item_vectors(
     """Tune the encoder, write it as `encoder/` and embed the corpus; float32 `(n_items, dim)`."""
     vectors = work / "item_vectors.npy"
     if not (work / "encoder").is_dir():
+        catalog = _catalog(task)
         encoder, tokenizer = load_encoder(config.encoder)
-        rivals = mine_rivals(judged, lexical, config.hard_negatives, progress) if config.hard_negatives else None
         tune_encoder(
             encoder,
             tokenizer,
-            _catalog(task),
+            catalog,
             config=config,
             checkpoint=work / "encoder.pt",
             progress=progress,
-            pairs=judged.pairs,
-            rivals=rivals,
+            pairs=pair_source(catalog, [], np.empty(0, np.int64), judged),
+            rivals=rival_source(catalog, judged, config.hard_negatives, progress),
         )
         with replacing_folder(work / "encoder") as folder:
             tokenizer.save_pretrained(folder)

@@ -15,10 +15,11 @@ from pipelines.training.catalog import load_catalog
 from pipelines.training.distributed import ALONE, TrainingGroup
 from pipelines.training.finetuning import finetune
 from pipelines.training.increment import incremental_config
+from pipelines.training.judged_queries import judged_queries
 from pipelines.training.processes import run_processes
 from pipelines.training.receipt import Receipt, find_receipt
 from pipelines.training.schedule import training_device
-from pipelines.training.search_pairs import logged_pairs, pair_source
+from pipelines.training.search_pairs import logged_pairs, pair_source, rival_source
 from pipelines.training.trained_model import TrainedFolder
 
 STEP = "finetune_model"
@@ -121,13 +122,15 @@ def work_off(job: str, *, group: TrainingGroup, progress: Progress) -> None:
         return
     with TableStore(todo.tables, quarantine=todo.quarantine, ingested=todo.ingested).connect() as connection:
         catalog = load_catalog(connection, training_set.validation_start)
-        pairs = pair_source(catalog, *logged_pairs(connection, catalog, training_set.validation_start))
+        logged = logged_pairs(connection, catalog, training_set.validation_start)
+        judged, _ = judged_queries(connection, catalog).divided(todo.config.judged_holdout_share)
     finetune(
         training_set,
         target,
         TrainedFolder(todo.champion) if todo.champion else None,
         catalog,
-        pairs,
+        pair_source(catalog, *logged, judged),
+        rivals=rival_source(catalog, judged, todo.config.hard_negatives, progress),
         config=todo.config,
         cache_dir=todo.cache_dir,
         progress=progress,

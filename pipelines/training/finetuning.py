@@ -17,6 +17,7 @@ from pipelines.training.catalog import Catalog
 from pipelines.training.distributed import ALONE, TrainingGroup
 from pipelines.training.encoder_tuning import PairSource, tune_encoder
 from pipelines.training.receipt import find_receipt, make_receipt
+from pipelines.training.rivals import RivalSource
 from pipelines.training.rows import learnable_rows, load_rows, refuse_rows_without_positives
 from pipelines.training.schedule import training_device
 from pipelines.training.slices import slice_metrics
@@ -37,6 +38,7 @@ def finetune(
     catalog: Catalog,
     pairs: PairSource,
     *,
+    rivals: RivalSource | None = None,
     config: TrainingConfig,
     cache_dir: Path,
     progress: Progress,
@@ -68,6 +70,7 @@ def finetune(
         checkpoint=checkpoints / "encoder.pt",
         progress=progress,
         pairs=pairs,
+        rivals=rivals,
         group=group,
     )
     encoder_id = f"{encoder_fingerprint(encoder)}-float32-{config.max_tokens}"

@@ -1,16 +1,24 @@
-"""(query, item) pairs: from the search log where there is one, filled up from the catalogue."""
+"""(query, item) pairs: from the search log and from judgements where there are any, filled up from the catalogue."""
 
 from datetime import datetime
 
 import duckdb
 import numpy as np
 
+from pipelines.progress import Progress
+from pipelines.retrieval.lexical import LexicalIndex
 from pipelines.training.catalog import Catalog
 from pipelines.training.catalog_queries import catalog_pairs
 from pipelines.training.encoder_tuning import PairSource
+from pipelines.training.judged_queries import JudgedQueries, mine_rivals
+from pipelines.training.rivals import RivalSource
 
 MIN_LOGGED_PAIRS = 200
 """Fewer logged pairs than this say too little to train on."""
+MIN_JUDGED_QUERIES = 100
+"""Fewer judged queries with an answer than this say too little to train on."""
+_ENOUGH_JUDGED_QUERIES = 1_000
+"""From here on no query is made up: people's queries are better, and there is no lack of them."""
 _MAX_LOGGED_PAIRS = 500_000
 
 
@@ -38,16 +46,37 @@ def logged_pairs(
     return [queries[place] for place in known], rows[known]
 
 
-def pair_source(catalog: Catalog, logged_queries: list[str], logged_rows: np.ndarray) -> PairSource:
-    """Return a source of pairs: half logged and half made up where the log is long enough, else all made up."""
+def pair_source(
+    catalog: Catalog, logged_queries: list[str], logged_rows: np.ndarray, judged: JudgedQueries | None = None
+) -> PairSource:
+    """Return a source of pairs: made up ones, half of them where people's queries are known, none where many are.
+
+    Logged and judged pairs share their part evenly.
+    """
+
+    def logged(n: int, rng: np.random.Generator) -> tuple[list[str], np.ndarray]:
+        chosen = rng.integers(0, len(logged_rows), n)
+        return [logged_queries[place] for place in chosen], logged_rows[chosen]
+
+    known: list[PairSource] = [logged] if len(logged_rows) >= MIN_LOGGED_PAIRS else []
+    n_judged = len(judged.answered) if judged is not None else 0
+    if judged is not None and n_judged >= MIN_JUDGED_QUERIES:
+        known.append(judged.pairs)
 
     def draw(n: int, rng: np.random.Generator) -> tuple[list[str], np.ndarray]:
-        from_log = n // 2 if len(logged_rows) >= MIN_LOGGED_PAIRS else 0
-        queries, rows = catalog_pairs(catalog, n - from_log, rng)
-        if from_log:
-            chosen = rng.integers(0, len(logged_rows), from_log)
-            queries = [*queries, *(logged_queries[place] for place in chosen)]
-            rows = np.concatenate([rows, logged_rows[chosen]])
+        made_up = 0 if n_judged >= _ENOUGH_JUDGED_QUERIES else n - n // 2 if known else n
+        queries, rows = catalog_pairs(catalog, made_up, rng)
+        for place, source in enumerate(known):
+            part = (n - made_up) * (place + 1) // len(known) - (n - made_up) * place // len(known)
+            more_queries, more_rows = source(part, rng)
+            queries, rows = [*queries, *more_queries], np.concatenate([rows, more_rows])
         return queries, rows
 
     return draw
+
+
+def rival_source(catalog: Catalog, judged: JudgedQueries, per_query: int, progress: Progress) -> RivalSource | None:
+    """Return a source of hard negatives for judged queries; None where there are too few, or none are wanted."""
+    if per_query == 0 or len(judged.answered) < MIN_JUDGED_QUERIES:
+        return None
+    return mine_rivals(judged, LexicalIndex.build(catalog.texts), per_query, progress)

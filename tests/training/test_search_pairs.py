@@ -9,6 +9,7 @@ import pytest
 from pipelines.errors import DataError
 from pipelines.training.catalog import item_text, load_catalog, standardized_log
 from pipelines.training.catalog_queries import catalog_pairs, catalog_query
+from pipelines.training.judged_queries import JudgedQueries
 from pipelines.training.search_pairs import logged_pairs, pair_source
 
 CUT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -103,6 +104,29 @@ def test_a_short_search_log_is_left_out(connection):
     catalog = load_catalog(connection, CUT)
     queries, _ = pair_source(catalog, ["typed by a person"] * 199, np.full(199, 2))(10, np.random.default_rng(0))
     assert "typed by a person" not in queries
+
+
+def judged(n: int) -> JudgedQueries:
+    return JudgedQueries([f"judged {number}" for number in range(n)], [np.array([1])] * n, [np.array([1.0])] * n)
+
+
+@pytest.mark.parametrize(
+    ("n_judged", "n_logged", "expected"),
+    [
+        pytest.param(99, 0, (8, 0, 0), id="too few judged queries"),
+        pytest.param(100, 0, (4, 4, 0), id="judged queries give half"),
+        pytest.param(100, 200, (4, 2, 2), id="judged and logged ones share that half"),
+        pytest.param(1_000, 0, (0, 8, 0), id="with many nothing is made up"),
+        pytest.param(1_000, 200, (0, 4, 4), id="with many the log still gives its part"),
+    ],
+)
+def test_judged_logged_and_made_up_queries_share_a_batch(connection, n_judged, n_logged, expected):
+    catalog = load_catalog(connection, CUT)
+    draw = pair_source(catalog, ["typed by a person"] * n_logged, np.full(n_logged, 2), judged(n_judged))
+    queries, rows = draw(8, np.random.default_rng(0))
+    from_judged = sum(query.startswith("judged") for query in queries)
+    from_log = queries.count("typed by a person")
+    assert (len(rows) - from_judged - from_log, from_judged, from_log) == expected
 
 
 def test_pairs_name_touched_items_more_often(connection):
