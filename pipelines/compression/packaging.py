@@ -1,7 +1,7 @@
 """From a trained model to the folder that would be served: export, quantize, embed the catalogue, learn the ranking."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -25,7 +25,9 @@ from pipelines.progress import Progress
 from pipelines.retrieval.neighbors import NeighborTable
 from pipelines.training.catalog import Catalog
 from pipelines.training.generators import Generators
+from pipelines.training.judged_queries import JudgedQueries
 from pipelines.training.learned_ranking import RankingRows, learn_ranking
+from pipelines.training.search_ranking import learn_search_ranking
 from pipelines.training.tower_tuning import item_vectors
 from pipelines.training.trained_model import item_inputs
 
@@ -121,31 +123,50 @@ def package_bundle(
     then: Knowledge,
     now: Knowledge,
     rows: RankingRows,
+    judged: JudgedQueries | None = None,
     labels: Labels,
     config: HeadraceConfig,
     progress: Progress,
 ) -> Manifest:
-    """Learn the ranking with what was known then, and write the bundle with what is known now.
+    """Learn the rankings with what was known then, and write the bundle with what is known now.
 
     Args:
         then: As of the first moment of `rows`; a table that knew what was taken later would teach the ranker to
             believe it.
         now: What the bundle serves with.
         rows: Moments, and what was taken then.
+        judged: Queries that the encoder was not tuned on, for the ranking of searches.
     """
     before = exported.folder / THEN
     write_bundle(before, parts=_parts(trained, exported, text_tables, then, labels), created_at=labels.created_at)
+    bundle = load_bundle(before, verify=False)
+    seed = config.training.seed
     learned = learn_ranking(
-        load_bundle(before, verify=False),
+        bundle,
         rows,
         config=config.ranker,
-        seed=config.training.seed,
+        seed=seed,
         target=exported.folder / "ranker.onnx",
         progress=progress,
     )
-    preprocessing = trained.preprocessing.model_copy(update={"fusion": learned.fusion, "ranker": learned.ranker})
-    metrics = {**labels.metrics, **exported.metrics, **learned.metrics}
-    parts = _parts(trained, exported, text_tables, now, labels, preprocessing, metrics, learned.file)
+    search = learn_search_ranking(
+        bundle,
+        judged or JudgedQueries([], [], []),
+        config=config.search_ranker,
+        seed=seed,
+        target=exported.folder / "search_ranker.onnx",
+        progress=progress,
+    )
+    preprocessing = trained.preprocessing.model_copy(
+        update={
+            "fusion": learned.fusion.model_copy(update={"search": search.fusion}),
+            "ranker": learned.ranker,
+            "search_ranker": search.ranker,
+        }
+    )
+    metrics = {**labels.metrics, **exported.metrics, **learned.metrics, **search.metrics}
+    parts = _parts(trained, exported, text_tables, now, labels, preprocessing, metrics)
+    parts = replace(parts, ranker=learned.file, search_ranker=search.file)
     return write_bundle(folder, parts=parts, created_at=labels.created_at, parent=labels.parent)
 
 
@@ -157,7 +178,6 @@ def _parts(
     labels: Labels,
     preprocessing: Preprocessing | None = None,
     metrics: Mapping[str, float] | None = None,
-    ranker: Path | None = None,
 ) -> BundleParts:
     names = ("item_tower.onnx", "item_tower.json")
     return BundleParts(
@@ -171,7 +191,6 @@ def _parts(
         popularity=known.popularity,
         trends=known.generators.trends,
         preprocessing=preprocessing or trained.preprocessing,
-        ranker=ranker,
         metrics=metrics or {},
         more_files={**{name: exported.folder / name for name in names}, **labels.more_files},
     )

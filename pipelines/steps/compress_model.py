@@ -19,6 +19,7 @@ from pipelines.stores.model_registry import ModelRegistry
 from pipelines.stores.table_store import TableStore
 from pipelines.training.catalog import Catalog, item_popularity, load_catalog
 from pipelines.training.generators import build_behavior_tables, build_text_tables
+from pipelines.training.judged_queries import judged_queries
 from pipelines.training.learned_ranking import RankingRows
 from pipelines.training.receipt import RECEIPT, find_receipt
 from pipelines.training.trained_model import TrainedFolder, load_trained_model
@@ -90,6 +91,7 @@ def _write(
         catalog = load_catalog(connection, cut, half_life)
         latest_popularity = item_popularity(connection, training_set.test_start, catalog.item_ids, half_life)
         items = connection.sql("SELECT * EXCLUDE (attributes) FROM items ORDER BY item_id").to_arrow_table()
+        _, judged = judged_queries(connection, catalog).divided(config.training.judged_holdout_share)
         events = {moment: _events(connection, moment, days) for moment in (cut, training_set.test_start)}
     receipt = find_receipt(source.folder)
     encoder, tokenizer, towers = load_trained_model(source, catalog, config.training)
@@ -117,6 +119,7 @@ def _write(
             then=Knowledge(then, catalog.popularity),
             now=Knowledge(now_known, latest_popularity),
             rows=_ranking_rows(training_set.folder, catalog),
+            judged=judged,
             labels=Labels(
                 created_at=now,
                 parent=training_set.champion,
