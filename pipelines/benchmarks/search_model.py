@@ -74,7 +74,7 @@ def fit_searcher(
     searcher = replace(searcher, lexical_weight=json.loads((learned / _WEIGHT).read_text())["lexical"])
     cases: dict[str, QueryScorer] = {DENSE: searcher.dense_scores, LINEAR: searcher.fused_scores}
     for case, left_out in _LEFT_OUT.items():
-        ranker = Ranker(open_session(learned / f"{case}.onnx", "cpu"), (RELEVANCE,), {RELEVANCE: 1.0})
+        ranker = _open_ranker(learned / f"{case}.onnx")
         cases[case] = partial(searcher.ranked_scores, ranker, config.search_ranker.candidates, left_out)
     return cases
 
@@ -130,8 +130,9 @@ class _Searcher:
         ]
 
     def ranked_scores(
-        self, ranker: Ranker, per_generator: int, left_out: str | None, queries: Sequence[str]
+        self, ranker: Ranker | None, per_generator: int, left_out: str | None, queries: Sequence[str]
     ) -> np.ndarray:
+        """Return candidates by the ranker, where there is one, and everything else by what the generators say."""
         match left_out:
             case "dense":
                 rest = relative(self.lexical_scores(queries))
@@ -139,6 +140,8 @@ class _Searcher:
                 rest = self.dense_scores(queries)
             case _:
                 rest = self.fused_scores(queries)
+        if ranker is None:
+            return rest
         rest = (rest - rest.min()) / max(float(np.ptp(rest)), 1e-9)
         ranked = []
         for scores, found in zip(rest, self.candidates(queries, per_generator), strict=True):
@@ -222,11 +225,24 @@ def _lists(
 def _learn(
     target: Path, train: SearchLists, validation: SearchLists, config: HeadraceConfig, progress: Progress
 ) -> None:
-    """Write a ranker with everything, one without each generator, and the weight for none at all."""
+    """Write the weight of the fusion, a ranker with everything, and one without each generator.
+
+    A ranker that is no better than the fusion on the validation queries, or has too few queries to learn from, is not
+    written: the fusion is served then.
+    """
     with replacing_folder(target) as folder:
         weight, _ = choose_lexical_weight(validation)
         (folder / _WEIGHT).write_text(json.dumps({"lexical": weight}), encoding="utf-8")
         for case, left_out in _LEFT_OUT.items():
-            parts = [lists if left_out is None else lists.without(left_out) for lists in (train, validation)]
-            fit = fit_search_ranker(*parts, config=config.search_ranker, seed=config.training.seed, progress=progress)
-            export_ranker(fit.ranker, folder / f"{case}.onnx")
+            lists, judge = (part if left_out is None else part.without(left_out) for part in (train, validation))
+            if len(lists.useful()) < config.search_ranker.min_queries or len(judge.useful()) == 0:
+                continue
+            fit = fit_search_ranker(
+                lists, judge, config=config.search_ranker, seed=config.training.seed, progress=progress
+            )
+            if fit.validation_ndcg[fit.best_epoch] > choose_lexical_weight(judge)[1]:
+                export_ranker(fit.ranker, folder / f"{case}.onnx")
+
+
+def _open_ranker(file: Path) -> Ranker | None:
+    return Ranker(open_session(file, "cpu"), (RELEVANCE,), {RELEVANCE: 1.0}) if file.exists() else None
