@@ -101,10 +101,10 @@ def _raise_failure(codes: list[int], folder: Path) -> None:
 
 def main() -> None:
     """Be one of the processes: `python -m pipelines.training.processes package.module:name FOLDER`."""
-    from pipelines.training.distributed import training_group
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    from pipelines.training.distributed import training_group  # seconds: a process must be able to end before them
 
     function, folder = sys.argv[1], Path(sys.argv[2])
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     module, name = function.split(":")
     try:
         with training_group() as group:
