@@ -33,10 +33,10 @@ from pipelines.training.judged_queries import JudgedQueries
 from pipelines.training.search_pairs import pair_source, rival_source
 from pipelines.training.search_ranker_tuning import SearchLists, choose_lexical_weight, fit_search_ranker
 
-HEADRACE, DENSE, LINEAR = "headrace", "headrace_dense", "without ranker"
+HEADRACE, DENSE, LEXICAL, LINEAR = "headrace", "headrace_dense", "headrace_lexical", "without ranker"
 _LEFT_OUT: Mapping[str, str | None] = {HEADRACE: None, **{f"without {name}": name for name in GENERATORS}}
 """Cases with a ranker, and the generator of candidates that each goes without."""
-CASES: tuple[str, ...] = (HEADRACE, DENSE, LINEAR, *(case for case in _LEFT_OUT if case != HEADRACE))
+CASES: tuple[str, ...] = (HEADRACE, DENSE, LEXICAL, LINEAR, *(case for case in _LEFT_OUT if case != HEADRACE))
 _WEIGHT = "weight.json"
 QueryScorer = Callable[[Sequence[str]], np.ndarray]
 _RATE, _STEPS, _BATCH = 2e-4, 400, 64
@@ -52,11 +52,9 @@ def fit_searcher(
     """Tune, export, embed the corpus and learn to rank; each part that is in `work` already is read again.
 
     Returns:
-        Full rankings of queries by case: what would be served, the encoder alone, the fusion without a ranker, and
-        the ranker with each generator left out.
+        Full rankings of queries by case: what would be served, the encoder alone, words alone, the fusion without a
+        ranker, and the ranker with each generator left out.
 
-    Raises:
-        DataError: too few judged queries to learn from.
     """
     config = recipe(seed, quick=quick)
     judged, held_out = _judged(task.train).divided(config.training.judged_holdout_share)
@@ -72,7 +70,11 @@ def fit_searcher(
         }
         _learn(learned, lists["training"], lists["validation"], config, progress)
     searcher = replace(searcher, lexical_weight=json.loads((learned / _WEIGHT).read_text())["lexical"])
-    cases: dict[str, QueryScorer] = {DENSE: searcher.dense_scores, LINEAR: searcher.fused_scores}
+    cases: dict[str, QueryScorer] = {
+        DENSE: searcher.dense_scores,
+        LEXICAL: searcher.lexical_scores,
+        LINEAR: searcher.fused_scores,
+    }
     for case, left_out in _LEFT_OUT.items():
         ranker = _open_ranker(learned / f"{case}.onnx")
         cases[case] = partial(searcher.ranked_scores, ranker, config.search_ranker.candidates, left_out)
