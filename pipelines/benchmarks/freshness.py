@@ -16,8 +16,9 @@ same for all cases: the encoder stands still, and popularity is that of the mome
 """
 
 import json
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,7 @@ from pipelines.benchmarks.folder import read_recommend_folder
 from pipelines.benchmarks.freshness_report import WindowResult, freshness_records, quality_over_time, window_table
 from pipelines.benchmarks.records import write_records
 from pipelines.benchmarks.shop_folder import shop_folder
+from pipelines.benchmarks.time_left import in_words
 from pipelines.benchmarks.weekly import WEEK_S, WeeklyShop, reservoir, some_users, weekly_shop
 from pipelines.config import TrainingConfig
 from pipelines.errors import DataError
@@ -41,6 +43,8 @@ from pipelines.stores.files import replacing_file, replacing_folder, text_sha256
 
 INCREMENTAL, NO_REPLAY, FROM_ZERO, FROZEN = "incremental", "without replay", "from zero", "frozen"
 CASES = (FROM_ZERO, INCREMENTAL, NO_REPLAY, FROZEN)
+_COST = {FROM_ZERO: 1.0, INCREMENTAL: 0.15, NO_REPLAY: 0.15, FROZEN: 0.05}
+"""Time of a case before it was seen, where a training from zero takes 1."""
 FORMAT = 1
 """Raise it when results mean something else, so that old ones are not gone on with."""
 
@@ -110,6 +114,20 @@ def _work_folder(source: Path, shop: WeeklyShop, plan: FreshnessPlan, config: Tr
     return source / digest[:12]
 
 
+def seconds_left(took: Mapping[str, Sequence[float]], remaining: Mapping[str, int]) -> float:
+    """Return how long the rest takes: as long as each case took so far, or its usual part of a training from zero.
+
+    Args:
+        took: Case -> seconds of its windows that are done.
+        remaining: Case -> windows to come.
+    """
+    whole = max((statistics.fmean(seconds) / _COST[case] for case, seconds in took.items() if seconds), default=0.0)
+    return sum(
+        count * (statistics.fmean(took[case]) if took[case] else whole * _COST[case])
+        for case, count in remaining.items()
+    )
+
+
 class Freshness:
     """The bench over one shop."""
 
@@ -134,19 +152,18 @@ class Freshness:
     def run(self, say: Callable[[str], None]) -> dict[str, list[WindowResult]]:
         """Return the results by case, one a window; the first is that of the model that all begin with."""
         results: dict[str, list[WindowResult]] = {case: [] for case in CASES}
-        began, fresh, total = time.monotonic(), 0, (self.plan.windows + 1) * len(CASES)
+        took: dict[str, list[float]] = {case: [] for case in CASES}
         for window in range(self.plan.windows + 1):
-            for number, case in enumerate(CASES):
-                done = (self._folder(case, window) / "result.json").is_file()
-                results[case].append(self.result(case, window))
-                fresh += not done
-                finished = window * len(CASES) + number + 1
-                left = (time.monotonic() - began) / max(fresh, 1) * (total - finished)
-                last = results[case][-1]
-                if not done:
+            for case in CASES:
+                known = (self._folder(case, window) / "result.json").is_file()
+                began = time.monotonic()
+                results[case].append(last := self.result(case, window))
+                if not known:
+                    took[case].append(time.monotonic() - began)
+                    left = seconds_left(took, {name: self.plan.windows + 1 - len(results[name]) for name in CASES})
                     say(
                         f"window {window} of {self.plan.windows}, {case}: ndcg@10 {last.ndcg.mean():.4f}, old slice "
-                        f"{last.old_ndcg.mean():.4f}, {last.seconds:.0f} s of training; about {left / 60:.0f} min left"
+                        f"{last.old_ndcg.mean():.4f}, {last.seconds:.0f} s of training; about {in_words(left)} left"
                     )
         return results
 

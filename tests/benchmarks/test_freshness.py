@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipelines.benchmarks.freshness import CASES, FROM_ZERO, INCREMENTAL, FreshnessPlan, bench_freshness
+from pipelines.benchmarks.freshness import CASES, FROM_ZERO, INCREMENTAL, FreshnessPlan, bench_freshness, seconds_left
 from pipelines.benchmarks.freshness_report import (
     WindowResult,
     freshness_records,
@@ -75,6 +75,14 @@ def test_the_table_has_a_line_a_window_and_the_picture_a_curve_a_case():
     assert len(lines) == 4
     assert "0.4000  0.3600   15.0" in lines[3]
     assert [len(panel.lines) for panel in quality_over_time(RESULTS, "toy").axes] == [2, 2, 2]
+
+
+def test_the_time_left_is_that_of_the_same_case_or_its_usual_part_of_the_longest():
+    remaining = {"from zero": 2, "incremental": 2, "without replay": 2, "frozen": 2}
+    took = {"from zero": [100.0], "incremental": [], "without replay": [], "frozen": []}
+    assert seconds_left(took, remaining) == pytest.approx(200 + 30 + 30 + 10)
+    assert seconds_left({**took, "incremental": [20.0, 40.0]}, remaining) == pytest.approx(200 + 60 + 60 + 20)
+    assert seconds_left({case: [] for case in took}, remaining) == 0
 
 
 PLAN = FreshnessPlan(base_weeks=4, windows=1, query_pairs=20)
