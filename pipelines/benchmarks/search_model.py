@@ -47,16 +47,25 @@ _BLOCK = 64
 
 
 def fit_searcher(
-    task: SearchTask, *, seed: int, work: Path, quick: bool, progress: Progress
+    task: SearchTask,
+    *,
+    seed: int,
+    work: Path,
+    quick: bool,
+    progress: Progress,
+    config: HeadraceConfig | None = None,
 ) -> Mapping[str, QueryScorer]:
     """Tune, export, embed the corpus and learn to rank; each part that is in `work` already is read again.
+
+    Args:
+        config: Other settings than `recipe` gives.
 
     Returns:
         Full rankings of queries by case: what would be served, the encoder alone, words alone, the fusion without a
         ranker, and the ranker with each generator left out.
 
     """
-    config = recipe(seed, quick=quick)
+    config = config or recipe(seed, quick=quick)
     judged, held_out = _judged(task.train).divided(config.training.judged_holdout_share)
     lexical = LexicalIndex.build(task.texts)
     searcher = _Searcher(
