@@ -27,3 +27,14 @@ def test_vectors_that_are_near_count_by_a_power_of_their_cosine():
     assert table.of(0)[1].tolist() == pytest.approx([0.36])
     assert table.of(2)[0].tolist() == []
     assert len(build_vector_neighbors(vectors[:1]).ids) == 0
+
+
+def test_a_clustering_finds_most_of_what_every_pair_would():
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(20, 16))
+    vectors = (centers[rng.integers(0, 20, 2_000)] + 0.4 * rng.normal(size=(2_000, 16))).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    exact, near = (build_vector_neighbors(vectors, neighbors=10, exact_items=limit) for limit in (2_000, 0))
+    shared = [len(set(exact.of(row)[0]) & set(near.of(row)[0])) for row in range(2_000)]
+    assert np.mean(shared) > 9.5
+    assert all(row not in near.of(row)[0] for row in range(2_000))
