@@ -9,10 +9,7 @@ beyond accuracy     coverage, novelty, diversity, Gini, popularity rank of the t
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -80,17 +77,13 @@ def _folder(data: str, work: Path) -> Path:
 
 def _model(
     task: RecommendTask, store: CaseStore, options: BenchOptions, progress: Progress
-) -> Callable[[int], Mapping[str, Scorer]] | None:
+) -> Callable[[int], Mapping[str, Scorer]]:
     """Return what trains the model with one seed; torch is imported when it does."""
-    if find_spec("pipelines.benchmarks.recommend_model") is None:
-        return None
 
     def fit(seed: int) -> Mapping[str, Scorer]:
-        fit_recommender: Any = import_module("pipelines.benchmarks.recommend_model").fit_recommender
-        found: Mapping[str, Scorer] = fit_recommender(
-            task, seed=seed, work=store.model_folder(seed), quick=options.quick, progress=progress
-        )
-        return found
+        from pipelines.benchmarks.recommend_model import fit_recommender
+
+        return fit_recommender(task, seed=seed, work=store.model_folder(seed), quick=options.quick, progress=progress)
 
     return fit
 

@@ -62,7 +62,7 @@ class SeedRuns:
 def run_cases(
     baselines: Sequence[str],
     measure_baseline: Callable[[str], Arrays],
-    fit: Callable[[int], Mapping[str, ScorerT]] | None,
+    fit: Callable[[int], Mapping[str, ScorerT]],
     measure: Callable[[ScorerT], Arrays],
     store: CaseStore,
     options: BenchOptions,
@@ -71,15 +71,13 @@ def run_cases(
     """Measure what is wanted and not stored yet.
 
     Args:
-        fit: Trains the model with one seed and returns its cases; None where there is no model.
+        fit: Trains the model with one seed and returns its cases.
 
     Raises:
         ConfigError: `--cases` names a case that there is not.
     """
     wanted = [name for name in baselines if not options.cases or name in options.cases]
-    with_model = fit is not None and (
-        not options.cases or any(name.startswith(MODEL_PREFIXES) for name in options.cases)
-    )
+    with_model = not options.cases or any(name.startswith(MODEL_PREFIXES) for name in options.cases)
     _refuse_unknown(options.cases, baselines)
     if options.fresh:
         store.forget(wanted)
@@ -94,7 +92,7 @@ def run_cases(
             store.save(name, None, measure_baseline(name))
             spent.append(time.perf_counter() - began)
         results[name] = [store.load(name)]
-    if fit is not None and with_model:
+    if with_model:
         for name, found in _model_results(fit, measure, store, options, progress).items():
             results[name] = found
     progress.begin("")

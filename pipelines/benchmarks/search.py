@@ -7,10 +7,7 @@ slices        short and long queries
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -98,17 +95,13 @@ def query_metrics(queries: GradedQueries, ranks: np.ndarray) -> dict[str, np.nda
 
 def _model(
     task: SearchTask, store: CaseStore, options: BenchOptions, progress: Progress
-) -> Callable[[int], Mapping[str, QueryScorer]] | None:
+) -> Callable[[int], Mapping[str, QueryScorer]]:
     """Return what trains the model with one seed; torch is imported when it does."""
-    if find_spec("pipelines.benchmarks.search_model") is None:
-        return None
 
     def fit(seed: int) -> Mapping[str, QueryScorer]:
-        fit_searcher: Any = import_module("pipelines.benchmarks.search_model").fit_searcher
-        found: Mapping[str, QueryScorer] = fit_searcher(
-            task, seed=seed, work=store.model_folder(seed), quick=options.quick, progress=progress
-        )
-        return found
+        from pipelines.benchmarks.search_model import fit_searcher
+
+        return fit_searcher(task, seed=seed, work=store.model_folder(seed), quick=options.quick, progress=progress)
 
     return fit
 

@@ -28,13 +28,12 @@ class Bench:
         self.done.append(f"fit {seed}")
         return {"headrace": f"headrace {seed}", "without words": f"without words {seed}"}
 
-    def run(self, *, model=True, **options):
+    def run(self, **options):
         self.done.clear()
         chosen = BenchOptions(work=self.folder, cache=self.folder, **{"seeds": 2, **options})
         store = CaseStore(self.folder / "split")
-        fit = self.fit if model else None
         return run_cases(
-            ["popularity", "tfidf"], self.measure, fit, self.measure, store, chosen, TimeLeft(SilentProgress())
+            ["popularity", "tfidf"], self.measure, self.fit, self.measure, store, chosen, TimeLeft(SilentProgress())
         ).results
 
 
@@ -95,10 +94,6 @@ def test_fresh_forgets_what_is_asked_for(bench):
     assert bench.done == ["tfidf"]
     bench.run(fresh=True)
     assert bench.done == EVERYTHING
-
-
-def test_without_a_model_the_baselines_run(bench):
-    assert list(bench.run(model=False)) == ["popularity", "tfidf"]
 
 
 @pytest.mark.parametrize("name", ["tf-idf", "headrace_dance"])
