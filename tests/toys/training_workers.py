@@ -12,6 +12,7 @@ from pipelines.progress import SilentProgress
 from pipelines.training.catalog import Catalog
 from pipelines.training.distributed import ALONE, TrainingGroup
 from pipelines.training.encoder_tuning import tune_encoder
+from pipelines.training.rivals import Rivals
 
 TITLES = [f"{color} {fruit}" for color in ("red", "green", "blue") for fruit in ("apple", "pear", "plum")]
 CONFIG = TrainingConfig(
@@ -42,6 +43,11 @@ def toy_catalog() -> Catalog:
     return Catalog([str(i) for i in range(n)], TITLES, TITLES, [""], zeros, [""], zeros, *[zeros.astype("f4")] * 3)
 
 
+def toy_rivals(queries, rows, rng) -> Rivals:
+    """Draw three items that are compared with all pairs of a batch, and answer none."""
+    return Rivals(rng.integers(0, len(TITLES), 3), np.zeros((len(rows), len(rows) + 3), bool))
+
+
 def tune_toy_encoder(
     folder: Path, checkpoint: Path, *, config: TrainingConfig = CONFIG, group: TrainingGroup = ALONE, progress=None
 ) -> tuple[SentenceEncoder, dict[int, float]]:
@@ -57,6 +63,7 @@ def tune_toy_encoder(
         config=config,
         checkpoint=checkpoint,
         progress=progress or SilentProgress(),
+        rivals=toy_rivals,
         group=group,
     )
     return encoder, losses
