@@ -319,11 +319,13 @@ def _materialize_features(wiring: Wiring, *, run: str | None = None) -> tuple[st
 
 def _embed_new_items(wiring: Wiring, *, run: str | None = None) -> tuple[str, Record]:
     from pipelines.steps.embed_new_items import embed_new_items
+    from pipelines.stores.serving_pointer import read_pointer
 
     run = wiring.run_named(run, "validate_tables")
+    live = read_pointer(wiring.places.current_bundle)
     embedded = embed_new_items(
+        live.folder if live else None,
         tables=wiring.tables,
-        current_bundle=wiring.places.current_bundle,
         new_items=wiring.places.new_items,
         progress=wiring.progress,
     )
@@ -505,8 +507,16 @@ def _build_bento(wiring: Wiring, *, bundle: str | None = None) -> tuple[str, Rec
 
 def _deploy_bundle(wiring: Wiring, *, bundle: str | None = None) -> tuple[str, Record]:
     from pipelines.steps.deploy_bundle import deploy_bundle
+    from pipelines.steps.embed_new_items import embed_new_items
 
     bundle = bundle or wiring.champion_bundle()
+    if wiring.tables.accepted_until():  # what arrived while it was trained is to be found from its first answer on
+        embed_new_items(
+            wiring.places.bundles / bundle,
+            tables=wiring.tables,
+            new_items=wiring.places.new_items,
+            progress=wiring.progress,
+        )
     deployment = deploy_bundle(
         bundle,
         bundles_dir=wiring.places.bundles,

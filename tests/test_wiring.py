@@ -9,12 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from bentos.recommender.live_bundle import LiveBundle
 from pipelines.config import HeadraceConfig, TrainingConfig
 from pipelines.errors import DivergenceError, HeadraceError, StoreError
 from pipelines.places import Places
 from pipelines.progress import SilentProgress
 from pipelines.wiring import FEATURE_STEPS, STEPS, Wiring, run_step
 from tests.toys.catalogue import toy_tables
+from tests.toys.event_tables import day, event, tables_with
+from tests.toys.toy_bundle import write_toy_bundle
 from tests.toys.training_set import toy_rows, write_training_set
 
 
@@ -93,3 +96,11 @@ def test_training_that_diverged_is_a_no_of_the_gate(tmp_path, empty_mlflow, tiny
     assert not decision["promoted"]
     assert decision["reasons"] == [f"there is no challenger: {stopped.value}"]
     assert wiring.registry.champion() is None
+
+
+def test_a_bundle_goes_live_with_the_items_that_arrived_while_it_was_made(tmp_path):
+    places = Places(tmp_path)
+    write_toy_bundle(places.bundles / "b1")
+    tables_with(places.home, [event("u", "rye milk", day(1))], until=day(2))
+    run_step("deploy_bundle", bundle="b1", wiring=Wiring(places, HeadraceConfig(), SilentProgress()))
+    assert LiveBundle(places, {}).current.bundle.row_of("rye milk") is not None

@@ -232,9 +232,11 @@ def test_an_item_that_arrives_between_trainings_is_found_within_seconds(client, 
     assert "rye milk" not in item_ids(client.post("search", {"query": "rye milk"})[1])
     until = UNTIL + timedelta(days=1)
     tables = tables_with(places.home, [event("u", "rye milk", until - timedelta(hours=1))], until=until)
+    live = read_pointer(places.current_bundle)
+    assert live is not None
     embedded = embed_new_items(
+        live.folder,
         tables=tables,
-        current_bundle=places.current_bundle,
         new_items=places.new_items,
         progress=SilentProgress(),
     )
@@ -246,14 +248,7 @@ def test_an_item_that_arrives_between_trainings_is_found_within_seconds(client, 
     client.post("events", {"events": [{"user_id": "dan", "event_type": "view", "item_id": "e"}]})
     _, recommended = client.post("recommend", {"user_id": "dan", "k": 6})
     assert "rye milk" in item_ids(recommended)
-    embed_nothing(places)
-
-
-def embed_nothing(places: Places) -> None:
-    """Let the bundle stand alone again, as other tests want it."""
-    bundle = read_pointer(places.current_bundle)
-    assert bundle is not None
-    remove_new_items(places.new_items, bundle.bundle)
+    remove_new_items(places.new_items, live.bundle)  # other tests want the bundle alone
 
 
 OPEN_AND_ANSWER = """

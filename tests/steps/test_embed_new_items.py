@@ -11,7 +11,7 @@ from pipelines.progress import SilentProgress
 from pipelines.schemas import EmbeddedItems
 from pipelines.steps.embed_new_items import embed_new_items
 from pipelines.stores.new_items_store import find_pointer, read_new_items
-from pipelines.stores.serving_pointer import ServingPointer, write_pointer
+from pipelines.stores.serving_pointer import ServingPointer, read_pointer, write_pointer
 from tests.toys.event_tables import day, event, tables_with
 from tests.toys.toy_bundle import ITEMS, one_hot, write_toy_bundle
 
@@ -37,9 +37,10 @@ def embed(places: Places, *items: str, at: float = 1) -> EmbeddedItems:
     tables = tables_with(
         places.home, [event("u", item, day(at), number=n) for n, item in enumerate(items)], until=day(at)
     )
+    live = read_pointer(places.current_bundle)
     return embed_new_items(
+        live.folder if live else None,
         tables=tables,
-        current_bundle=places.current_bundle,
         new_items=places.new_items,
         progress=SilentProgress(),
     )
