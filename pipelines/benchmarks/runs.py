@@ -149,7 +149,7 @@ def _model_results(
             began = time.perf_counter()
             names = _measure_seed(seed, fit, measure, store, progress)
             spent.append(time.perf_counter() - began)
-        for name in names:
+        for name in sorted(names, key=_own_place):
             if not options.cases or name in options.cases:
                 results.setdefault(name, []).append(store.load(name, seed))
     if missing := [name for name in options.cases if name.startswith(MODEL_PREFIXES) and name not in results]:
@@ -178,6 +178,11 @@ def _measure_seed(
 def _left(spent: Sequence[float], parts: int) -> str:
     """Return how long the other parts take if they take as long as those before; "" where there are none."""
     return f", about {in_words(sum(spent) / len(spent) * parts)} left" if spent else ""
+
+
+def _own_place(case: str) -> int:
+    """Return where a case of the model stands: what is served first, then the vectors alone, then parts of it."""
+    return {"headrace": 0, "headrace_dense": 1}.get(case, 2)
 
 
 def _refuse_unknown(cases: Sequence[str], baselines: Sequence[str]) -> None:
