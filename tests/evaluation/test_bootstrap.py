@@ -51,3 +51,11 @@ def test_a_gain_that_every_user_has_is_certain_although_users_differ():
     values = np.random.default_rng(0).random(50)
     gain = UserBootstrap(np.arange(50), samples=200, seed=7).mean((values + 0.1) - values)
     assert gain.low == pytest.approx(0.1)
+
+
+def test_very_many_users_are_drawn_in_groups():
+    values = np.random.default_rng(0).random(40_000)
+    found = UserBootstrap(np.arange(40_000), samples=200, seed=1).mean(values)
+    assert found.value == pytest.approx(values.mean())
+    # the error of a mean of 40,000 even numbers in [0, 1] is 0.289 / 200
+    assert found.high - found.low == pytest.approx(2 * 1.96 * 0.289 / 200, rel=0.25)
