@@ -6,6 +6,7 @@ that is served.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,8 +40,10 @@ _LEFT_OUT: Mapping[str, str | None] = {HEADRACE: None, **{f"without {name}": nam
 CASES: tuple[str, ...] = (HEADRACE, DENSE, LEXICAL, LINEAR, *(case for case in _LEFT_OUT if case != HEADRACE))
 _WEIGHT = "weight.json"
 QueryScorer = Callable[[Sequence[str]], np.ndarray]
-_RATE, _STEPS, _BATCH = 2e-4, 400, 64
+_RATE, _MAX_STEPS, _BATCH = 2e-4, 400, 64
 """Judged queries say more than made-up ones, so the encoder may follow them further."""
+_PASSES = 5
+"""Times that the encoder sees a judged query at most."""
 _QUICK_STEPS = 10
 _ENCODE_BATCH = 1_024
 _BLOCK = 64
@@ -65,7 +68,7 @@ def fit_searcher(
         ranker, and the ranker with each generator left out.
 
     """
-    config = config or recipe(seed, quick=quick)
+    config = config or recipe(seed, len(task.train), quick=quick)
     judged, held_out = _judged(task.train).divided(config.training.judged_holdout_share)
     lexical = LexicalIndex.build(task.texts)
     searcher = _Searcher(
@@ -90,10 +93,15 @@ def fit_searcher(
     return cases
 
 
-def recipe(seed: int, *, quick: bool) -> HeadraceConfig:
-    """Return the settings: the defaults, with more and larger steps of the encoder."""
+def recipe(seed: int, n_queries: int, *, quick: bool) -> HeadraceConfig:
+    """Return the settings: the defaults, with larger steps of the encoder, as many as the queries bear.
+
+    Args:
+        n_queries: Judged queries for training.
+    """
     defaults = HeadraceConfig()
-    steps = _QUICK_STEPS if quick else _STEPS
+    tuned_on = n_queries * (1 - defaults.training.judged_holdout_share)
+    steps = _QUICK_STEPS if quick else min(_MAX_STEPS, math.ceil(_PASSES * tuned_on / _BATCH))
     changes = {
         "seed": seed,
         "encoder_steps": steps,

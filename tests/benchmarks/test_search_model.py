@@ -23,7 +23,7 @@ def task(tmp_path):
 
 
 def small(tiny_encoder_folder, min_queries: int) -> HeadraceConfig:
-    config = recipe(3, quick=True)
+    config = recipe(3, 36, quick=True)
     training = {"encoder": str(tiny_encoder_folder), "encoder_steps": 2, "encoder_batch": 4, "frozen_layers": 1}
     return config.model_copy(
         update={
@@ -75,7 +75,19 @@ def test_with_too_few_queries_the_fusion_is_served(task, tmp_path, tiny_encoder_
 def test_the_encoder_and_the_ranker_learn_from_different_queries():
     queries = [f"query {number}" for number in range(100)]
     judged = JudgedQueries(queries, [np.array([0])] * 100, [np.array([1.0])] * 100)
-    share = recipe(3, quick=False).training.judged_holdout_share
+    share = recipe(3, 100, quick=False).training.judged_holdout_share
     tuned, held_out = judged.divided(share)
     assert len(tuned) + len(held_out) == 100
     assert not {*tuned.queries} & {*held_out.queries}
+
+
+@pytest.mark.parametrize(
+    ("n_queries", "steps"),
+    [
+        pytest.param(7_026, 400, id="Home Depot"),
+        pytest.param(1_000, 59, id="no query is seen more than five times"),
+        pytest.param(1, 1, id="one query"),
+    ],
+)
+def test_the_encoder_takes_as_many_steps_as_the_queries_bear(n_queries, steps):
+    assert recipe(3, n_queries, quick=False).training.encoder_steps == steps
