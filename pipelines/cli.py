@@ -650,10 +650,12 @@ def check_leaks(run: str | None) -> None:
 def finetune_model(run: str | None) -> None:
     """Fine-tune encoder and towers, from the champion where there is one.
 
-    Killed and started again, it goes on from the last checkpoint.
+    Killed and started again, it goes on from the last checkpoint. `training.processes` shares the work among processes
+    of this machine, torchrun among machines as well.
 
     \b
     Example: headrace finetune_model
+    Example: torchrun --nproc-per-node 4 -m pipelines finetune_model
     """
     _perform("finetune_model", run=run)
 
