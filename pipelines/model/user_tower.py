@@ -52,6 +52,18 @@ class CausalBlock(nn.Module):
         return states + self.feed_forward(self.norm_feed_forward(states))
 
 
+class ZeroLinear(nn.Module):
+    """A linear layer without bias that starts at zero; `nn.Linear` warns where there are no inputs."""
+
+    def __init__(self, n_inputs: int, n_outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(n_outputs, n_inputs))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Map float32 `(…, n_inputs)` to `(…, n_outputs)`."""
+        return values @ self.weight.T
+
+
 class UserTower(nn.Module):
     """Turns histories of item vectors into user vectors."""
 
@@ -64,8 +76,8 @@ class UserTower(nn.Module):
         self.up = nn.Linear(WIDTH, dim, bias=False)
         self.pool = nn.Linear(dim, 1, bias=False)
         self.gap_bias = nn.Embedding(n_gap_buckets, 1)
-        self.activity = nn.Linear(n_activity, dim, bias=False)
-        for layer in (self.event_type, self.gap, self.gap_bias, self.up, self.pool, self.activity):
+        self.activity = ZeroLinear(n_activity, dim)
+        for layer in (self.event_type, self.gap, self.gap_bias, self.up, self.pool):
             nn.init.zeros_(layer.weight)
 
     def forward(
