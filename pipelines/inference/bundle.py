@@ -518,7 +518,7 @@ def _check_shapes(bundle: Bundle) -> None:
 
 
 def _check_models(bundle: Bundle) -> None:
-    """Ask both models once; also the warm-up."""
+    """Ask both models once; also the warm-up, of the lexical index as well."""
     from types import SimpleNamespace
 
     history = SimpleNamespace(
@@ -528,6 +528,7 @@ def _check_models(bundle: Bundle) -> None:
         query = bundle.encode_queries(["a first query"])
         user = bundle.user_embeddings([history], [0.0])[0]
         bundle.dense_index.scores(user[0])
+        bundle.lexical.scores("a first query")
     except Exception as error:
         raise BundleError(
             f"A model of the bundle {bundle.bundle_id} does not answer ({str(error).splitlines()[0]}): "
