@@ -6,6 +6,7 @@ VENV   ?= .venv
 EXTRA  ?= cpu
 EVENTS ?= 10000000
 KILLS  ?= 100
+DATA   ?= completejourney
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.headrace-installed-$(EXTRA)
 # Only from the command line: a PORT that happens to be in the environment means something else.
@@ -15,13 +16,14 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo loop serve airflow mlflow test lint bench bench-data stress-data clean distclean
+.PHONY: help setup demo loop serve airflow mlflow test lint bench bench-data bench-recommend bench-search \
+        bench-freshness stress-data clean distclean
 
 # The default data on two cores within minutes; `make loop HEADRACE_CONFIG=` takes the production settings.
 demo loop serve airflow bench: export HEADRACE_CONFIG ?= demo
 
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv and install the pinned packages (once)
 
@@ -59,6 +61,18 @@ bench: setup ## Time the service's answers
 bench-data: setup ## Measure ingestion, validation and features on multiplied default data (EVENTS=10000000)
 	@mkdir -p .benchmarks
 	@$(BIN)/headrace bench data --events $(EVENTS) --json .benchmarks/data.json $(QUIETLY)
+
+bench-recommend: setup ## Quality of recommendations on DATA (a folder of Parquet files, or completejourney)
+	@mkdir -p .benchmarks
+	@$(BIN)/headrace bench recommend --data $(DATA) --json .benchmarks/recommend.json $(QUIETLY)
+
+bench-search: setup ## Quality of search on DATA (a folder with judgements.parquet)
+	@mkdir -p .benchmarks
+	@$(BIN)/headrace bench search --data $(DATA) --json .benchmarks/search.json $(QUIETLY)
+
+bench-freshness: setup ## Week by week on DATA: incremental training against from zero, frozen, and without replay
+	@mkdir -p .benchmarks
+	@$(BIN)/headrace bench freshness --data $(DATA) --json .benchmarks/freshness.json $(QUIETLY)
 
 stress-data: setup ## Kill ingestion and the event log's writer at random moments, and count (KILLS=100)
 	@mkdir -p .benchmarks
