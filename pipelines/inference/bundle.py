@@ -62,7 +62,7 @@ __all__ = [
     "BundleParts",
     "Fusion",
     "Manifest",
-    "OtherFeaturesError",
+    "OtherVersionError",
     "Preprocessing",
     "RecommendFusion",
     "SearchFusion",
@@ -92,8 +92,8 @@ _USER_BATCH = 256
 T = TypeVar("T")
 
 
-class OtherFeaturesError(BundleError):
-    """The bundle was trained on activity features that this version does not compute."""
+class OtherVersionError(BundleError):
+    """Another version of Headrace wrote the bundle: another format, or features that this one does not compute."""
 
 
 class FileEntry(Frozen):
@@ -224,7 +224,7 @@ def read_manifest(folder: Path) -> Manifest:
         values = json.loads(path.read_text(encoding="utf-8"))
         found = values.get("format") if isinstance(values, dict) else None
         if found != FORMAT:
-            raise BundleError(
+            raise OtherVersionError(
                 f"The bundle {folder} has format {found}, this version reads format {FORMAT}: train a new bundle, "
                 "or use the version of Headrace that wrote it."
             )
@@ -469,7 +469,7 @@ def _open_ranker(folder: Path, name: str, settings: RankerSettings | None, devic
 
 def _check_activity_features(bundle_id: str, trained_on: tuple[str, ...]) -> None:
     if trained_on and trained_on != ACTIVITY_FEATURES:
-        raise OtherFeaturesError(
+        raise OtherVersionError(
             f"The bundle {bundle_id} was trained on the activity features {', '.join(trained_on)}, this version "
             f"computes {', '.join(ACTIVITY_FEATURES)}: train a new bundle, or use the version that wrote it."
         )

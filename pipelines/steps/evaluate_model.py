@@ -22,7 +22,7 @@ from pipelines.evaluation.rows import EvaluationRows, read_rows
 from pipelines.evaluation.search_cases import SEARCH, JudgedQueries, QueryScorer, measure_search, same_text_targets
 from pipelines.experiments.plots import QualityPoint, metric_bars, quality_against_latency
 from pipelines.experiments.report import evaluation_page
-from pipelines.inference.bundle import Bundle, OtherFeaturesError, load_bundle
+from pipelines.inference.bundle import Bundle, OtherVersionError, load_bundle
 from pipelines.progress import Progress
 from pipelines.promotion.gate import CHALLENGER_CASE, CHAMPION_CASE
 from pipelines.schemas import CompressedBundle, EvaluationReport, Metric, TrainingSet
@@ -80,8 +80,8 @@ def evaluate_model(
 ) -> EvaluationReport:
     """Rank the whole catalogue for every test row with every case, and keep the report with the version.
 
-    A champion of an older version that reads other activity features cannot be measured: it is left out, the report
-    says so, and the gate asks the challenger to beat the baselines instead.
+    A champion of another version (another format, or other activity features) cannot be measured: it is left out, the
+    report says so, and the gate asks the challenger to beat the baselines instead.
 
     Running it again replaces the report; only the latencies differ then.
 
@@ -221,7 +221,7 @@ def _champion(
     folder = bundles_dir / found.bundle
     try:
         return load_bundle(folder if folder.is_dir() else registry.fetch(found.version, bundles_dir)), []
-    except OtherFeaturesError as error:
+    except OtherVersionError as error:
         return None, [f"The champion is left out. {error}"]
 
 

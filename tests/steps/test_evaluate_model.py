@@ -166,3 +166,14 @@ def test_a_champion_with_other_activity_features_is_left_out_with_the_reason(sho
 
     assert "champion" not in report.metrics
     assert "The champion is left out. The bundle" in report.report.read_text()
+
+
+def test_a_champion_of_another_format_is_left_out_with_the_reason(shop):
+    champion = shop.challenger("old")
+    shop.registry.set_champion(champion.version)
+    manifest = json.loads((champion.folder / "manifest.json").read_text())
+    (champion.folder / "manifest.json").write_text(json.dumps({**manifest, "format": 1}))
+    report = shop.evaluate(shop.challenger("new"))
+
+    assert "champion" not in report.metrics
+    assert "has format 1" in report.report.read_text()
