@@ -83,7 +83,14 @@ def _model(
     def fit(seed: int) -> Mapping[str, Scorer]:
         from pipelines.benchmarks.recommend_model import fit_recommender
 
-        return fit_recommender(task, seed=seed, work=store.model_folder(seed), quick=options.quick, progress=progress)
+        return fit_recommender(
+            task,
+            seed=seed,
+            work=store.model_folder(seed),
+            quick=options.quick,
+            ablation=options.ablation and seed == 0,
+            progress=progress,
+        )
 
     return fit
 

@@ -46,29 +46,29 @@ from pipelines.training.tower_tuning import QueryPairs, tune_towers
 from pipelines.training.trained_model import item_inputs, new_towers
 
 HEADRACE, DENSE = "headrace", "headrace_dense"
-ABLATED_SEED = 0
-"""Parts are taken away with one seed only: each costs as much as learning and measuring the ranking."""
 Scorer = Callable[[TaskRows], np.ndarray]
 _QUICK_STEPS = 20
 
 
 def fit_recommender(
-    task: RecommendTask, *, seed: int, work: Path, quick: bool, progress: Progress
+    task: RecommendTask, *, seed: int, work: Path, quick: bool, progress: Progress, ablation: bool = False
 ) -> Mapping[str, Scorer]:
     """Train, package and open the bundle; a finished one is opened again.
 
+    Args:
+        ablation: Add what would be served without each part; each costs as much as learning and measuring the ranking.
+
     Returns:
-        Full rankings of test rows by case: what would be served, the user tower alone, and, with the first seed of a
-        run that is not quick, what would be served without each part.
+        Full rankings of test rows by case: what would be served, the user tower alone, and `without <part>`.
     """
     folder, config = work / "bundle", recipe(seed, quick=quick)
     if not (folder / "manifest.json").is_file():
         _make_bundle(task, folder, config, work, progress)
     bundle = load_bundle(folder)
     scorers: dict[str, Scorer] = {HEADRACE: partial(_served, task, bundle), DENSE: partial(_dense, task, bundle)}
-    if seed == ABLATED_SEED and not quick and bundle.ranker is not None:
+    if ablation and bundle.ranker is not None:
         for part in parts_of(bundle):
-            ablation = Ablation(
+            ablated = Ablation(
                 part,
                 then=work / "models" / THEN,
                 now=bundle,
@@ -77,7 +77,7 @@ def fit_recommender(
                 folder=work,
                 progress=progress,
             )
-            scorers[f"without {part}"] = partial(_served_by, task, ablation)
+            scorers[f"without {part}"] = partial(_served_by, task, ablated)
     return scorers
 
 

@@ -38,6 +38,8 @@ class BenchOptions:
     quick: bool = False
     fresh: bool = False
     """Measure the cases again although they are stored."""
+    ablation: bool = False
+    """Measure the model without each of its parts as well, with the first seed; the search bench always does."""
     json_file: Path | None = None
     plot_file: Path | None = None
     samples: int = 1_000
@@ -143,7 +145,7 @@ def _model_results(
     spent: list[float] = []
     for seed in range(options.seeds):
         names = store.model_cases(seed)
-        if names is None:
+        if names is None or (options.ablation and seed == 0 and not any(map(is_ablation, names))):
             left = _left(spent, options.seeds - seed)
             progress.begin(f"[model, seed {seed + 1} of {options.seeds}{left}]")
             began = time.perf_counter()
@@ -173,6 +175,11 @@ def _measure_seed(
             store.save(name, seed, measure(scorer))
     store.finish_model(seed, list(scorers))
     return list(scorers)
+
+
+def is_ablation(case: str) -> bool:
+    """Whether a case is the model without a part."""
+    return case.startswith(MODEL_PREFIXES[1])
 
 
 def _left(spent: Sequence[float], parts: int) -> str:
