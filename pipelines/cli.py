@@ -494,6 +494,7 @@ def _bench_options(cases: str, work: Path | None, cache: Path | None, **options:
 
 @bench.command("recommend")
 @click.option("--data", required=True, metavar="DIR", help="Folder of Parquet files, or completejourney.")
+@click.option("--ablation", is_flag=True, help="Also without each part, with the first seed: as long again as 3 seeds.")
 @_quality_options
 def bench_recommend(data: str, **options: Any) -> None:
     """Measure how well held-out users' next items are found, by baselines and by the model; all items are ranked.
@@ -533,6 +534,27 @@ def bench_search(data: Path, lowest_grade: float | None, **options: Any) -> None
     from pipelines.progress import TerminalProgress
 
     run_bench(data, _bench_options(**options), TerminalProgress(), lowest_grade=lowest_grade)
+
+
+@bench.command("joint")
+@click.option("--data", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder of Parquet files.")
+@click.option("--steps", type=click.IntRange(min=1), help="Steps of each task at most (default: those of the loop).")
+@_quality_options
+def bench_joint(data: Path, steps: int | None, **options: Any) -> None:
+    """Compare one item tower for recommendation and search with two, at equal numbers of parameters.
+
+    The folder is that of `bench recommend`. Queries come from its judgements.parquet; without it they are made from
+    the catalogue, which the output says. The encoder stands still, vectors alone are measured. What is done is kept: a
+    killed bench goes on where it was.
+
+    \b
+    Example: headrace bench joint --data shop --steps 600 --seeds 1 --json joint.json
+    Example: headrace bench joint --data shop --quick
+    """
+    from pipelines.benchmarks.joint import bench_joint as run_bench
+    from pipelines.progress import TerminalProgress
+
+    run_bench(data, _bench_options(**options), TerminalProgress(), steps=steps)
 
 
 # --- steps -----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ The second keeps item vectors where a query finds them.
 What is popular changes from week to week, so validation ranks as the bundle will: by u · v and the latest popularity.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class TuningResult:
     losses: dict[int, float] = field(default_factory=dict)
     """Training loss by step."""
     recall: dict[int, float] = field(default_factory=dict)
-    """Validation recall@10 of new items by step; of the objective `search`, the reciprocal rank of queries' items."""
+    """Validation recall@10 of new items by step, or what else the training was told to validate with."""
     best_step: int = 0
 
 
@@ -73,6 +73,7 @@ def tune_towers(
     checkpoint: Path,
     progress: Progress,
     group: TrainingGroup = ALONE,
+    quality: Callable[[], float] | None = None,
 ) -> TuningResult:
     """Train until the validation stops getting better; `towers` holds the best weights afterwards.
 
@@ -83,6 +84,8 @@ def tune_towers(
         event_counts: float32 `(n_items,)`, behind the sampling of negatives.
         popularity: float32 `(n_items,)`, the latest popularity, which the validation ranks with.
         group: The processes that share each batch; the main one validates.
+        quality: What decides which weights are kept, more is better; by default the recall@10 of new items, and of
+            the objective `search` the reciprocal rank of the queries' items.
 
     Raises:
         ConfigError: the batch is too small for its parts.
@@ -100,6 +103,8 @@ def tune_towers(
     start = 0
 
     def validate() -> float:
+        if quality is not None:
+            return group.from_main(quality)
         if config.objective == "search":
             return group.from_main(lambda: query_mrr(towers, items, query_pairs))
         return group.from_main(lambda: validation_recall(towers, items, validation, preprocessing, offsets=latest))
@@ -130,7 +135,7 @@ def tune_towers(
             result.recall[step + 1] = validate()
             if stopping.observe(result.recall[step + 1]):
                 best, result.best_step = _copy(towers), step + 1
-            note += f", validation recall@10 {result.recall[step + 1]:.4f}"
+            note += f", validation {result.recall[step + 1]:.4f}"
             if group.is_main:
                 save_checkpoint(
                     checkpoint, {**_state(towers, best, step + 1, result), "at_start": at_start, **updater.state()}

@@ -1,0 +1,61 @@
+"""How wide two item towers may be so that together they have as many parameters as one.
+
+What a tower knows of behavior is most of it: a row of `width` numbers for each item and the projection from there.
+The rest, the layers over text and structured fields, both towers need in full, so `width` is what pays for the second.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pipelines.model.item_tower import ItemTower
+from pipelines.training.catalog import Catalog
+from pipelines.training.objectives import Objective
+
+LEAST_WIDTH = 8
+"""Behavior width below which a tower is not worth comparing."""
+
+
+@dataclass(frozen=True)
+class Widths:
+    """`behavior_dim` of each item tower."""
+
+    joint: int
+    """Of the one tower that serves both tasks."""
+    recommend: int
+    """Of the tower for recommendation beside one for search."""
+    search: int
+
+
+def equal_widths(wanted: int, catalog: Catalog, dim: int) -> Widths:
+    """Return widths with which two towers have at most as many parameters as one, less than one width fewer.
+
+    Both get the same width; an odd one goes to recommendation. In a small catalogue the layers over text outweigh the
+    behavior: there the one tower is made wider than `wanted`, until two with `LEAST_WIDTH` cost as much.
+
+    Args:
+        wanted: Width of the one tower.
+        dim: Of the text embeddings.
+    """
+    of_width = item_parameters(catalog, dim, 2) - item_parameters(catalog, dim, 1)
+    fixed = item_parameters(catalog, dim, 1) - of_width
+    joint = max(wanted, 2 * LEAST_WIDTH + math.ceil(fixed / of_width))
+    both = (joint * of_width - fixed) // of_width
+    return Widths(joint=joint, recommend=both - both // 2, search=both // 2)
+
+
+def item_parameters(catalog: Catalog, dim: int, width: int) -> int:
+    """Return the number of parameters of an item tower."""
+    with torch.device("meta"):
+        return _count(ItemTower(dim, len(catalog), len(catalog.category_names), len(catalog.brand_names), width))
+
+
+def learning_parameters(item: nn.Module, user: nn.Module, objective: Objective) -> int:
+    """Return how many parameters an objective changes: `search` leaves the user tower as it is."""
+    return _count(item) + (0 if objective == "search" else _count(user))
+
+
+def _count(module: nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters())
