@@ -178,6 +178,10 @@ class TrainingConfig(Settings):
     """The encoder: this package's name, a folder or a Hugging Face hub name."""
     max_tokens: int = Field(default=32, ge=4, le=512)
     """Tokens kept of a text."""
+    image_encoder: str = "none"
+    """What looks at the pictures of items: `none`, `efficientnet-lite0` (a package) or the path of an ONNX file."""
+    image_folder: Path | None = None
+    """Where the pictures are that the column `image` names; without it only absolute paths are read."""
     encoder_steps: int = Field(default=300, ge=0)
     """Steps that tune the encoder on query → item pairs."""
     encoder_batch: int = Field(default=32, ge=2)

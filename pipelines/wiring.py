@@ -320,6 +320,7 @@ def _materialize_features(wiring: Wiring, *, run: str | None = None) -> tuple[st
 def _embed_new_items(wiring: Wiring, *, run: str | None = None) -> tuple[str, Record]:
     from pipelines.steps.embed_new_items import embed_new_items
     from pipelines.stores.serving_pointer import read_pointer
+    from pipelines.training.item_images import item_images
 
     run = wiring.run_named(run, "validate_tables")
     live = read_pointer(wiring.places.current_bundle)
@@ -328,6 +329,7 @@ def _embed_new_items(wiring: Wiring, *, run: str | None = None) -> tuple[str, Re
         tables=wiring.tables,
         new_items=wiring.places.new_items,
         progress=wiring.progress,
+        images=item_images(wiring.config.training, wiring.places.embedding_cache),
     )
     return run, embedded
 
@@ -508,6 +510,7 @@ def _build_bento(wiring: Wiring, *, bundle: str | None = None) -> tuple[str, Rec
 def _deploy_bundle(wiring: Wiring, *, bundle: str | None = None) -> tuple[str, Record]:
     from pipelines.steps.deploy_bundle import deploy_bundle
     from pipelines.steps.embed_new_items import embed_new_items
+    from pipelines.training.item_images import item_images
 
     bundle = bundle or wiring.champion_bundle()
     if wiring.tables.accepted_until():  # what arrived while it was trained is to be found from its first answer on
@@ -516,6 +519,7 @@ def _deploy_bundle(wiring: Wiring, *, bundle: str | None = None) -> tuple[str, R
             tables=wiring.tables,
             new_items=wiring.places.new_items,
             progress=wiring.progress,
+            images=item_images(wiring.config.training, wiring.places.embedding_cache),
         )
     deployment = deploy_bundle(
         bundle,

@@ -49,17 +49,26 @@ def export_user_tower(tower: UserTower, target: Path, *, dim: int, n_activity: i
 def export_item_tower(tower: ItemTower, target: Path, *, dim: int) -> None:
     """Write the item tower for items without behaviour.
 
-    float32 `text` `(n, dim)`, int64 `category` and `brand` `(n,)`, float32 `price` `(n,)`, all as in `ItemInputs`, to
-    float32 `item_vector` `(n, dim)`, each row L2 norm 1.
+    float32 `text` `(n, dim)`, int64 `category` and `brand` `(n,)`, float32 `price` `(n,)` and, of a tower that looks at
+    pictures, float32 `image` `(n, image_dim)`, all as in `ItemInputs`, to float32 `item_vector` `(n, dim)`, each row L2
+    norm 1.
     """
     numbers = torch.zeros(2, dtype=torch.int64)
+    example = {"text": torch.randn(2, dim), "category": numbers, "brand": numbers, "price": torch.zeros(2)}
+    if tower.image is not None:
+        example["image"] = torch.zeros(2, tower.image.in_features)
     _export(
         _DescribedItems(tower),
-        (torch.randn(2, dim), numbers, numbers, torch.zeros(2)),
+        tuple(example.values()),
         target,
-        inputs={"text": ("n",), "category": ("n",), "brand": ("n",), "price": ("n",)},
+        inputs=dict.fromkeys(example, ("n",)),
         outputs={"item_vector": ("n",)},
     )
+
+
+def export_image_encoder(network: nn.Module, target: Path, *, size: tuple[int, int]) -> None:
+    """Write an image encoder: float32 `image` `(n, 3, height, width)` to float32 `image_vector` `(n, dim)`."""
+    _export(network, (torch.zeros(2, 3, *size),), target, inputs={"image": ("n",)}, outputs={"image_vector": ("n",)})
 
 
 class _DescribedItems(nn.Module):
@@ -70,9 +79,14 @@ class _DescribedItems(nn.Module):
         self.tower = tower
 
     def forward(
-        self, text: torch.Tensor, category: torch.Tensor, brand: torch.Tensor, price: torch.Tensor
+        self,
+        text: torch.Tensor,
+        category: torch.Tensor,
+        brand: torch.Tensor,
+        price: torch.Tensor,
+        image: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        return nn.functional.normalize(self.tower.described(text, category, brand, price), dim=-1)
+        return nn.functional.normalize(self.tower.described(text, category, brand, price, image), dim=-1)
 
 
 def export_ranker(ranker: Ranker, target: Path) -> None:

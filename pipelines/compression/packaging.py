@@ -100,8 +100,15 @@ def export_models(
     n_activity = len(trained.preprocessing.activity_features)
     export_user_tower(trained.towers.user, work / "user_tower.onnx", dim=encoder.dim, n_activity=n_activity)
     export_item_tower(trained.towers.item, work / "item_tower.onnx", dim=encoder.dim)
-    fields = item_tower_fields(catalog.category_names, catalog.brand_names, trained.items["price"].to_numpy())
-    (work / "item_tower.json").write_text(fields.model_dump_json(), encoding="utf-8")
+    fields = item_tower_fields(
+        catalog.category_names,
+        catalog.brand_names,
+        trained.items["price"].to_numpy(),
+        image_encoder=catalog.images.encoder if catalog.images else "",
+        image_dim=catalog.images.dim if catalog.images else 0,
+    )
+    # What is not there is not written, so that a service of an earlier version reads it too.
+    (work / "item_tower.json").write_text(fields.model_dump_json(exclude_defaults=True), encoding="utf-8")
     progress.update("models exported", 2, 2)
     max_tokens = trained.preprocessing.max_tokens
     int8 = TextEncoder(open_session(work / "encoder.onnx", "cpu"), trained.tokenizer_file, max_tokens)

@@ -14,7 +14,7 @@ search_ranker.onnx        the same for candidates of a search; where there were 
 lexical/                  BM25 index
 preprocessing.json        `Preprocessing`
 metrics.json              what was measured when the bundle was made
-item_tower.onnx           (text, category, brand, price) → item_vector, for items that arrive later; with its
+item_tower.onnx           (text, category, brand, price[, image]) → item_vector, for items that arrive later; with its
 item_tower.json           `ItemTowerFields` (older bundles have neither)
 receipt.json              what the training run has read
 """

@@ -36,6 +36,9 @@ class ItemTowerFields(Frozen):
     brands: tuple[str, ...]
     log_price_mean: float
     log_price_deviation: float
+    image_encoder: str = ""
+    """Id of the encoder of pictures; "" where the tower looks at none."""
+    image_dim: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class ItemTower:
         categories: Sequence[str | None],
         brands: Sequence[str | None],
         prices: np.ndarray,
+        images: np.ndarray | None = None,
     ) -> np.ndarray:
         """Return the vectors of items, float32 `(n, dim)`, each row L2 norm 1.
 
@@ -72,16 +76,18 @@ class ItemTower:
             text_vectors: float32 `(n, dim)`, each row L2 norm 1.
             categories: Names; those that training never saw count as unknown.
             prices: float64 `(n,)`, NaN where there is none.
+            images: float32 `(n, image_dim)` by the encoder that the tower knows, 0 where there is no picture; not read
+                by a tower that looks at none.
         """
-        vectors: np.ndarray = self._session.run(
-            ["item_vector"],
-            {
-                "text": text_vectors.astype(np.float32),
-                "category": np.array([self._categories.get(name or "", 0) for name in categories], np.int64),
-                "brand": np.array([self._brands.get(name or "", 0) for name in brands], np.int64),
-                "price": scaled_log_prices(prices, self._fields.log_price_mean, self._fields.log_price_deviation),
-            },
-        )[0]
+        inputs = {
+            "text": text_vectors.astype(np.float32),
+            "category": np.array([self._categories.get(name or "", 0) for name in categories], np.int64),
+            "brand": np.array([self._brands.get(name or "", 0) for name in brands], np.int64),
+            "price": scaled_log_prices(prices, self._fields.log_price_mean, self._fields.log_price_deviation),
+        }
+        if dim := self._fields.image_dim:
+            inputs["image"] = np.zeros((len(text_vectors), dim), np.float32) if images is None else images
+        vectors: np.ndarray = self._session.run(["item_vector"], inputs)[0]
         return vectors
 
 
@@ -125,7 +131,14 @@ def scaled_log_prices(prices: np.ndarray, mean: float, deviation: float) -> np.n
     return out
 
 
-def item_tower_fields(categories: Sequence[str], brands: Sequence[str], prices: np.ndarray) -> ItemTowerFields:
+def item_tower_fields(
+    categories: Sequence[str],
+    brands: Sequence[str],
+    prices: np.ndarray,
+    *,
+    image_encoder: str = "",
+    image_dim: int = 0,
+) -> ItemTowerFields:
     """Return what the numbers of a catalogue mean.
 
     Args:
@@ -135,7 +148,12 @@ def item_tower_fields(categories: Sequence[str], brands: Sequence[str], prices: 
     """
     mean, deviation = log_price_scale(prices.astype(np.float64))
     return ItemTowerFields(
-        categories=tuple(categories), brands=tuple(brands), log_price_mean=mean, log_price_deviation=deviation
+        categories=tuple(categories),
+        brands=tuple(brands),
+        log_price_mean=mean,
+        log_price_deviation=deviation,
+        image_encoder=image_encoder,
+        image_dim=image_dim,
     )
 
 
@@ -145,18 +163,29 @@ def open_item_tower(folder: Path, device: Device = "auto") -> ItemTower | None:
     Raises:
         BundleError: its files are not what they should be.
     """
+    fields = read_fields(folder)
+    return ItemTower(open_session(folder / ITEM_TOWER, device), fields) if fields else None
+
+
+def read_fields(folder: Path) -> ItemTowerFields | None:
+    """Return what the item tower of a bundle reads; None where an older version made it.
+
+    Raises:
+        BundleError: the file is not what it should be.
+    """
     if not (folder / ITEM_TOWER).is_file():
         return None
     try:
-        fields = ItemTowerFields.model_validate_json((folder / FIELDS).read_text(encoding="utf-8"))
+        return ItemTowerFields.model_validate_json((folder / FIELDS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BundleError(
             f"{FIELDS} of the bundle {folder} cannot be read ({str(error).splitlines()[0]}): use another bundle."
         ) from error
-    return ItemTower(open_session(folder / ITEM_TOWER, device), fields)
 
 
-def embed_items(bundle: "Bundle", items: pa.Table, texts: Sequence[str]) -> np.ndarray:
+def embed_items(
+    bundle: "Bundle", items: pa.Table, texts: Sequence[str], images: np.ndarray | None = None
+) -> np.ndarray:
     """Return the vectors of items that the bundle does not have, float32 `(k, dim)`, each row L2 norm 1.
 
     A bundle without an item tower gives the vectors of the texts, which an untrained tower would give too.
@@ -164,6 +193,7 @@ def embed_items(bundle: "Bundle", items: pa.Table, texts: Sequence[str]) -> np.n
     Args:
         items: `category`, `brand` and `price` of each item.
         texts: What the encoder reads of each item.
+        images: As in `ItemTower.embed`; None where no item has a picture.
 
     Raises:
         BundleError: the item tower cannot be read.
@@ -176,7 +206,8 @@ def embed_items(bundle: "Bundle", items: pa.Table, texts: Sequence[str]) -> np.n
         text_vectors = bundle.encode_queries(texts[part])
         if tower is not None:
             categories, brands = (items[name].to_pylist()[part] for name in ("category", "brand"))
-            text_vectors = tower.embed(text_vectors, categories, brands, prices[part])
+            seen = None if images is None else images[part]
+            text_vectors = tower.embed(text_vectors, categories, brands, prices[part], seen)
         parts.append(text_vectors)
     return np.concatenate(parts) if parts else np.empty((0, bundle.dim), np.float32)
 

@@ -1,12 +1,14 @@
 """The item tower: text, structured fields and behaviour fused into one vector.
 
-    v_i = norm( t_i + W t_i + S [category_i ; brand_i ; price_i] + g_i · P e_i )
+    v_i = norm( t_i + W t_i + S [category_i ; brand_i ; price_i] + I m_i + g_i · P e_i )
 
-t_i is the encoder's text embedding, e_i an embedding learnt from behaviour. W, S and P start at zero, so the
-untrained tower returns the text embedding itself, and a query that is near a text stays near its item.
+t_i is the encoder's text embedding, m_i the image encoder's vector of a picture (0 where there is none), e_i an
+embedding learnt from behaviour. W, S and I start at zero and P near it, so the untrained tower returns the text
+embedding, and a query that is near a text stays near its item.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -28,24 +30,28 @@ class ItemInputs:
     """float32 `(n,)`, standardised log price, 0 where there is none."""
     gate: Tensor
     """float32 `(n,)` in [0, 1), 0 for an item nobody has touched."""
+    image: Tensor | None = None
+    """float32 `(n, image_dim)`, each row L2 norm 1, or 0 where there is no picture; None where no item has one."""
 
     def rows(self, index: Tensor) -> "ItemInputs":
         """Return the items at `index`, int64 `(m,)`."""
-        return ItemInputs(
-            self.text[index], self.category[index], self.brand[index], self.price[index], self.gate[index]
-        )
+        return self._each(lambda value: value[index])
 
     def to(self, device: torch.device) -> "ItemInputs":
         """Return the same inputs on `device`."""
-        return ItemInputs(
-            *(value.to(device) for value in (self.text, self.category, self.brand, self.price, self.gate))
-        )
+        return self._each(lambda value: value.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "ItemInputs":
+        values = (getattr(self, field.name) for field in fields(self))
+        return ItemInputs(*(None if value is None else change(value) for value in values))
 
 
 class ItemTower(nn.Module):
     """Turns `ItemInputs` into item vectors."""
 
-    def __init__(self, dim: int, n_items: int, n_categories: int, n_brands: int, behavior_dim: int) -> None:
+    def __init__(
+        self, dim: int, n_items: int, n_categories: int, n_brands: int, behavior_dim: int, image_dim: int = 0
+    ) -> None:
         super().__init__()
         self.text = nn.Linear(dim, dim, bias=False)
         self.category = nn.Embedding(n_categories, STRUCTURED_DIM, padding_idx=0)
@@ -57,6 +63,11 @@ class ItemTower(nn.Module):
         nn.init.zeros_(self.structured.weight)
         nn.init.normal_(self.behavior.weight, std=behavior_dim**-0.5)
         nn.init.normal_(self.project.weight, std=0.1 * dim**-0.5)
+        self.image: nn.Linear | None = None
+        if image_dim:
+            # Without drawing random numbers: all other weights start as they would without pictures.
+            self.image = nn.utils.skip_init(nn.Linear, image_dim, dim, bias=False)
+            nn.init.zeros_(self.image.weight)
 
     def forward(self, items: Tensor, inputs: ItemInputs) -> Tensor:
         """Embed items.
@@ -69,18 +80,22 @@ class ItemTower(nn.Module):
             float32 `(n, dim)`, each row L2 norm 1.
         """
         behavior = self.project(self.behavior(items))
-        fused = self.described(inputs.text, inputs.category, inputs.brand, inputs.price)
+        fused = self.described(inputs.text, inputs.category, inputs.brand, inputs.price, inputs.image)
         fused = fused + inputs.gate.unsqueeze(-1) * behavior
         return nn.functional.normalize(fused.float(), dim=-1)
 
-    def described(self, text: Tensor, category: Tensor, brand: Tensor, price: Tensor) -> Tensor:
-        """Fuse text and structured fields, for all that is known of an item nobody has touched.
+    def described(
+        self, text: Tensor, category: Tensor, brand: Tensor, price: Tensor, image: Tensor | None = None
+    ) -> Tensor:
+        """Fuse text, structured fields and picture, for all that is known of an item nobody has touched.
 
         Returns:
             float32 `(n, dim)`, of any length.
         """
         structured = torch.cat([self.category(category), self.brand(brand), price.unsqueeze(-1)], dim=-1)
         described: Tensor = text + self.text(text) + self.structured(structured)
+        if self.image is not None and image is not None:
+            described = described + self.image(image)
         return described
 
 

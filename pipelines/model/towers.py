@@ -26,9 +26,10 @@ class Towers(nn.Module):
         n_event_types: int,
         n_gap_buckets: int,
         n_activity: int,
+        image_dim: int = 0,
     ) -> None:
         super().__init__()
-        self.item = ItemTower(dim, n_items, n_categories, n_brands, behavior_dim)
+        self.item = ItemTower(dim, n_items, n_categories, n_brands, behavior_dim, image_dim)
         self.user = UserTower(dim, n_event_types, n_gap_buckets, n_activity)
 
 

@@ -1,5 +1,6 @@
 """Step: make the challenger, the folder that would be served, from the trained model."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,7 @@ from pipelines.stores.model_registry import ModelRegistry
 from pipelines.stores.table_store import TableStore
 from pipelines.training.catalog import Catalog, item_popularity, load_catalog
 from pipelines.training.generators import build_behavior_tables, build_text_tables
+from pipelines.training.item_images import item_images
 from pipelines.training.judged_queries import judged_queries
 from pipelines.training.learned_ranking import RankingRows
 from pipelines.training.receipt import RECEIPT, find_receipt
@@ -93,6 +95,8 @@ def _write(
         items = connection.sql("SELECT * EXCLUDE (attributes) FROM items ORDER BY item_id").to_arrow_table()
         _, judged = judged_queries(connection, catalog).divided(config.training.judged_holdout_share)
         events = {moment: _events(connection, moment, days) for moment in (cut, training_set.test_start)}
+    images = item_images(config.training, cache_dir).vectors(items["image"].to_pylist(), progress)
+    catalog = replace(catalog, images=images)
     receipt = find_receipt(source.folder)
     encoder, tokenizer, towers = load_trained_model(source, catalog, config.training)
     parts = TrainedParts(

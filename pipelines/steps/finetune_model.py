@@ -1,6 +1,7 @@
 """Step: tune the encoder and the towers on what users did, starting from the champion where there is one."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from pipelines.config import TrainingConfig
@@ -11,10 +12,11 @@ from pipelines.progress import Progress
 from pipelines.schemas import Record, TrainedModel, TrainingSet
 from pipelines.stores.experiment_tracker import ExperimentTracker, StepLog
 from pipelines.stores.table_store import TableStore
-from pipelines.training.catalog import load_catalog
+from pipelines.training.catalog import image_names, load_catalog
 from pipelines.training.distributed import ALONE, TrainingGroup
 from pipelines.training.finetuning import finetune
 from pipelines.training.increment import incremental_config
+from pipelines.training.item_images import ImageVectors, ItemImages, item_images
 from pipelines.training.judged_queries import judged_queries
 from pipelines.training.processes import run_processes
 from pipelines.training.receipt import Receipt, find_receipt
@@ -124,11 +126,13 @@ def work_off(job: str, *, group: TrainingGroup, progress: Progress) -> None:
         catalog = load_catalog(connection, training_set.validation_start)
         logged = logged_pairs(connection, catalog, training_set.validation_start)
         judged, _ = judged_queries(connection, catalog).divided(todo.config.judged_holdout_share)
+        names = image_names(connection)
+    images = _looked_at_together(item_images(todo.config, todo.cache_dir), names, group, progress)
     finetune(
         training_set,
         target,
         TrainedFolder(todo.champion) if todo.champion else None,
-        catalog,
+        replace(catalog, images=images),
         pair_source(catalog, *logged, judged),
         rivals=rival_source(catalog, judged, todo.config.hard_negatives, progress),
         config=todo.config,
@@ -136,6 +140,16 @@ def work_off(job: str, *, group: TrainingGroup, progress: Progress) -> None:
         progress=progress,
         group=group,
     )
+
+
+def _looked_at_together(
+    images: ItemImages, names: list[str | None], group: TrainingGroup, progress: Progress
+) -> ImageVectors | None:
+    """Return the vectors of the pictures; each process encodes its share and finds the others' in the cache."""
+    if group.size > 1:
+        images.vectors(names[group.share(len(names))], progress)
+        group.wait()
+    return images.vectors(names, progress)
 
 
 def _record(training_set: TrainingSet, origin: str, seconds: float) -> TrainedModel:

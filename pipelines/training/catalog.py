@@ -11,6 +11,7 @@ from pipelines.errors import DataError
 from pipelines.features.history import IS_REMEMBERED_SQL
 from pipelines.features.popularity import popularity_as_of_sql
 from pipelines.inference.new_items import log_price_scale, scaled_log_prices
+from pipelines.training.item_images import ImageVectors
 
 UNKNOWN = ""
 UNKNOWN_ITEM = "unknown item"
@@ -40,6 +41,8 @@ class Catalog:
     """float32 `(n,)`, events before the validation window."""
     popularity: np.ndarray
     """float32 `(n,)`, purchases before the validation window, older ones counting less."""
+    images: ImageVectors | None = None
+    """What is seen of the items; None where no picture is wanted, or can be read."""
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -122,6 +125,13 @@ def load_catalog(
         event_counts=table["n"].to_numpy().astype(np.float32),
         popularity=item_popularity(connection, until, table["item_id"].to_pylist(), popularity_half_life_days),
     )
+
+
+def image_names(connection: duckdb.DuckDBPyConnection) -> list[str | None]:
+    """Return what the catalogue calls the picture of each item, in the order of their ids."""
+    found = connection.sql("SELECT image FROM items ORDER BY item_id").to_arrow_table()
+    names: list[str | None] = found["image"].to_pylist()
+    return names
 
 
 def item_popularity(

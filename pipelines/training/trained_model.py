@@ -2,7 +2,7 @@
 
 encoder/              the tuned encoder and its tokenizer, Hugging Face format
 towers.safetensors    item tower and user tower
-tables.json           names behind the rows of the embedding tables
+tables.json           names behind the rows of the embedding tables, and the image encoder, where there are pictures
 preprocessing.json    `Preprocessing`
 history.json          loss and validation recall by step
 receipt.json          `Receipt`: what it has read
@@ -29,6 +29,7 @@ from pipelines.training.tower_tuning import TuningResult
 
 _ROW_TABLES = {"item.behavior.weight": "items", "item.category.weight": "categories", "item.brand.weight": "brands"}
 _ACTIVITY = "user.activity.weight"
+_IMAGE, _IMAGE_ENCODER = "item.image.weight", "image_encoder"
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,9 @@ class TrainedFolder:
 
 
 def table_names(catalog: Catalog) -> dict[str, list[str]]:
-    """Return the names behind the rows of the embedding tables of towers over `catalog`."""
-    return {"items": catalog.item_ids, "categories": catalog.category_names, "brands": catalog.brand_names}
+    """Return the names behind the rows of the embedding tables of towers over `catalog`, and of its image encoder."""
+    tables = {"items": catalog.item_ids, "categories": catalog.category_names, "brands": catalog.brand_names}
+    return {**tables, _IMAGE_ENCODER: [catalog.images.encoder]} if catalog.images else tables
 
 
 def new_towers(catalog: Catalog, dim: int, config: TrainingConfig, preprocessing: Preprocessing) -> Towers:
@@ -88,6 +90,7 @@ def new_towers(catalog: Catalog, dim: int, config: TrainingConfig, preprocessing
         n_event_types=len(preprocessing.event_types),
         n_gap_buckets=preprocessing.n_gap_buckets,
         n_activity=len(preprocessing.activity_features),
+        image_dim=catalog.images.dim if catalog.images else 0,
     )
 
 
@@ -103,13 +106,15 @@ def item_inputs(catalog: Catalog, text_vectors: torch.Tensor, gate_half_count: f
         brand=torch.from_numpy(catalog.brands),
         price=torch.from_numpy(catalog.log_prices),
         gate=behavior_gate(torch.from_numpy(catalog.event_counts), gate_half_count),
+        image=torch.from_numpy(catalog.images.vectors) if catalog.images else None,
     )
 
 
 def load_towers_into(towers: Towers, catalog: Catalog, source: TrainedFolder, activity_features: Sequence[str]) -> int:
     """Copy trained weights into towers over another catalogue: rows by name, everything else as it is.
 
-    Where the source read other activity features, the towers start without any: that layer stays at zero.
+    Where the source read other activity features, or pictures by another encoder, the towers start without any: that
+    layer stays at zero.
 
     Returns:
         Number of items whose behaviour embedding was known.
@@ -121,6 +126,8 @@ def load_towers_into(towers: Towers, catalog: Catalog, source: TrainedFolder, ac
     state = towers.state_dict()
     if source.preprocessing().activity_features != tuple(activity_features):
         del state[_ACTIVITY]
+    if _IMAGE in state and names.get(_IMAGE_ENCODER) != wanted[_IMAGE_ENCODER]:
+        del state[_IMAGE]
     known = 0
     for name, value in state.items():
         found = weights.get(name)
@@ -174,7 +181,18 @@ def save_trained_model(
 def load_trained_model(
     source: TrainedFolder, catalog: Catalog, config: TrainingConfig
 ) -> tuple[SentenceEncoder, PreTrainedTokenizerBase, Towers]:
-    """Read a trained model for a catalogue; items that it never saw have an untrained behaviour embedding."""
+    """Read a trained model for a catalogue; items that it never saw have an untrained behaviour embedding.
+
+    Raises:
+        DataError: it has learnt from pictures by another encoder, or none can be read any more.
+    """
+    learnt, found = source.tables().get(_IMAGE_ENCODER), table_names(catalog).get(_IMAGE_ENCODER)
+    if learnt and learnt != found:
+        raise DataError(
+            f"The model in {source.folder} has learnt from pictures of the items by {learnt[0]}, and there are "
+            f"{f'pictures by {found[0]}' if found else 'none that can be read'} now: set `training.image_encoder` and "
+            "`training.image_folder` as they were, or train again."
+        )
     encoder, tokenizer = load_encoder(str(source.encoder))
     towers = new_towers(catalog, encoder.dim, config, source.preprocessing())
     load_towers_into(towers, catalog, source, source.preprocessing().activity_features)
