@@ -84,6 +84,7 @@ class LiveBundle:
         self._new_items = places.new_items
         self._pointer_file = None if environment.get(BUNDLE_VARIABLE) else places.current_bundle
         self._seen = None if self._pointer_file is None else _stamp(self._pointer_file)
+        self._seen_items: tuple[int, int] | None = None
         self.current = self._opened(folder)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="bundle-watch", daemon=True)
