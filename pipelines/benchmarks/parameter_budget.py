@@ -7,7 +7,6 @@ The rest, the layers over text and structured fields, both towers need in full, 
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from pipelines.model.item_tower import ItemTower
@@ -48,8 +47,7 @@ def equal_widths(wanted: int, catalog: Catalog, dim: int) -> Widths:
 
 def item_parameters(catalog: Catalog, dim: int, width: int) -> int:
     """Return the number of parameters of an item tower."""
-    with torch.device("meta"):
-        return _count(ItemTower(dim, len(catalog), len(catalog.category_names), len(catalog.brand_names), width))
+    return _count(ItemTower(dim, len(catalog), len(catalog.category_names), len(catalog.brand_names), width))
 
 
 def learning_parameters(item: nn.Module, user: nn.Module, objective: Objective) -> int:

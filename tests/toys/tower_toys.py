@@ -65,7 +65,7 @@ def toy_queries(items: ItemInputs) -> QueryPairs:
     return QueryPairs(vectors.numpy(), np.arange(N_ITEMS))
 
 
-def tune(towers: Towers, items: ItemInputs, checkpoint, config=CONFIG, progress=None, group=ALONE):
+def tune(towers: Towers, items: ItemInputs, checkpoint, config=CONFIG, progress=None, group=ALONE, quality=None):
     return tune_towers(
         towers,
         items,
@@ -79,4 +79,5 @@ def tune(towers: Towers, items: ItemInputs, checkpoint, config=CONFIG, progress=
         checkpoint=checkpoint,
         progress=progress or SilentProgress(),
         group=group,
+        quality=quality,
     )

@@ -167,3 +167,13 @@ def test_recall_leaves_out_what_the_user_has_seen():
     rows = toy_rows(3)
     everything = replace(rows, new_targets=[np.array([0])] * len(rows), seen=[np.arange(1, N_ITEMS)] * len(rows))
     assert validation_recall(towers, items, everything, PREPROCESSING, k=1) == 1.0
+
+
+def test_the_quality_that_is_asked_for_decides_which_weights_are_kept(tmp_path):
+    """It is best at step 2 of 6, at the second of four validations."""
+    towers, items = toy_model()
+    told = iter([0.1, 0.9, 0.5, 0.4])
+    config = CONFIG.model_copy(update={"tower_steps": 6, "validate_every": 2})
+    result = tune(towers, items, tmp_path / "towers.pt", config, quality=lambda: next(told))
+    assert result.recall == {0: 0.1, 2: 0.9, 4: 0.5, 6: 0.4}
+    assert result.best_step == 2
