@@ -56,6 +56,29 @@ def test_encoder_in_onnx_gives_what_torch_gives_and_int8_stays_close(tmp_path, t
     assert np.min((vectors["int8"] * expected).sum(1)) > 0.98
 
 
+def test_item_tower_that_looks_at_pictures_takes_them_or_none(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    tower = RichItemTower(8, n_items=5, n_categories=1, n_brands=1, behavior_dim=2, image_dim=3)
+    with torch.no_grad():
+        for parameter in tower.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    export_item_tower(tower, tmp_path / "item_tower.onnx", dim=8)
+    fields = item_tower_fields([""], [""], np.array([1.0]), image_encoder="eyes", image_dim=3)
+    session = onnxruntime.InferenceSession(tmp_path / "item_tower.onnx", providers=["CPUExecutionProvider"])
+    text = torch.nn.functional.normalize(torch.randn(2, 8, generator=generator), dim=-1)
+    image, nothing = torch.tensor([[0.6, 0.8, 0.0], [0.0, 0.0, 0.0]]), torch.zeros(2, dtype=torch.int64)
+
+    def embedded(images):
+        return ItemTower(session, fields).embed(text.numpy(), [None] * 2, [None] * 2, np.full(2, np.nan), images)
+
+    with torch.no_grad():
+        expected = tower(nothing, ItemInputs(text, nothing, nothing, torch.zeros(2), torch.zeros(2), image)).numpy()
+    seen, unseen = embedded(image.numpy()), embedded(None)
+    assert seen == pytest.approx(expected, abs=1e-5)
+    assert unseen[1] == pytest.approx(expected[1], abs=1e-5)
+    assert unseen[0] != pytest.approx(expected[0], abs=1e-2)
+
+
 @pytest.mark.parametrize("n", [1, 3])
 def test_item_tower_in_onnx_gives_what_torch_gives_an_item_nobody_has_touched(tmp_path, n):
     generator = torch.Generator().manual_seed(0)

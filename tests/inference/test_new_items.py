@@ -112,3 +112,4 @@ def test_prices_are_scaled_as_in_training():
 def test_fields_keep_the_numbers_of_the_names():
     fields = item_tower_fields(["", "Fruit"], ["", "Mill"], np.array([1.0, 2.0]))
     assert (fields.categories, fields.brands) == (("", "Fruit"), ("", "Mill"))
+    assert (fields.image_encoder, fields.image_dim) == ("", 0)

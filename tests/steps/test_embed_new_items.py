@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 
 from pipelines.inference.bundle import load_bundle
+from pipelines.inference.new_items import item_tower_fields
 from pipelines.places import Places
 from pipelines.progress import SilentProgress
 from pipelines.schemas import EmbeddedItems
 from pipelines.steps.embed_new_items import embed_new_items
 from pipelines.stores.new_items_store import find_pointer, read_new_items
 from pipelines.stores.serving_pointer import ServingPointer, read_pointer, write_pointer
+from pipelines.training.item_images import ItemImages
 from tests.toys.event_tables import day, event, tables_with
-from tests.toys.toy_bundle import ITEMS, one_hot, write_toy_bundle
+from tests.toys.images import RED, write_color_encoder, write_image
+from tests.toys.toy_bundle import DIM, ITEMS, one_hot, write_toy_bundle
 
 
 @pytest.fixture
@@ -32,10 +35,13 @@ def point_to(places: Places, bundle: str) -> None:
     )
 
 
-def embed(places: Places, *items: str, at: float = 1) -> EmbeddedItems:
+def embed(places: Places, *items: str, at: float = 1, pictures=None, images=None) -> EmbeddedItems:
     """Bring purchases of these items, whose titles are their ids, and run the step."""
     tables = tables_with(
-        places.home, [event("u", item, day(at), number=n) for n, item in enumerate(items)], until=day(at)
+        places.home,
+        [event("u", item, day(at), number=n) for n, item in enumerate(items)],
+        until=day(at),
+        images=pictures,
     )
     live = read_pointer(places.current_bundle)
     return embed_new_items(
@@ -43,6 +49,7 @@ def embed(places: Places, *items: str, at: float = 1) -> EmbeddedItems:
         tables=tables,
         new_items=places.new_items,
         progress=SilentProgress(),
+        images=images,
     )
 
 
@@ -89,3 +96,42 @@ def test_before_the_first_bundle_there_is_nothing_to_do(tmp_path):
     places = Places(tmp_path)
     assert embed(places, "rye milk") == EmbeddedItems(bundle=None, items=0)
     assert not places.new_items.exists()
+
+
+@pytest.mark.parametrize(
+    ("learnt_from", "seen"),
+    [
+        pytest.param("the same", True, id="same encoder"),
+        pytest.param("another", False, id="another encoder"),
+        pytest.param("", False, id="no pictures"),
+    ],
+)
+def test_a_new_item_is_seen_by_a_bundle_that_has_learnt_from_the_same_encoder(tmp_path, places, learnt_from, seen):
+    """What is red is moved far towards the word apple; the other item has no picture."""
+    import torch
+
+    from pipelines.compression.onnx_export import export_item_tower
+    from pipelines.model.item_tower import ItemTower
+
+    images = ItemImages(str(write_color_encoder(tmp_path / "colors.onnx")), tmp_path, tmp_path / "cache")
+    write_image(tmp_path / "red.png", RED, (4, 4))
+    known = images.vectors(["red.png"], SilentProgress())
+    assert known is not None
+    encoder = known.encoder if learnt_from == "the same" else learnt_from
+    tower = ItemTower(DIM, 1, 1, 1, 1, image_dim=3 if encoder else 0)
+    if encoder:
+        with torch.no_grad():
+            tower.image.weight.copy_(100 * torch.from_numpy(np.outer(one_hot("apple"), known.vectors[0])))
+    export_item_tower(tower, tmp_path / "item_tower.onnx", dim=DIM)
+    fields = item_tower_fields([""], [""], np.zeros(1), image_encoder=encoder, image_dim=3 if encoder else 0)
+    (tmp_path / "item_tower.json").write_text(fields.model_dump_json())
+    write_toy_bundle(
+        places.bundles / "b3", more_files={name: tmp_path / name for name in ("item_tower.onnx", "item_tower.json")}
+    )
+    point_to(places, "b3")
+
+    embed(places, "oat pear", "rye milk", pictures={"rye milk": "red.png"}, images=images)
+    new = read_new_items(places.new_items, "b3")
+    assert new is not None
+    expected = one_hot("apple") if seen else one_hot("rye milk")
+    np.testing.assert_allclose(new.vectors, [one_hot("oat pear"), expected], atol=2e-2)

@@ -193,11 +193,18 @@ def empty_tables(home: Path) -> TableStore:
     return TableStore(home / "tables", quarantine=home / "quarantine", ingested=home / "ingested")
 
 
-def toy_window(home: Path, *, until: datetime = NOW) -> tuple[TableStore, IngestedWindow]:
-    """Return a table store below `home` and the shop as its first window, read but not validated."""
+def toy_window(home: Path, *, until: datetime = NOW, items_mapping: str = "") -> tuple[TableStore, IngestedWindow]:
+    """Return a table store below `home` and the shop as its first window, read but not validated.
+
+    Args:
+        items_mapping: One more line for the mapping of the items.
+    """
     tables = empty_tables(home)
+    mapping = write_csv(home / "shop")
+    if items_mapping:
+        mapping.write_text(MAPPING.replace("events:", f"  {items_mapping}\nevents:"), encoding="utf-8")
     window = ingest_tables(
-        TablesSource(write_csv(home / "shop")),
+        TablesSource(mapping),
         tables=tables,
         event_log=NoEvents(),
         pseudonymizer=pseudonymizer(),
@@ -209,8 +216,8 @@ def toy_window(home: Path, *, until: datetime = NOW) -> tuple[TableStore, Ingest
     return tables, window
 
 
-def toy_tables(home: Path) -> TableStore:
+def toy_tables(home: Path, items_mapping: str = "") -> TableStore:
     """Return a table store below `home` that holds the shop. Takes less than a second: nothing is validated."""
-    tables, window = toy_window(home)
+    tables, window = toy_window(home, items_mapping=items_mapping)
     tables.accept(window, rejections={})
     return tables

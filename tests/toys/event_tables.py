@@ -1,5 +1,6 @@
 """Events written by hand, as the contract's table and as accepted tables."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,14 @@ def events_table(events: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(events, schema=EVENTS)
 
 
-def tables_with(home: Path, events: list[dict[str, Any]], *, until: datetime) -> TableStore:
-    """Return tables below `home` to which a window with these events, up to `until`, was added."""
+def tables_with(
+    home: Path, events: list[dict[str, Any]], *, until: datetime, images: Mapping[str, str] | None = None
+) -> TableStore:
+    """Return tables below `home` to which a window with these events, up to `until`, was added.
+
+    Args:
+        images: What the catalogue calls the picture of an item.
+    """
     tables = TableStore(home / "tables", quarantine=home / "quarantine", ingested=home / "ingested")
     window = IngestedWindow(
         window=window_id(until),
@@ -61,7 +68,11 @@ def tables_with(home: Path, events: list[dict[str, Any]], *, until: datetime) ->
     window.folder.mkdir(parents=True)
     pq.write_table(events_table(events), window.folder / "events.parquet")
     items = {one["item_id"]: one["item_id"] for one in events if one["item_id"]}
-    rows = [{"item_id": item, "title": item, "available": True, "updated_at": DAY_ZERO} for item in items]
+    seen = images or {}
+    rows = [
+        {"item_id": item, "title": item, "image": seen.get(item), "available": True, "updated_at": DAY_ZERO}
+        for item in items
+    ]
     pq.write_table(pa.Table.from_pylist(rows, schema=ITEMS), window.folder / "items.parquet")
     manifest = IngestedManifest(window=window, source_state={})
     write_text(window.folder / "window.json", manifest.model_dump_json())

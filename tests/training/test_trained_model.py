@@ -1,13 +1,24 @@
 import json
+from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from pipelines.config import TrainingConfig
+from pipelines.errors import DataError
 from pipelines.inference.preprocessing import Preprocessing
 from pipelines.model.towers import read_towers, save_towers
 from pipelines.training.catalog import Catalog
-from pipelines.training.trained_model import TrainedFolder, load_towers_into, new_towers, table_names
+from pipelines.training.item_images import ImageVectors
+from pipelines.training.trained_model import (
+    TrainedFolder,
+    item_inputs,
+    load_towers_into,
+    load_trained_model,
+    new_towers,
+    table_names,
+)
 
 CONFIG = TrainingConfig(behavior_dim=4)
 CATALOG = Catalog(
@@ -24,15 +35,20 @@ CATALOG = Catalog(
 )
 
 
-def trained(folder, *activity_features: str) -> TrainedFolder:
+def looking(encoder: str) -> Catalog:
+    """Return the catalogue with a picture of the second item."""
+    return replace(CATALOG, images=ImageVectors(encoder, np.array([[0.0, 0.0], [0.6, 0.8]], np.float32)))
+
+
+def trained(folder, *activity_features: str, catalog: Catalog = CATALOG) -> TrainedFolder:
     """Write towers whose weights are all 1."""
     preprocessing = Preprocessing(activity_features=activity_features)
-    towers = new_towers(CATALOG, 8, CONFIG, preprocessing)
+    towers = new_towers(catalog, 8, CONFIG, preprocessing)
     with torch.no_grad():
         for weight in towers.parameters():
             weight.fill_(1.0)
     save_towers(folder / "towers.safetensors", towers)
-    (folder / "tables.json").write_text(json.dumps(table_names(CATALOG)))
+    (folder / "tables.json").write_text(json.dumps(table_names(catalog)))
     (folder / "preprocessing.json").write_text(preprocessing.model_dump_json())
     return TrainedFolder(folder)
 
@@ -103,3 +119,46 @@ def test_the_first_step_over_a_grown_table_moves_what_it_saw_and_nothing_else(tm
     assert optimizer.state[towers.item.behavior.weight]["exp_avg"].shape == (3, 4)
     assert torch.equal(towers.item.behavior.weight[:2], before[:2])
     assert (towers.item.behavior.weight[2] != before[2]).all()
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "weight"),
+    [
+        pytest.param("eyes", "eyes", 1.0, id="same encoder"),
+        pytest.param("eyes", "other eyes", 0.0, id="another encoder"),
+        pytest.param(None, "eyes", 0.0, id="pictures are new"),
+        pytest.param("eyes", None, None, id="pictures are gone"),
+    ],
+)
+def test_what_was_learnt_from_pictures_is_carried_over_where_the_same_encoder_looks_at_them(
+    tmp_path, before, now, weight
+):
+    source = trained(tmp_path, catalog=looking(before) if before else CATALOG)
+    catalog = looking(now) if now else CATALOG
+    towers = new_towers(catalog, 8, CONFIG, source.preprocessing())
+    load_towers_into(towers, catalog, source, ())
+    assert (towers.item.text.weight == 1).all()
+    if weight is None:
+        assert towers.item.image is None
+    else:
+        assert (towers.item.image.weight == weight).all()
+
+
+def test_a_catalogue_with_pictures_gives_them_to_the_tower():
+    assert item_inputs(CATALOG, torch.zeros(2, 8), 10.0).image is None
+    image = item_inputs(looking("eyes"), torch.zeros(2, 8), 10.0).image
+    assert image is not None
+    assert image.numpy() == pytest.approx(np.array([[0.0, 0.0], [0.6, 0.8]]))
+
+
+@pytest.mark.parametrize(
+    ("catalog", "found"),
+    [
+        pytest.param(CATALOG, "none that can be read", id="none"),
+        pytest.param(looking("other eyes"), "pictures by other eyes", id="another encoder"),
+    ],
+)
+def test_a_model_is_not_packed_without_the_pictures_it_has_learnt_from(tmp_path, catalog, found):
+    source = trained(tmp_path, catalog=looking("eyes"))
+    with pytest.raises(DataError, match=f"by eyes, and there are {found} now: set `training.image_encoder`"):
+        load_trained_model(source, catalog, CONFIG)
