@@ -267,7 +267,7 @@ class RankerConfig(Settings):
     """Candidates taken from each generator."""
     trend_days: int | None = Field(default=120, ge=1)
     """Days of which popularity is kept day by day; null keeps all."""
-    min_rows: int = Field(default=500, ge=20)
+    min_rows: int = Field(default=200, ge=20)
     """Rows with a target among the candidates below which nothing is learned: the fitted weights decide then."""
     max_rows: int = Field(default=20_000, ge=20)
     """Rows that are learned from at most, spread evenly over those there are."""

@@ -55,7 +55,7 @@ class ItemTrends:
             return np.zeros((len(rows), len(TREND_FEATURES)), np.float32)
         found = (places >= 0) & (self.keys[places] // _SHIFT == rows)
         places = np.maximum(places, 0)
-        days = (today - self.keys[places] % _SHIFT).astype(np.float32)
+        days = np.where(found, today - self.keys[places] % _SHIFT, 0).astype(np.float32)
         columns = np.stack(
             [
                 self.fast[places] * np.float32(0.5) ** (days / np.float32(FAST_HALF_LIFE_DAYS)),
