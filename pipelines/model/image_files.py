@@ -85,11 +85,11 @@ def image_pixels(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
             if image.width * image.height > MAX_PIXELS:
                 return None
             image.draft("RGB", (2 * width, 2 * height))
-            colors = ImageOps.exif_transpose(image).convert("RGBA")
-            ground = Image.new("RGBA", colors.size, "white")
-            ground.alpha_composite(colors)
-            fitted = ImageOps.pad(ground.convert("RGB"), (width, height), color="white")
+            ImageOps.exif_transpose(image, in_place=True)
+            small = ImageOps.contain(image.convert("RGBA"), (width, height))
     except (*_BROKEN, Image.DecompressionBombError):
         return None
-    pixels: np.ndarray = (np.asarray(fitted, np.float32) / 255 - _MEAN) / _DEVIATION
+    ground = Image.new("RGBA", (width, height), "white")
+    ground.alpha_composite(small, ((width - small.width) // 2, (height - small.height) // 2))
+    pixels: np.ndarray = (np.asarray(ground.convert("RGB"), np.float32) / 255 - _MEAN) / _DEVIATION
     return pixels.transpose(2, 0, 1)
