@@ -495,6 +495,7 @@ def _bench_options(cases: str, work: Path | None, cache: Path | None, **options:
 @bench.command("recommend")
 @click.option("--data", required=True, metavar="DIR", help="Folder of Parquet files, or completejourney.")
 @click.option("--ablation", is_flag=True, help="Also without each part, with the first seed: as long again as 3 seeds.")
+@click.option("--image-encoder", metavar="NAME", help="Looks at the items' pictures (default: none does).")
 @_quality_options
 def bench_recommend(data: str, **options: Any) -> None:
     """Measure how well held-out users' next items are found, by baselines and by the model; all items are ranked.
@@ -502,7 +503,7 @@ def bench_recommend(data: str, **options: Any) -> None:
     The folder has items.parquet (item_id, title; optional description, category, brand, price, image) and
     interactions.parquet (user_id, item_id, timestamp; optional pos, event_type, basket_id). With `pos`, each user's
     last item is the test; without it, the newest tenth of the baskets. What is done is kept: a killed bench goes on
-    where it was. docs/benchmarks.md says what the numbers mean.
+    where it was. docs/benchmarks.md says what the numbers mean, docs/your-own-data.md what reads pictures.
 
     \b
     Example: headrace bench recommend --data shop --json shop.json

@@ -58,7 +58,7 @@ def bench_recommend(data: str, options: BenchOptions, progress: Progress) -> lis
         return vectors[0]
 
     baselines = RecommendBaselines(task, item_vectors, store, timed)
-    fit = _model(task, store, options, timed)
+    fit = _model(task, store, folder, options, timed)
     measure = _measurer(task.test, task.n_items, timed)
     runs = run_cases(baselines.names, lambda name: measure(baselines.scorer(name)), fit, measure, store, options, timed)
     records = _records(task, runs, item_vectors(), options)
@@ -76,12 +76,13 @@ def _folder(data: str, work: Path) -> Path:
 
 
 def _model(
-    task: RecommendTask, store: CaseStore, options: BenchOptions, progress: Progress
+    task: RecommendTask, store: CaseStore, folder: Path, options: BenchOptions, progress: Progress
 ) -> Callable[[int], Mapping[str, Scorer]]:
     """Return what trains the model with one seed; torch is imported when it does."""
 
     def fit(seed: int) -> Mapping[str, Scorer]:
         from pipelines.benchmarks.recommend_model import fit_recommender
+        from pipelines.training.item_images import ItemImages
 
         return fit_recommender(
             task,
@@ -89,6 +90,7 @@ def _model(
             work=store.model_folder(seed),
             quick=options.quick,
             ablation=options.ablation and seed == 0,
+            images=ItemImages(options.image_encoder, folder, options.cache) if options.image_encoder else None,
             progress=progress,
         )
 

@@ -5,6 +5,7 @@ as it would be served: opened from its folder, with tables and popularity as of 
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -41,6 +42,7 @@ from pipelines.ranking.learned import served_scores
 from pipelines.retrieval.dense import dense_scores
 from pipelines.training.catalog import Catalog
 from pipelines.training.generators import build_behavior_tables, build_text_tables
+from pipelines.training.item_images import ItemImages
 from pipelines.training.schedule import training_device
 from pipelines.training.tower_tuning import QueryPairs, tune_towers
 from pipelines.training.trained_model import item_inputs, new_towers
@@ -51,19 +53,30 @@ _QUICK_STEPS = 20
 
 
 def fit_recommender(
-    task: RecommendTask, *, seed: int, work: Path, quick: bool, progress: Progress, ablation: bool = False
+    task: RecommendTask,
+    *,
+    seed: int,
+    work: Path,
+    quick: bool,
+    progress: Progress,
+    ablation: bool = False,
+    images: ItemImages | None = None,
 ) -> Mapping[str, Scorer]:
     """Train, package and open the bundle; a finished one is opened again.
 
     Args:
         ablation: Add what would be served without each part; each costs as much as learning and measuring the ranking.
+        images: Reads the pictures of the items; None does without.
 
     Returns:
         Full rankings of test rows by case: what would be served, the user tower alone, and `without <part>`.
     """
     folder, config = work / "bundle", recipe(seed, quick=quick)
     if not (folder / "manifest.json").is_file():
-        _make_bundle(task, folder, config, work, progress)
+        catalog = task_catalog(task, task.known_before_validation)
+        if images is not None:
+            catalog = replace(catalog, images=images.vectors(task.items.images, progress))
+        _make_bundle(task, catalog, folder, config, work, progress)
     bundle = load_bundle(folder)
     scorers: dict[str, Scorer] = {HEADRACE: partial(_served, task, bundle), DENSE: partial(_dense, task, bundle)}
     if ablation and bundle.ranker is not None:
@@ -90,9 +103,10 @@ def recipe(seed: int, *, quick: bool) -> HeadraceConfig:
     return defaults.model_copy(update={"training": training, "ranker": ranker})
 
 
-def _make_bundle(task: RecommendTask, folder: Path, config: HeadraceConfig, work: Path, progress: Progress) -> None:
+def _make_bundle(
+    task: RecommendTask, catalog: Catalog, folder: Path, config: HeadraceConfig, work: Path, progress: Progress
+) -> None:
     cache = work.parent / "text_vectors"
-    catalog = task_catalog(task, task.known_before_validation)
     trained = _train(task, catalog, config, cache, work, progress)
     exported = export_models(trained, work / "models", config=config, cache_dir=cache, progress=progress)
     then, now = (

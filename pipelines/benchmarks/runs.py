@@ -46,10 +46,13 @@ class BenchOptions:
     """Resamples behind an interval."""
     encoder: str | None = None
     """The untouched encoder of the baselines; None takes the one that training starts from."""
+    image_encoder: str | None = None
+    """What looks at the pictures of the items, as in `training.image_encoder`; None does without."""
 
     def folder(self, bench: str, data: str, sha1: str) -> Path:
         """Return the folder of one split under these settings."""
-        return self.work / f"{bench}-{data}-{sha1[:12]}{'-quick' if self.quick else ''}"
+        images = f"-{Path(self.image_encoder).stem}" if self.image_encoder else ""
+        return self.work / f"{bench}-{data}-{sha1[:12]}{images}{'-quick' if self.quick else ''}"
 
 
 @dataclass(frozen=True)

