@@ -3,6 +3,7 @@
 joint                   one item tower, the losses of both tasks in every step
 alternating             the same, the losses in turns
 separate                two narrower item towers, one trained for each task; together as many parameters as `joint`
+separate_uneven         the same, the one for search as narrow as is sensible
 separate_full_width     two item towers as wide as that of `joint`, for reference: nearly twice its parameters
 untrained               text vectors as they are
 
@@ -120,11 +121,16 @@ def joint_cases(tasks: JointTasks, width: int, dim: int) -> dict[str, JointCase]
 
     widths = equal_widths(width, tasks.catalog, dim)
     joint, alternating = Part("joint", widths.joint), Part("alternating", widths.joint)
+
+    def apart(of_recommend: int, of_search: int) -> JointCase:
+        return JointCase(Part("recommend", of_recommend), Part("search", of_search))
+
     return {
         JOINT: JointCase(joint, joint),
         "alternating": JointCase(alternating, alternating),
-        "separate": JointCase(Part("recommend", widths.recommend), Part("search", widths.search)),
-        "separate_full_width": JointCase(Part("recommend", widths.joint), Part("search", widths.joint)),
+        "separate": apart(*widths.halves),
+        "separate_uneven": apart(*widths.uneven),
+        "separate_full_width": apart(widths.joint, widths.joint),
     }
 
 

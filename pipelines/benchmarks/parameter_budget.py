@@ -19,20 +19,29 @@ LEAST_WIDTH = 8
 
 @dataclass(frozen=True)
 class Widths:
-    """`behavior_dim` of each item tower."""
+    """`behavior_dim` of item towers that cost the same."""
 
     joint: int
     """Of the one tower that serves both tasks."""
-    recommend: int
-    """Of the tower for recommendation beside one for search."""
-    search: int
+    apart: int
+    """Of the two towers together, at least twice `LEAST_WIDTH`."""
+
+    @property
+    def halves(self) -> tuple[int, int]:
+        """Of the towers for recommendation and for search; an odd one goes to recommendation."""
+        return self.apart - self.apart // 2, self.apart // 2
+
+    @property
+    def uneven(self) -> tuple[int, int]:
+        """The same where search has the least: what a query finds depends on the text above all."""
+        return self.apart - LEAST_WIDTH, LEAST_WIDTH
 
 
 def equal_widths(wanted: int, catalog: Catalog, dim: int) -> Widths:
     """Return widths with which two towers have at most as many parameters as one, less than one width fewer.
 
-    Both get the same width; an odd one goes to recommendation. In a small catalogue the layers over text outweigh the
-    behavior: there the one tower is made wider than `wanted`, until two with `LEAST_WIDTH` cost as much.
+    In a small catalogue the layers over text outweigh the behavior: there the one tower is made wider than `wanted`,
+    until two with `LEAST_WIDTH` cost as much.
 
     Args:
         wanted: Width of the one tower.
@@ -41,8 +50,7 @@ def equal_widths(wanted: int, catalog: Catalog, dim: int) -> Widths:
     of_width = item_parameters(catalog, dim, 2) - item_parameters(catalog, dim, 1)
     fixed = item_parameters(catalog, dim, 1) - of_width
     joint = max(wanted, 2 * LEAST_WIDTH + math.ceil(fixed / of_width))
-    both = (joint * of_width - fixed) // of_width
-    return Widths(joint=joint, recommend=both - both // 2, search=both // 2)
+    return Widths(joint=joint, apart=(joint * of_width - fixed) // of_width)
 
 
 def item_parameters(catalog: Catalog, dim: int, width: int) -> int:

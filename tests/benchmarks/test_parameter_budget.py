@@ -33,7 +33,9 @@ def test_an_item_tower_has_its_layers_and_a_width_for_behavior(catalog, width):
 def test_two_towers_share_the_behavior_of_one_less_what_the_second_needs_besides(catalog):
     widths = equal_widths(65, catalog, DIM)
     # 436 + 65 · 14 = 1,346; twice 436 leaves 474 of it, which is 33 widths and 12 parameters
-    assert (widths.joint, widths.recommend, widths.search) == (65, 17, 16)
+    assert (widths.joint, widths.apart) == (65, 33)
+    assert widths.halves == (17, 16)
+    assert widths.uneven == (33 - LEAST_WIDTH, LEAST_WIDTH)
     both = item_parameters(catalog, DIM, 17) + item_parameters(catalog, DIM, 16)
     assert item_parameters(catalog, DIM, 65) - both == 12
 
@@ -41,7 +43,7 @@ def test_two_towers_share_the_behavior_of_one_less_what_the_second_needs_besides
 def test_in_a_small_catalogue_the_one_tower_grows_until_two_are_worth_having(catalog):
     # 8 · 14 would not pay for the other 436; 16 widths and 436 / 14 = 31.1 more do
     widths = equal_widths(8, catalog, DIM)
-    assert (widths.joint, widths.recommend, widths.search) == (48, LEAST_WIDTH, LEAST_WIDTH)
+    assert (widths.joint, widths.halves) == (48, (LEAST_WIDTH, LEAST_WIDTH))
 
 
 @pytest.mark.parametrize(("objective", "count"), [("joint", 21), ("alternating", 21), ("recommend", 21), ("search", 6)])
