@@ -10,8 +10,9 @@ untrained               text vectors as they are
 The text encoder stands still in all of them, and all see the same batches of each task.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,9 +23,9 @@ from pipelines.benchmarks.case_store import CaseStore
 from pipelines.benchmarks.joint_tasks import JointTasks, joint_tasks
 from pipelines.benchmarks.record_book import OVER_SEEDS, RecordBook, RowValues, section
 from pipelines.benchmarks.records import BenchmarkRecord, records_table
-from pipelines.benchmarks.runs import QUICK_NOTE, Arrays, BenchOptions, publish, run_cases
+from pipelines.benchmarks.runs import QUICK_NOTE, Arrays, BenchOptions, publish
 from pipelines.benchmarks.search import query_metrics
-from pipelines.benchmarks.time_left import TimeLeft
+from pipelines.benchmarks.time_left import TimeLeft, in_words
 from pipelines.config import HeadraceConfig
 from pipelines.errors import ConfigError
 from pipelines.evaluation.bootstrap import UserBootstrap
@@ -85,15 +86,9 @@ def bench_joint(
     laboratory = _laboratory(tasks, config, options, timed)
     cases = _chosen(joint_cases(tasks, config.training.behavior_dim, laboratory.item_texts.shape[1]), options.cases)
     parts = {part.name: part for case in cases.values() for part in case.parts}
-
-    def fit(seed: int) -> Mapping[str, Callable[[], Arrays]]:
-        work = store.model_folder(seed)
-        return {name: partial(laboratory.train, part, seed, work) for name, part in parts.items()}
-
-    every = replace(options, cases=())  # of the parts
-    runs = run_cases([UNTRAINED], lambda _: laboratory.untrained(), fit, lambda train: train(), store, every, timed)
+    results = _measured(laboratory, parts, store, options, timed)
     data_name = f"{tasks.recommend.data}, quick" if options.quick else tasks.recommend.data
-    records = joint_records(tasks, cases, runs.results, data_name, options.samples)
+    records = joint_records(tasks, cases, results, data_name, options.samples)
     publish(records, _tables(records), _notes(tasks, cases, records, config, store, options), options, COLUMNS[::2])
     return records
 
@@ -176,6 +171,35 @@ def verdict(gain: Metric) -> str:
     if gain.low is None or gain.high is None or gain.low <= 0 <= gain.high:
         return "no clear difference"
     return "better" if gain.low > 0 else "worse"
+
+
+def _measured(
+    laboratory: "Laboratory",
+    parts: Mapping[str, "Part"],
+    store: CaseStore,
+    options: BenchOptions,
+    progress: TimeLeft,
+) -> dict[str, list[Arrays]]:
+    """Train and measure what is not stored yet, and return all results by part, one a seed."""
+    if options.fresh:
+        store.forget([UNTRAINED])
+        store.forget_model()
+    if not store.has(UNTRAINED):
+        progress.begin(UNTRAINED)
+        store.save(UNTRAINED, None, laboratory.untrained())
+    every = [(seed, part) for seed in range(options.seeds) for part in parts.values()]
+    missing = [(seed, part) for seed, part in every if not store.has(part.name, seed)]
+    began = time.perf_counter()
+    for done, (seed, part) in enumerate(missing):
+        left = (time.perf_counter() - began) / done * (len(missing) - done) if done else None
+        about = f", about {in_words(left)} left" if left is not None else ""
+        progress.begin(f"[{done + 1}/{len(missing)}{about}] seed {seed + 1}, {part.name}")
+        store.save(part.name, seed, laboratory.train(part, seed, store.model_folder(seed)))
+    progress.begin("")
+    results = {UNTRAINED: [store.load(UNTRAINED)]}
+    for seed, part in every:
+        results.setdefault(part.name, []).append(store.load(part.name, seed))
+    return results
 
 
 def _chosen(cases: Mapping[str, JointCase], names: Sequence[str]) -> dict[str, JointCase]:

@@ -117,6 +117,13 @@ class Stages:
         self.seen.add(stage)
 
 
+def trained(bench, shop, **options):
+    """Return the trainings of a run, such as `seed 2, joint`."""
+    stages = Stages()
+    bench(shop, stages, **options)
+    return {stage.split("] ")[1].split(", behavior")[0] for stage in stages.seen if stage.endswith("tower steps")}
+
+
 @pytest.fixture
 def bench(tmp_path, tiny_encoder_folder):
     def run(folder, progress=None, **options):
@@ -147,14 +154,10 @@ def test_a_run_prints_writes_and_goes_on_where_it_was(bench, shop, tmp_path, cap
     assert {record["bench"] for record in first} == {"joint"}
     assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
-    stages = Stages()
-    bench(shop, stages, cases=("joint", "separate"), json_file=file, seeds=2)
-    trained = {
-        stage.split(": ")[-2].split("] ")[-1].split(",")[0] for stage in stages.seen if stage.endswith("tower steps")
-    }
-    assert trained == {"joint", "recommend", "search"}
-    assert not any("seed 1 of 2" in stage or "seed 1," in stage for stage in stages.seen)
-    stages = Stages()
-    bench(shop, stages, cases=("joint", "separate"), json_file=file)
-    assert not any(stage.endswith("tower steps") for stage in stages.seen)
+    assert trained(bench, shop, cases=("joint", "separate"), json_file=file) == set()
     assert json.loads(file.read_text()) == first
+    assert trained(bench, shop, cases=("joint", "separate"), seeds=2) == {
+        f"seed 2, {objective}" for objective in ("joint", "recommend", "search")
+    }
+    assert trained(bench, shop, cases=("alternating",)) == {"seed 1, alternating"}
+    assert "seed 1, joint" in trained(bench, shop, cases=("joint",), fresh=True)
