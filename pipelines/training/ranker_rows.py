@@ -12,6 +12,7 @@ from pipelines.ranking.candidates import recommend_candidates
 from pipelines.retrieval.dense import dense_scores
 
 _BLOCK = 64
+_NOTHING = np.empty(0)
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def collect_ranker_rows(
     if len(rows) > max_rows:
         rows = [rows[place] for place in np.unique(np.linspace(0, len(rows) - 1, max_rows).round().astype(int))]
     rows.sort(key=lambda row: float(now_s[row]))  # rows of one day share its trends
-    parts: list[tuple[np.ndarray, ...]] = []
+    parts: list[list[np.ndarray]] = []
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
         vectors, _ = bundle.user_embeddings([features[row] for row in block], now_s[block])
@@ -115,18 +116,31 @@ def collect_ranker_rows(
             purchased = np.isin(found.rows, targets[row])
             touched = np.zeros(len(found.rows), bool) if clicked is None else np.isin(found.rows, clicked[row])
             new = ~np.isin(found.rows, seen[row])
-            parts.append((found.features.astype(np.float16), purchased, touched, new, found.found_by))
+            parts.append([found.features.astype(np.float16), purchased, touched, new, found.found_by])
         progress.update("candidates described", min(start + _BLOCK, len(rows)), len(rows))
-    lengths = [len(part[0]) for part in parts]
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else [np.zeros((0, 0))] * 5
+    offsets = np.concatenate([[0], np.cumsum([len(part[0]) for part in parts])]).astype(np.int64)
     _, numbers = np.unique(np.asarray([users[row] for row in rows]), return_inverse=True)
+    described, purchased, touched, new, found_by = (_moved(parts, column, int(offsets[-1])) for column in range(5))
     return RankerRows(
-        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        columns[0],
-        columns[1],
-        columns[2],
-        columns[3],
-        columns[4],
+        offsets,
+        described,
+        purchased,
+        touched,
+        new,
+        found_by,
         users=np.asarray(numbers, np.int64),
         n_targets=np.array([len(np.setdiff1d(targets[row], seen[row])) for row in rows], np.int64),
     )
+
+
+def _moved(parts: list[list[np.ndarray]], column: int, total: int) -> np.ndarray:
+    """Put a column of all parts one after the other; each part is let go as it is copied: features are large."""
+    if not parts:
+        return np.zeros(0, bool)
+    joined = np.empty((total, *parts[0][column].shape[1:]), parts[0][column].dtype)
+    start = 0
+    for part in parts:
+        joined[start : start + len(part[column])] = part[column]
+        start += len(part[column])
+        part[column] = _NOTHING
+    return joined
