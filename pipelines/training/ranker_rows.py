@@ -29,8 +29,6 @@ class RankerRows:
     """bool `(n_candidates,)`: clicked, viewed or put into the cart then."""
     new: np.ndarray
     """bool `(n_candidates,)`: the user had not touched it before."""
-    found_by: np.ndarray
-    """bool `(n_candidates, n_generators + 2)`, see `Candidates`."""
     users: np.ndarray
     """int64 `(n,)`, user numbers."""
     n_targets: np.ndarray
@@ -45,30 +43,6 @@ class RankerRows:
         found = np.flatnonzero(self.purchased | self.clicked)
         counts = np.bincount(np.searchsorted(self.offsets, found, side="right") - 1, minlength=len(self))
         return counts > 0
-
-    def without(self, columns: Sequence[int], generators: Sequence[int]) -> "RankerRows":
-        """Return the rows as if some generators were not there: their features are 0, what only they found is gone.
-
-        Args:
-            columns: Features that become 0.
-            generators: Columns of `found_by`.
-        """
-        rest = np.delete(np.arange(self.found_by.shape[1]), list(generators))
-        kept = self.found_by[:, rest].any(axis=1)
-        features = self.features[kept]
-        features[:, list(columns)] = 0
-        lists = np.repeat(np.arange(len(self)), np.diff(self.offsets))[kept]
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(lists, minlength=len(self)))]).astype(np.int64)
-        return RankerRows(
-            offsets,
-            features,
-            self.purchased[kept],
-            self.clicked[kept],
-            self.new[kept],
-            self.found_by[kept],
-            self.users,
-            self.n_targets,
-        )
 
 
 def collect_ranker_rows(
@@ -116,18 +90,17 @@ def collect_ranker_rows(
             purchased = np.isin(found.rows, targets[row])
             touched = np.zeros(len(found.rows), bool) if clicked is None else np.isin(found.rows, clicked[row])
             new = ~np.isin(found.rows, seen[row])
-            parts.append([found.features.astype(np.float16), purchased, touched, new, found.found_by])
+            parts.append([found.features.astype(np.float16), purchased, touched, new])
         progress.update("candidates described", min(start + _BLOCK, len(rows)), len(rows))
     offsets = np.concatenate([[0], np.cumsum([len(part[0]) for part in parts])]).astype(np.int64)
     _, numbers = np.unique(np.asarray([users[row] for row in rows]), return_inverse=True)
-    described, purchased, touched, new, found_by = (_moved(parts, column, int(offsets[-1])) for column in range(5))
+    described, purchased, touched, new = (_moved(parts, column, int(offsets[-1])) for column in range(4))
     return RankerRows(
         offsets,
         described,
         purchased,
         touched,
         new,
-        found_by,
         users=np.asarray(numbers, np.int64),
         n_targets=np.array([len(np.setdiff1d(targets[row], seen[row])) for row in rows], np.int64),
     )

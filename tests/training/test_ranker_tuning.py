@@ -29,7 +29,6 @@ def toy_rows(*, clicks: bool = False) -> RankerRows:
         purchased=nothing if clicks else taken.ravel(),
         clicked=taken.ravel() if clicks else nothing,
         new=~nothing,
-        found_by=np.stack([~nothing, nothing], axis=1),
         users=np.arange(N_LISTS),
         n_targets=taken.sum(axis=1),
     )
@@ -73,7 +72,6 @@ def test_repeats_do_not_count_as_new():
         purchased=np.array([True, False, True]),
         clicked=np.zeros(3, bool),
         new=np.array([False, True, True]),
-        found_by=np.ones((3, 1), bool),
         users=np.zeros(1, np.int64),
         n_targets=np.ones(1, np.int64),
     )
@@ -81,17 +79,6 @@ def test_repeats_do_not_count_as_new():
     whole = (1 + 1 / np.log2(4)) / (1 + second)
     found = holdout_ndcg(rows, np.array([0]), lambda features: features[:, 0].astype(np.float32))
     assert found == pytest.approx((second + whole) / 2)
-
-
-def test_without_a_generator_what_only_it_found_is_gone():
-    rows = toy_rows()
-    found_by = np.zeros((N_LISTS * LENGTH, 2), bool)
-    found_by[:, 1] = True
-    found_by[::LENGTH, 0] = True
-    rest = RankerRows(**{**vars(rows), "found_by": found_by}).without(columns=[1], generators=[1])
-    assert rest.offsets.tolist() == list(range(N_LISTS + 1))
-    assert rest.features[:, 0].tolist() == rows.features[::LENGTH, 0].tolist()
-    assert not rest.features[:, 1].any()
 
 
 def test_the_exported_ranker_scores_like_the_learned_one(tmp_path):
