@@ -359,7 +359,12 @@ _DESCRIPTIONS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "build_features": lambda record: _amounts(record["rows"]),
     "materialize_features": lambda record: "online: " + _amounts(record["rows"]),
     "embed_new_items": lambda record: (
-        f"{record['items']:,} items beside bundle {record['bundle']}" if record["bundle"] else "no bundle is live yet"
+        record.get("left_out")
+        or (
+            f"{record['items']:,} items beside bundle {record['bundle']}"
+            if record["bundle"]
+            else "no bundle is live yet"
+        )
     ),
     "build_training_set": lambda record: f"run {record['run']}: rows {_amounts(record['rows'])}",
     "check_leaks": lambda record: (

@@ -134,6 +134,7 @@ class EmbeddedItems(Record):
 
     bundle: str | None = Field(description="The live bundle; none before the first.")
     items: int
+    left_out: str | None = Field(default=None, description="Why nothing can be put beside the bundle.")
 
 
 class TrainingSet(Record):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipelines.inference.bundle import ITEM_COLUMNS, Bundle, default_texts, load_bundle
+from pipelines.inference.bundle import ITEM_COLUMNS, Bundle, OtherVersionError, default_texts, load_bundle
 from pipelines.inference.new_items import NewItems, embed_items, read_fields
 from pipelines.progress import Progress
 from pipelines.retrieval.lexical import LexicalIndex
@@ -32,7 +32,8 @@ def embed_new_items(
     """Embed the items of the tables that the bundle does not have, from text, category, brand, price and picture.
 
     A service that answers from the bundle takes them over within seconds. Running it again without other items writes
-    nothing; nothing stands beside a bundle that has them all.
+    nothing; nothing stands beside a bundle that has them all, or that another version of Headrace wrote: the next
+    training replaces that one.
 
     Args:
         bundle_folder: The bundle that is live, or is going to be; None before the first.
@@ -46,7 +47,10 @@ def embed_new_items(
     """
     if bundle_folder is None:
         return EmbeddedItems(bundle=None, items=0)
-    bundle = load_bundle(bundle_folder)
+    try:
+        bundle = load_bundle(bundle_folder)
+    except OtherVersionError as error:
+        return EmbeddedItems(bundle=bundle_folder.name, items=0, left_out=str(error))
     with tables.connect() as connection:
         connection.register("known", pa.table({"item_id": bundle.item_ids}))
         found = connection.sql(

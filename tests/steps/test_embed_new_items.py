@@ -53,6 +53,15 @@ def embed(places: Places, *items: str, at: float = 1, pictures=None, images=None
     )
 
 
+def test_nothing_stands_beside_a_bundle_of_another_version_and_the_pipeline_goes_on(places):
+    manifest = places.bundles / "b1" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 1'))
+    embedded = embed(places, "rye milk")
+    assert (embedded.bundle, embedded.items) == ("b1", 0)
+    assert "has format 1" in embedded.left_out
+    assert find_pointer(places.new_items, "b1") is None
+
+
 def test_only_items_that_the_bundle_lacks_are_embedded_and_the_service_can_use_them(places):
     assert embed(places, "a", "rye milk", "oat pear") == EmbeddedItems(bundle="b1", items=2)
     new = read_new_items(places.new_items, "b1")
