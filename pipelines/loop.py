@@ -353,19 +353,18 @@ def _describe_evaluation(record: Mapping[str, Any]) -> str:
     )
 
 
+def _describe_embedding(record: Mapping[str, Any]) -> str:
+    if record["bundle"] is None:
+        return "no bundle is live yet"
+    return record["left_out"] or f"{record['items']:,} items beside bundle {record['bundle']}"
+
+
 _DESCRIPTIONS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "ingest_tables": lambda record: f"read {_amounts(record['rows']) or 'nothing new'}",
     "validate_tables": _describe_validation,
     "build_features": lambda record: _amounts(record["rows"]),
     "materialize_features": lambda record: "online: " + _amounts(record["rows"]),
-    "embed_new_items": lambda record: (
-        record.get("left_out")
-        or (
-            f"{record['items']:,} items beside bundle {record['bundle']}"
-            if record["bundle"]
-            else "no bundle is live yet"
-        )
-    ),
+    "embed_new_items": _describe_embedding,
     "build_training_set": lambda record: f"run {record['run']}: rows {_amounts(record['rows'])}",
     "check_leaks": lambda record: (
         f"the canary was caught; {len(record['columns'])} columns do not know the label ({record['rows']:,} rows)"
