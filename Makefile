@@ -17,7 +17,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 .PHONY: help setup demo loop serve airflow mlflow test lint bench bench-data bench-recommend bench-search \
-        bench-freshness stress-data clean distclean
+        bench-freshness bench-joint stress-data clean distclean
 
 # The default data on two cores within minutes; `make loop HEADRACE_CONFIG=` takes the production settings.
 demo loop serve airflow bench: export HEADRACE_CONFIG ?= demo
@@ -73,6 +73,10 @@ bench-search: setup ## Quality of search on DATA (a folder with judgements.parqu
 bench-freshness: setup ## Week by week on DATA: incremental training against from zero, frozen, and without replay
 	@mkdir -p .benchmarks
 	@$(BIN)/headrace bench freshness --data $(DATA) --json .benchmarks/freshness.json $(QUIETLY)
+
+bench-joint: setup ## One item tower for both tasks against two, at equal parameters, on DATA (a folder)
+	@mkdir -p .benchmarks
+	@$(BIN)/headrace bench joint --data $(DATA) --json .benchmarks/joint.json $(QUIETLY)
 
 stress-data: setup ## Kill ingestion and the event log's writer at random moments, and count (KILLS=100)
 	@mkdir -p .benchmarks
