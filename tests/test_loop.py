@@ -174,6 +174,7 @@ def test_bad_data_stops_the_loop_at_once_with_one_sentence(tmp_path, tiny_encode
         "validate_tables": ("upstream_failed", 0),
         "build_features": ("upstream_failed", 0),
         "materialize_features": ("upstream_failed", 0),
+        "embed_new_items": ("upstream_failed", 0),
     }
     assert shop.live() is None
 
