@@ -134,6 +134,7 @@ def reference(events: Iterable[dict[str, Any]], half_life: float) -> list[dict[s
     return rows
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     drawn=st.lists(

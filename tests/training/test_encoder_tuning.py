@@ -28,6 +28,7 @@ def catalog():
     return toy_catalog()
 
 
+@pytest.mark.slow
 def test_loss_falls(tiny_encoder_folder, catalog, tmp_path):
     encoder, tokenizer = load_encoder(str(tiny_encoder_folder))
     losses = tune_encoder(
