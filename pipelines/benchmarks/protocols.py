@@ -126,27 +126,10 @@ class TaskRows:
         return [(decay**ages).astype(np.float32) for ages in self.history_ages]
 
 
-@dataclass(frozen=True)
-class RecommendTask:
-    """A folder under one protocol; item rows are those of `items`."""
+class OverItems:
+    """What a task over a catalogue says of its items, straight from their table."""
 
-    data: str
-    protocol: Literal["leave_one_out", "next_basket"]
     items: ItemTable
-    user_ids: list[str]
-    known_before_validation: EventArrays
-    """What may be learnt from while anything is chosen."""
-    known_before_test: EventArrays
-    """What may be learnt from by the time of the test; contains all of the above."""
-    validation: TaskRows
-    test: TaskRows
-    sha1: str
-    """40 hex digits over the questions of both windows."""
-
-    @property
-    def train(self) -> EventArrays:
-        """The events before validation."""
-        return self.known_before_validation
 
     @property
     def item_ids(self) -> list[str]:
@@ -182,6 +165,29 @@ class RecommendTask:
     def n_items(self) -> int:
         """Number of items that are ranked."""
         return len(self.items)
+
+
+@dataclass(frozen=True)
+class RecommendTask(OverItems):
+    """A folder under one protocol; item rows are those of `items`."""
+
+    data: str
+    protocol: Literal["leave_one_out", "next_basket"]
+    items: ItemTable
+    user_ids: list[str]
+    known_before_validation: EventArrays
+    """What may be learnt from while anything is chosen."""
+    known_before_test: EventArrays
+    """What may be learnt from by the time of the test; contains all of the above."""
+    validation: TaskRows
+    test: TaskRows
+    sha1: str
+    """40 hex digits over the questions of both windows."""
+
+    @property
+    def train(self) -> EventArrays:
+        """The events before validation."""
+        return self.known_before_validation
 
     @cached_property
     def repeats(self) -> bool:
@@ -233,7 +239,7 @@ class GradeScale:
 
 
 @dataclass(frozen=True)
-class SearchTask:
+class SearchTask(OverItems):
     """Judged queries in three parts over one corpus; item rows are those of `items`."""
 
     data: str
@@ -244,26 +250,6 @@ class SearchTask:
     scale: GradeScale
     sha1: str
     """40 hex digits over queries, items and grades of all parts."""
-
-    @property
-    def item_ids(self) -> list[str]:
-        """Id of each item row."""
-        return self.items.item_ids
-
-    @property
-    def titles(self) -> list[str]:
-        """Title of each item row, "" where there is none."""
-        return self.items.titles
-
-    @property
-    def texts(self) -> list[str]:
-        """What an encoder reads of each item row."""
-        return self.items.texts
-
-    @property
-    def n_items(self) -> int:
-        """Number of items that are ranked."""
-        return len(self.items)
 
 
 def recommend_task(folder: RecommendFolder) -> RecommendTask:

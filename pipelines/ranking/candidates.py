@@ -18,7 +18,7 @@ from pipelines.ranking.ordering import top_rows
 from pipelines.retrieval.cooccurrence import history_weights
 from pipelines.retrieval.trends import TREND_FEATURES
 
-DENSE, TRENDING, REPEAT = "dense", "trending", "repeat"
+DENSE, TRENDING = "dense", "trending"
 CANDIDATES_PER_GENERATOR = 100
 POSITION_DECAY = 0.7
 """Weight of an event relative to the next newer one, for the scores that are called `recent`."""
@@ -167,10 +167,10 @@ def _touched(rows: np.ndarray, times: np.ndarray, candidates: np.ndarray, now_s:
     counts = np.bincount(places, minlength=len(distinct))
     newest = np.zeros(len(distinct), np.int64)
     np.maximum.at(newest, places, times)
-    at = np.minimum(np.searchsorted(distinct, candidates), max(len(distinct) - 1, 0))
-    met = distinct[at] == candidates if len(distinct) else np.zeros(len(candidates), bool)
     if not len(distinct):
         return np.zeros((len(candidates), len(_OF_PAIR)), np.float32)
+    at = np.minimum(np.searchsorted(distinct, candidates), len(distinct) - 1)
+    met = distinct[at] == candidates
     days = np.maximum(now_s - newest[at], 0) / _DAY_S
     columns = [np.log1p(counts[at]), np.log1p(days), np.ones(len(candidates))]
     return np.where(met[:, None], np.stack(columns, axis=1), 0).astype(np.float32)
