@@ -161,6 +161,9 @@ class TrainingSetConfig(Settings):
     """Training rows at most; the newest baskets are kept."""
     max_eval_rows: int = Field(default=4_000, ge=1)
     """Rows at most in the validation and in the test split, spread evenly over the window."""
+    click_hours: int = Field(default=24, ge=1)
+    """Hours after a validation row's moment in which what its user clicks, views or puts into the cart is an example
+    for the ranker's click head."""
     replay_share: float = Field(default=0.8, ge=0, lt=1)
     """Share of the training rows of an incremental run that are replayed from older windows."""
     replay_days: int = Field(default=365, ge=1)

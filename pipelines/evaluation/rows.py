@@ -45,6 +45,8 @@ class EvaluationRows:
     """Those of them that the user had never bought."""
     seen: Sequence[np.ndarray]
     """Distinct items of the catalogue with an earlier event of the user."""
+    clicked: Sequence[np.ndarray]
+    """Distinct items that the user clicked, viewed or put into the cart next; of validation rows alone."""
     fingerprint: str
     """SHA-1 of users, moments and targets: two reports with the same digits are about the same rows."""
 
@@ -76,6 +78,7 @@ class EvaluationRows:
             targets=self.targets[start:stop],
             new_targets=self.new_targets[start:stop],
             seen=self.seen[start:stop],
+            clicked=self.clicked[start:stop],
             fingerprint=self.fingerprint,
         )
 
@@ -132,6 +135,7 @@ def read_rows(training_set: Path, split: str, item_ids: Sequence[str]) -> Evalua
         targets=[numbers(record["target_item_ids"]) for record in records],
         new_targets=[numbers(record["new_item_ids"]) for record in records],
         seen=[_known(numbers(seen_ids[record["row_id"]])) for record in records],
+        clicked=[numbers(record["clicked_item_ids"]) for record in records],
         fingerprint=digest.hexdigest(),
     )
 

@@ -195,6 +195,23 @@ def replay_rows(new_rows: int, share: float) -> int:
     return round(new_rows * share / (1 - share))
 
 
+def clicked_items_sql() -> str:
+    """Return a query over `rows` and `events`: per validation row, what the user clicked from then on.
+
+    Clicked, viewed or put into the cart up to before `$hours` after the row's moment, and before `$until`: what
+    happened in the test window stays unknown. Columns: `row_id`, `item_ids`, distinct and sorted; rows without any
+    are not there.
+    """
+    return """
+SELECT row_id, list_sort(list(DISTINCT item_id)) AS item_ids
+FROM rows JOIN events USING (user_id)
+WHERE split = 'validation' AND event_type IN ('view', 'click', 'cart') AND item_id IS NOT NULL
+    AND event_timestamp > as_of AND event_timestamp < least(as_of + to_hours($hours), $until)
+GROUP BY row_id
+ORDER BY row_id
+"""
+
+
 def seen_items_sql() -> str:
     """Return a query over `rows` and `events`: per validation and test row, the items bought before its basket.
 

@@ -18,6 +18,7 @@ from pipelines.features.activity import ACTIVITY_FEATURES
 from pipelines.features.baskets import (
     Split,
     baskets_sql,
+    clicked_items_sql,
     daily_baskets_sql,
     older_rows_sql,
     replay_rows,
@@ -46,6 +47,7 @@ TRAINING_ROWS = pa.schema(
         pa.field("target_item_ids", _ITEM_LIST),
         pa.field("new_item_ids", _ITEM_LIST),
         pa.field("replayed", pa.bool_(), nullable=False),
+        pa.field("clicked_item_ids", _ITEM_LIST),
         pa.field("history_item_ids", _ITEM_LIST),
         pa.field("history_event_types", _ITEM_LIST),
         pa.field("history_times", pa.list_(pa.int64())),
@@ -53,14 +55,15 @@ TRAINING_ROWS = pa.schema(
     ]
 )
 """`rows.parquet`, in the order of `row_id`, which is the order of time. Histories are oldest first. `split` is one of
-SPLITS or, for rows of older windows that are kept for measuring, `old`."""
+SPLITS or, for rows of older windows that are kept for measuring, `old`. `clicked_item_ids` is null where nothing was
+clicked, and outside of validation."""
 SEEN_ITEMS = pa.schema([pa.field("row_id", pa.int64(), nullable=False), pa.field("item_ids", _ITEM_LIST)])
 """`seen.parquet`: rows that are not for training, and all that their users had bought before."""
 _MOST_REPLAYED = 0.5
 """Where there are more rows than may be read, at least half of those read are new."""
 _CONTEXT_ROWS = 20_000
 """Rows whose histories are in memory as numbers at once."""
-_FORMAT = 3
+_FORMAT = 4
 """Raise it when the rows mean something else, so that old training sets are built again."""
 
 
@@ -121,6 +124,7 @@ def build_training_set(
             refuse_window_read(split.train_start, split.validation_start, split.test_end, parent)
             split = replace(split, train_start=parent.until)
         rows = _rows(connection, split, config, replay=parent is not None)
+        rows = _with_clicks(rows, connection, config.click_hours, split.test_start)
         counts = {name: pc.sum(pc.equal(rows["split"], name)).as_py() or 0 for name in _splits(parent)}
         _refuse_empty_splits(counts, split, config, parent)
         progress.update("join features", 0, rows.num_rows)
@@ -226,6 +230,16 @@ def _window_rows(
     ).to_arrow_table()
     connection.unregister("baskets")
     return rows
+
+
+def _with_clicks(rows: pa.Table, connection: duckdb.DuckDBPyConnection, hours: int, until: datetime) -> pa.Table:
+    """Add `clicked_item_ids`, what the users of validation rows clicked next."""
+    connection.register("rows", rows)
+    clicked = connection.sql(clicked_items_sql(), params={"hours": hours, "until": until}).to_arrow_table()
+    connection.unregister("rows")
+    lists = clicked["item_ids"].combine_chunks().cast(_ITEM_LIST)
+    found = pc.index_in(rows["row_id"], value_set=clicked["row_id"].combine_chunks().cast(pa.int64()))
+    return rows.append_column(TRAINING_ROWS.field("clicked_item_ids"), lists.take(found.combine_chunks()))
 
 
 def _refuse_empty_splits(

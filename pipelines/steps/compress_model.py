@@ -137,7 +137,15 @@ def _write(
 
 def _ranking_rows(folder: Path, catalog: Catalog) -> RankingRows:
     rows = read_rows(folder, "validation", catalog.item_ids)
-    return RankingRows(rows.features, rows.now_s, rows.user_ids, rows.targets, rows.new_targets, rows.seen)
+    return RankingRows(
+        features=rows.features,
+        now_s=rows.now_s,
+        users=rows.user_ids,
+        targets=rows.targets,
+        new_targets=rows.new_targets,
+        seen=rows.seen,
+        clicked=rows.clicked,
+    )
 
 
 def _events(connection: duckdb.DuckDBPyConnection, until: datetime, window_days: int) -> pa.Table:

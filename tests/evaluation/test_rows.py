@@ -12,6 +12,7 @@ CATALOGUE = ["a", "b", "c", "d"]
 def test_items_become_row_numbers_of_the_catalogue(tmp_path):
     write_rows(tmp_path, [row(7, "ann", history=["b", "gone", "c"], targets=["d", "gone"], new=["d"], seen=["c", "b"])])
     rows = read_rows(tmp_path, "test", CATALOGUE)
+    assert rows.clicked[0].tolist() == []
     assert rows.user_ids.tolist() == ["ann"]
     assert rows.histories[0].tolist() == [1, -1, 2]
     assert rows.targets[0].tolist() == [3, -1]

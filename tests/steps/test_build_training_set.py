@@ -147,6 +147,24 @@ def test_seen_items_are_those_bought_before_so_that_no_new_item_is_masked(shop):
     ]
 
 
+@pytest.mark.parametrize(
+    ("hours", "clicked"),
+    [pytest.param(24, ["e"], id="a day"), pytest.param(72, ["c", "e"], id="up to the test window")],
+)
+def test_what_a_user_clicks_next_is_a_label_of_validation_rows_and_never_from_the_test_window(shop, hours, clicked):
+    later = [event("v", "e", day(6.7), kind="click"), event("v", "c", day(7.9), kind="cart")]
+    others = [event("v", "a", day(8.1), kind="view"), event("u", "a", day(6.8), kind="click")]
+    shop.add(later + others, END + timedelta(days=1))
+    folder = shop.training_set(CONFIG.model_copy(update={"click_hours": hours})).folder
+
+    rows = pq.read_table(folder / "rows.parquet").to_pylist()
+    assert {row["split"]: row["clicked_item_ids"] for row in rows} == {
+        "train": None,
+        "validation": clicked,
+        "test": None,
+    }
+
+
 def test_the_files_have_the_documented_columns(shop):
     folder = shop.training_set().folder
 

@@ -20,6 +20,7 @@ ROWS = pa.schema(
         pa.field("as_of", pa.timestamp("us", tz="UTC")),
         pa.field("target_item_ids", pa.list_(pa.string())),
         pa.field("new_item_ids", pa.list_(pa.string())),
+        pa.field("clicked_item_ids", pa.list_(pa.string())),
         pa.field("history_item_ids", pa.list_(pa.string())),
         pa.field("history_event_types", pa.list_(pa.string())),
         pa.field("history_times", pa.list_(pa.int64())),
@@ -36,6 +37,7 @@ def row(
     targets: Sequence[str] = ("b",),
     new: Sequence[str] | None = None,
     seen: Sequence[str] | None = (),
+    clicked: Sequence[str] | None = None,
     split: str = "test",
     days_apart: float = 1.0,
 ) -> dict[str, Any]:
@@ -53,6 +55,7 @@ def row(
         "as_of": as_of,
         "target_item_ids": list(targets),
         "new_item_ids": list(targets if new is None else new),
+        "clicked_item_ids": clicked,
         "history_item_ids": list(history),
         "history_event_types": ["purchase"] * len(history),
         "history_times": [int((as_of - timedelta(days=age)).timestamp()) for age in ages],
