@@ -1,8 +1,8 @@
 """The case `headrace` of the search bench: the encoder tuned on judged queries, words, and the ranker over both.
 
 Most of the training queries tune the encoder; the others, which it has not seen, teach the ranker how far to believe
-it. Validation queries choose the ranker's epoch and the weights of the fusion. Vectors are those of the int8 encoder
-that is served.
+it. Validation queries choose the encoder's step, the ranker's epoch and the weights of the fusion. Vectors are those
+of the int8 encoder that is served.
 """
 
 import json
@@ -30,6 +30,7 @@ from pipelines.retrieval.lexical import LexicalIndex
 from pipelines.stores.files import replacing_file, replacing_folder
 from pipelines.training.catalog import Catalog
 from pipelines.training.encoder_tuning import tune_encoder
+from pipelines.training.encoder_validation import encoder_quality
 from pipelines.training.judged_queries import JudgedQueries
 from pipelines.training.search_pairs import pair_source, rival_source
 from pipelines.training.search_ranker_tuning import SearchLists, choose_lexical_weight, fit_search_ranker
@@ -72,7 +73,7 @@ def fit_searcher(
     judged, held_out = _judged(task.train).divided(config.training.judged_holdout_share)
     lexical = LexicalIndex.build(task.texts)
     searcher = _Searcher(
-        lexical, _item_vectors(task, judged, config.training, work, progress), _text_encoder(work, config)
+        lexical, _item_vectors(task, judged, lexical, config.training, work, progress), _text_encoder(work, config)
     )
     learned = work / "rankers"
     if not learned.is_dir():
@@ -183,6 +184,7 @@ def _catalog(task: SearchTask) -> Catalog:
 def _item_vectors(
     task: SearchTask,
     judged: JudgedQueries,
+    lexical: LexicalIndex,
     config: TrainingConfig,
     work: Path,
     progress: Progress,
@@ -201,6 +203,14 @@ def _item_vectors(
             progress=progress,
             pairs=pair_source(catalog, [], np.empty(0, np.int64), judged),
             rivals=rival_source(catalog, judged, config.hard_negatives, progress),
+            quality=encoder_quality(
+                _judged(task.validation),
+                task.texts,
+                lexical,
+                tokenizer=tokenizer,
+                max_tokens=config.max_tokens,
+                progress=progress,
+            ),
         )
         with replacing_folder(work / "encoder") as folder:
             tokenizer.save_pretrained(folder)

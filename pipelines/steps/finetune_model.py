@@ -125,7 +125,7 @@ def work_off(job: str, *, group: TrainingGroup, progress: Progress) -> None:
     with TableStore(todo.tables, quarantine=todo.quarantine, ingested=todo.ingested).connect() as connection:
         catalog = load_catalog(connection, training_set.validation_start)
         logged = logged_pairs(connection, catalog, training_set.validation_start)
-        judged, _ = judged_queries(connection, catalog).divided(todo.config.judged_holdout_share)
+        judged, held_out = judged_queries(connection, catalog).divided(todo.config.judged_holdout_share)
         names = image_names(connection)
     images = item_images(todo.config, todo.cache_dir).vectors_together(names, progress, group)
     finetune(
@@ -135,6 +135,7 @@ def work_off(job: str, *, group: TrainingGroup, progress: Progress) -> None:
         replace(catalog, images=images),
         pair_source(catalog, *logged, judged),
         rivals=rival_source(catalog, judged, todo.config.hard_negatives, progress),
+        held_out=held_out,
         config=todo.config,
         cache_dir=todo.cache_dir,
         progress=progress,

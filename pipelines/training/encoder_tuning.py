@@ -1,8 +1,10 @@
 """First half of the fine-tuning: the encoder learns which query belongs to which item text."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,9 +29,23 @@ from pipelines.training.updates import Updater, micro_batches, refuse_small_part
 
 PairSource = Callable[[int, np.random.Generator], tuple[list[str], np.ndarray]]
 """Draws `n` queries and the row numbers of their items."""
+Quality = Callable[[SentenceEncoder], float]
+"""Measures an encoder: the higher, the better."""
 _TOGETHER = 32
 """Texts that are padded to one length."""
 _ADVICE = "Lower `training.encoder_learning_rate` or raise `training.frozen_layers`, then train again."
+
+
+@dataclass
+class EncoderFit:
+    """How a tuning went."""
+
+    losses: dict[int, float] = field(default_factory=dict)
+    """Training loss by step."""
+    quality: dict[int, float] = field(default_factory=dict)
+    """Quality on what it did not learn from, by step; 0 is the encoder as it was."""
+    best_step: int = 0
+    """The step whose weights stayed."""
 
 
 def tune_encoder(
@@ -42,8 +58,9 @@ def tune_encoder(
     progress: Progress,
     pairs: PairSource | None = None,
     rivals: RivalSource | None = None,
+    quality: Quality | None = None,
     group: TrainingGroup = ALONE,
-) -> dict[int, float]:
+) -> EncoderFit:
     """Tune the encoder on (query, item) pairs; the other items of a (micro-)batch are the negatives.
 
     Every random choice of a step depends on the seed and the step alone, so a run that was killed and goes on from
@@ -53,10 +70,9 @@ def tune_encoder(
         checkpoint: File that is written every `validate_every` steps and read at the start.
         pairs: Where pairs come from; queries made from the catalogue by default.
         rivals: Where hard negatives come from; none by default.
+        quality: Measures the encoder at the start and every `validate_every` steps; the best weights stay, those at
+            the start where no step made it better. None keeps the last ones.
         group: The processes that share each batch.
-
-    Returns:
-        Training loss by step.
 
     Raises:
         ConfigError: the batch is too small for its parts, or no weight would learn.
@@ -64,7 +80,7 @@ def tune_encoder(
         DivergenceError: the loss is no number, or worse than at the start.
     """
     if config.encoder_tuning == "frozen" or not config.encoder_steps:
-        return {}
+        return EncoderFit()
     refuse_small_parts("encoder_batch", config.encoder_batch, config.accumulate_steps, group)
     precision = MixedPrecision(config.precision, next(encoder.parameters()).device)
     weights = choose_weights(encoder, config)
@@ -73,38 +89,62 @@ def tune_encoder(
     )
     updater = Updater(optimizer, precision, group)
     batches = _Batches(encoder, tokenizer, catalog, pairs or _made_up(catalog), rivals, config, precision, group)
-    losses: dict[int, float] = {}
+    fit = EncoderFit()
     at_start: list[float] = []
     start = 0
     if state := load_checkpoint(checkpoint):
         restore_weights(encoder, state["weights"], checkpoint)
         updater.load(state, checkpoint)
-        start, losses, at_start = state["step"], dict(state["losses"]), list(state["at_start"])
+        start, at_start = state["step"], list(state["at_start"])
+        fit = EncoderFit(dict(state["losses"]), dict(state["quality"]), state["best_step"])
     group.agree(start, "the step that they go on from")
+    best = _copied(state["best"] if state else learning_weights(encoder))
+    if quality and not start:
+        fit.quality[0] = group.from_main(partial(quality, encoder))
     encoder.train()
     if not start:
         at_start = [updater.measure(batches.losses(step)) for step in start_batches(config.encoder_steps)]
     watch = DivergenceWatch("The tuning of the encoder", _ADVICE, at_start)
-    for value in losses.values():
+    for value in fit.losses.values():
         watch.observe(value)
     for step in range(start, config.encoder_steps):
         rate = warmup_then_linear(step, config.encoder_steps, config.warmup_share)
-        losses[step + 1] = updater.update(batches.losses(step), rate)
-        watch.observe(losses[step + 1])
-        progress.update("encoder steps", step + 1, config.encoder_steps, f"loss {losses[step + 1]:.3f}")
-        if group.is_main and ((step + 1) % config.validate_every == 0 or step + 1 == config.encoder_steps):
-            state = {
-                "weights": learning_weights(encoder),
-                "step": step + 1,
-                "losses": losses,
-                "at_start": at_start,
-            }
-            save_checkpoint(checkpoint, {**state, **updater.state()})
+        loss = fit.losses[step + 1] = updater.update(batches.losses(step), rate)
+        watch.observe(loss)
+        measured = f", validation {list(fit.quality.values())[-1]:.4f}" if fit.quality else ""
+        progress.update("encoder steps", step + 1, config.encoder_steps, f"loss {loss:.3f}{measured}")
+        if (step + 1) % config.validate_every and step + 1 < config.encoder_steps:
+            continue
+        if quality:
+            fit.quality[step + 1] = group.from_main(partial(quality, encoder))
+        if not quality or fit.quality[step + 1] > fit.quality[fit.best_step]:
+            best, fit.best_step = _copied(learning_weights(encoder)), step + 1
+        if group.is_main:
+            save_checkpoint(checkpoint, {**_state(encoder, best, step + 1, fit, at_start), **updater.state()})
+    restore_weights(encoder, best, checkpoint)
     group.copy_from_main(encoder)
     merge_adapters(encoder)
     refuse_broken_weights(encoder, "The tuning of the encoder")
     encoder.eval()
-    return losses
+    return fit
+
+
+def _state(
+    encoder: SentenceEncoder, best: dict[str, Tensor], step: int, fit: EncoderFit, at_start: list[float]
+) -> dict[str, Any]:
+    return {
+        "weights": learning_weights(encoder),
+        "best": best,
+        "step": step,
+        "losses": fit.losses,
+        "quality": fit.quality,
+        "best_step": fit.best_step,
+        "at_start": at_start,
+    }
+
+
+def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in weights.items()}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from pipelines.schemas import TrainingSet
 from pipelines.training.catalog import Catalog
 from pipelines.training.distributed import ALONE, TrainingGroup
 from pipelines.training.encoder_tuning import PairSource, tune_encoder
+from pipelines.training.encoder_validation import encoder_quality
+from pipelines.training.judged_queries import JudgedQueries
 from pipelines.training.receipt import find_receipt, make_receipt
 from pipelines.training.rivals import RivalSource
 from pipelines.training.rows import learnable_rows, load_rows, refuse_rows_without_positives
@@ -39,12 +41,16 @@ def finetune(
     pairs: PairSource,
     *,
     rivals: RivalSource | None = None,
+    held_out: JudgedQueries | None = None,
     config: TrainingConfig,
     cache_dir: Path,
     progress: Progress,
     group: TrainingGroup = ALONE,
 ) -> None:
     """Train and write `target`; of several processes the main one measures and writes, and the others wait for it.
+
+    Args:
+        held_out: Judged queries that are not among the pairs; they choose the encoder's weights.
 
     Raises:
         ConfigError, DataError: the encoder, a checkpoint or the rows cannot be trained with.
@@ -62,7 +68,7 @@ def finetune(
     encoder, tokenizer = load_encoder(str(champion.encoder) if champion else config.encoder)
     refuse_long_texts(encoder.transformer, config.max_tokens)
     encoder.to(device)
-    encoder_losses = tune_encoder(
+    encoder_fit = tune_encoder(
         encoder,
         tokenizer,
         catalog,
@@ -71,6 +77,11 @@ def finetune(
         progress=progress,
         pairs=pairs,
         rivals=rivals,
+        quality=None
+        if held_out is None
+        else encoder_quality(
+            held_out, catalog.texts, tokenizer=tokenizer, max_tokens=config.max_tokens, progress=progress
+        ),
         group=group,
     )
     encoder_id = f"{encoder_fingerprint(encoder)}-float32-{config.max_tokens}"
@@ -123,7 +134,7 @@ def finetune(
             towers=towers,
             catalog=catalog,
             preprocessing=preprocessing,
-            encoder_losses=encoder_losses,
+            encoder_fit=encoder_fit,
             tuning=tuning,
             receipt=make_receipt(
                 training_set, find_receipt(champion.folder) if champion else None, {**measured, **measure("")}

@@ -24,6 +24,7 @@ from pipelines.model.item_tower import ItemInputs, behavior_gate
 from pipelines.model.towers import Towers, carry_rows, read_towers, save_towers
 from pipelines.stores.files import replacing_folder
 from pipelines.training.catalog import Catalog
+from pipelines.training.encoder_tuning import EncoderFit
 from pipelines.training.receipt import RECEIPT, Receipt
 from pipelines.training.tower_tuning import TuningResult
 
@@ -58,7 +59,7 @@ class TrainedFolder:
         return tables
 
     def history(self) -> dict[str, dict[int, float]]:
-        """Read curves by step: `encoder_loss`, `tower_loss` and `validation_recall@10`."""
+        """Read curves by step: `encoder_loss`, `encoder_ndcg@10`, `tower_loss` and `validation_recall@10`."""
         values = json.loads((self.folder / "history.json").read_text(encoding="utf-8"))
         return {name: {int(step): float(value) for step, value in curve.items()} for name, curve in values.items()}
 
@@ -162,7 +163,7 @@ def save_trained_model(
     towers: Towers,
     catalog: Catalog,
     preprocessing: Preprocessing,
-    encoder_losses: dict[int, float],
+    encoder_fit: EncoderFit,
     tuning: TuningResult,
     receipt: Receipt,
 ) -> None:
@@ -172,7 +173,12 @@ def save_trained_model(
         tokenizer.save_pretrained(temporary / "encoder")
         save_towers(temporary / "towers.safetensors", towers)
         (temporary / "preprocessing.json").write_text(preprocessing.model_dump_json(indent=2), encoding="utf-8")
-        history = {"encoder_loss": encoder_losses, "tower_loss": tuning.losses, "validation_recall@10": tuning.recall}
+        history = {
+            "encoder_loss": encoder_fit.losses,
+            "encoder_ndcg@10": encoder_fit.quality,
+            "tower_loss": tuning.losses,
+            "validation_recall@10": tuning.recall,
+        }
         (temporary / "history.json").write_text(json.dumps(history), encoding="utf-8")
         (temporary / RECEIPT).write_text(receipt.model_dump_json(indent=2), encoding="utf-8")
         (temporary / "tables.json").write_text(json.dumps(table_names(catalog)), encoding="utf-8")

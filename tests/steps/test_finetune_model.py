@@ -67,7 +67,8 @@ def train(tables, rows, config, tmp_path, mlflow_folder):
 def test_training_writes_a_model_that_can_be_read(train, tmp_path):
     trained = train()
     assert trained.steps == 30
-    assert set(TrainedFolder(trained.folder).history()) == {"encoder_loss", "tower_loss", "validation_recall@10"}
+    curves = {name for name, points in TrainedFolder(trained.folder).history().items() if points}
+    assert curves == {"encoder_loss", "tower_loss", "validation_recall@10"}
     assert trained.metrics["validation_recall@10"] >= trained.metrics["validation_recall@10_before"]
 
 

@@ -56,7 +56,7 @@ def tune_toy_encoder(
     for module in encoder.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    losses = tune_encoder(
+    fit = tune_encoder(
         encoder,
         tokenizer,
         toy_catalog(),
@@ -66,7 +66,7 @@ def tune_toy_encoder(
         rivals=toy_rivals,
         group=group,
     )
-    return encoder, losses
+    return encoder, fit.losses
 
 
 def tune_together(job: str, *, group: TrainingGroup, progress) -> None:

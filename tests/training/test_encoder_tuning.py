@@ -38,7 +38,7 @@ def test_loss_falls(tiny_encoder_folder, catalog, tmp_path):
         config=CONFIG.model_copy(update={"encoder_steps": 150}),
         checkpoint=tmp_path / "encoder.pt",
         progress=SilentProgress(),
-    )
+    ).losses
     values = [losses[step] for step in sorted(losses)]
     assert np.mean(values[-40:]) < 0.8 * np.mean(values[:40])
 
@@ -59,7 +59,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tiny_encoder_folder, catalog, 
         encoder, tokenizer = load_encoder(str(tiny_encoder_folder))
         losses = tune_encoder(
             encoder, tokenizer, catalog, config=config, checkpoint=tmp_path / checkpoint, progress=progress
-        )
+        ).losses
         return encoder, losses
 
     expected, losses = run("undisturbed.pt", SilentProgress())
@@ -69,6 +69,43 @@ def test_a_killed_run_goes_on_to_the_same_weights(tiny_encoder_folder, catalog, 
     assert again == losses
     for name, value in expected.state_dict().items():
         torch.testing.assert_close(found.state_dict()[name], value, atol=0.0, rtol=0.0)
+
+
+@pytest.mark.parametrize(
+    ("qualities", "best_step"),
+    [
+        pytest.param([0.1, 0.3, 0.2, 0.3], 4, id="the first of equals"),
+        pytest.param([0.3, 0.1, 0.2, 0.3], 0, id="as it was, where no step made it better"),
+        pytest.param([0.1, 0.2, 0.3, 0.4], 12, id="the last"),
+    ],
+)
+@pytest.mark.parametrize("killed", [pytest.param(False, id="undisturbed"), pytest.param(True, id="killed")])
+def test_the_weights_of_the_best_validation_stay(tiny_encoder_folder, catalog, tmp_path, qualities, best_step, killed):
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def quality(encoder) -> float:
+        encoder.eval()
+        seen.append({name: value.clone() for name, value in encoder.state_dict().items()})
+        encoder.train()
+        return qualities[len(seen) - 1]
+
+    def run(progress):
+        encoder, tokenizer = load_encoder(str(tiny_encoder_folder))
+        file = tmp_path / "encoder.pt"
+        fit = tune_encoder(
+            encoder, tokenizer, catalog, config=CONFIG, checkpoint=file, progress=progress, quality=quality
+        )
+        return encoder, fit
+
+    if killed:
+        with pytest.raises(KilledError):
+            run(KilledAt(10))
+    encoder, fit = run(SilentProgress())
+    assert fit.best_step == best_step
+    assert fit.quality == dict(zip((0, 4, 8, 12), qualities, strict=True))
+    assert not encoder.training
+    for name, value in seen[best_step // 4].items():
+        torch.testing.assert_close(encoder.state_dict()[name], value, atol=0.0, rtol=0.0)
 
 
 @pytest.mark.slow
@@ -136,7 +173,7 @@ def test_what_answers_a_query_is_no_negative_of_it(tiny_encoder_folder, catalog,
         progress=SilentProgress(),
         pairs=lambda n, rng: (["apple"] * n, np.arange(n)),
         rivals=lambda queries, rows, rng: Rivals(np.array([7, 8]), np.full((len(rows), len(rows) + 2), answers)),
-    )
+    ).losses
     if loss is None:
         assert losses[1] > 0.5
     else:
