@@ -1,7 +1,7 @@
 """Learning the ranker: lists of candidates, and which of them the user took."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor
 from pipelines.config import RankerConfig
 from pipelines.model.ranker import HEADS, Ranker
 from pipelines.progress import Progress
+from pipelines.training.ranker_epochs import run_epochs
 from pipelines.training.ranker_rows import RankerRows
-from pipelines.training.schedule import warmup_then_linear
 
 _STANDARDIZED_ROWS = 200_000
+_WEIGHT_DECAY = 1e-4
 _K = 10
 _FAR = -1e9
 ScoreList = Callable[[np.ndarray], np.ndarray]
@@ -26,11 +27,11 @@ class RankerFit:
     ranker: Ranker
     heads: tuple[str, ...]
     """Heads that had something to learn; the other outputs mean nothing."""
-    losses: dict[int, float] = field(default_factory=dict)
+    losses: dict[int, float]
     """Mean training loss by epoch."""
-    holdout_ndcg: dict[int, float] = field(default_factory=dict)
+    holdout_ndcg: dict[int, float]
     """NDCG@10 of the users held out, by epoch: the mean of items new to the user and of whole baskets."""
-    best_epoch: int = 0
+    best_epoch: int
 
 
 def fit_ranker(rows: RankerRows, *, config: RankerConfig, seed: int, progress: Progress) -> RankerFit:
@@ -51,31 +52,19 @@ def fit_ranker(rows: RankerRows, *, config: RankerConfig, seed: int, progress: P
     heads = tuple(name for name, label in zip(HEADS, (rows.clicked, rows.purchased), strict=True) if label.any())
     held_out = _held_out(rows.users, config.holdout_share, seed)
     train = np.flatnonzero(~held_out & rows.useful())
-    fit = RankerFit(ranker, heads)
-    optimizer = torch.optim.AdamW(ranker.parameters(), lr=config.learning_rate, weight_decay=1e-4)
-    steps = max(1, -(-len(train) // config.batch)) * config.epochs
-    best = {name: value.clone() for name, value in ranker.state_dict().items()}
-    step = 0
-    for epoch in range(1, config.epochs + 1):
-        losses = []
-        for chosen in _batches(rng.permutation(train), config.batch):
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * warmup_then_linear(step, steps, 0.05)
-            loss = _loss(ranker, rows, chosen, heads, config)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(ranker.parameters(), 1.0)
-            optimizer.step()
-            losses.append(float(loss.detach()))
-            step += 1
-            progress.update("ranker steps", step, steps, f"loss {losses[-1]:.3f}")
-        fit.losses[epoch] = float(np.mean(losses)) if losses else float("nan")
-        fit.holdout_ndcg[epoch] = holdout_ndcg(rows, np.flatnonzero(held_out), scorer_of(ranker, heads, config))
-        if fit.holdout_ndcg[epoch] >= max(fit.holdout_ndcg.values()):
-            best, fit.best_epoch = {name: value.clone() for name, value in ranker.state_dict().items()}, epoch
-    ranker.load_state_dict(best)
-    ranker.eval()
-    return fit
+    score = scorer_of(ranker, heads, config)
+    went = run_epochs(
+        ranker,
+        train,
+        loss_of=lambda lists: _loss(ranker, rows, lists, heads, config),
+        quality=lambda: holdout_ndcg(rows, np.flatnonzero(held_out), score),
+        config=config,
+        weight_decay=_WEIGHT_DECAY,
+        rng=rng,
+        stage="ranker steps",
+        progress=progress,
+    )
+    return RankerFit(ranker, heads, went.losses, went.quality, went.best_epoch)
 
 
 def head_weights(heads: tuple[str, ...], config: RankerConfig) -> dict[str, float]:
@@ -130,11 +119,6 @@ def _held_out(users: np.ndarray, share: float, seed: int) -> np.ndarray:
     n_users = int(users.max(initial=-1)) + 1
     chosen = np.random.default_rng([seed, 6]).permutation(n_users)[: max(1, round(share * n_users))]
     return np.isin(users, chosen)
-
-
-def _batches(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
 
 
 def _loss(ranker: Ranker, rows: RankerRows, lists: np.ndarray, heads: tuple[str, ...], config: RankerConfig) -> Tensor:

@@ -1,7 +1,7 @@
 """Learning the ranker of search: lists of candidates, and what each is worth to its query."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from pipelines.model.ranker import Ranker
 from pipelines.progress import Progress
 from pipelines.ranking.search_candidates import SEARCH_FEATURES, SearchCandidates, without_generator
 from pipelines.ranking.search_ranker import RELEVANCE
-from pipelines.training.schedule import warmup_then_linear
+from pipelines.training.ranker_epochs import run_epochs
 
 LEXICAL_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
 """Weights of words beside meaning that are tried."""
@@ -73,11 +73,11 @@ class SearchRankerFit:
     """A learned ranker and how it went."""
 
     ranker: Ranker
-    losses: dict[int, float] = field(default_factory=dict)
+    losses: dict[int, float]
     """Mean training loss by epoch."""
-    validation_ndcg: dict[int, float] = field(default_factory=dict)
+    validation_ndcg: dict[int, float]
     """NDCG@10 of the validation queries by epoch."""
-    best_epoch: int = 0
+    best_epoch: int
 
 
 def fit_search_ranker(
@@ -99,31 +99,18 @@ def fit_search_ranker(
     rng = np.random.default_rng([seed, 8])
     ranker = Ranker(len(SEARCH_FEATURES), config.width, (RELEVANCE,))
     ranker.standardize(torch.from_numpy(np.concatenate([train.candidates[place].features for place in useful])))
-    optimizer = torch.optim.AdamW(ranker.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    fit = SearchRankerFit(ranker)
-    best = _copied(ranker)
-    steps, step = -(-len(useful) // config.batch) * config.epochs, 0
-    for epoch in range(1, config.epochs + 1):
-        losses = []
-        order = rng.permutation(useful)
-        for start in range(0, len(order), config.batch):
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * warmup_then_linear(step, steps, 0.05)
-            loss = _loss(ranker, train, order[start : start + config.batch])
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(ranker.parameters(), 1.0)
-            optimizer.step()
-            losses.append(float(loss.detach()))
-            step += 1
-            progress.update("search ranker steps", step, steps, f"loss {losses[-1]:.3f}")
-        fit.losses[epoch] = float(np.mean(losses))
-        fit.validation_ndcg[epoch] = lists_ndcg(validation, _scores(ranker, validation))
-        if fit.validation_ndcg[epoch] >= max(fit.validation_ndcg.values()):
-            best, fit.best_epoch = _copied(ranker), epoch
-    ranker.load_state_dict(best)
-    ranker.eval()
-    return fit
+    went = run_epochs(
+        ranker,
+        useful,
+        loss_of=lambda places: _loss(ranker, train, places),
+        quality=lambda: lists_ndcg(validation, _scores(ranker, validation)),
+        config=config,
+        weight_decay=config.weight_decay,
+        rng=rng,
+        stage="search ranker steps",
+        progress=progress,
+    )
+    return SearchRankerFit(ranker, went.losses, went.quality, went.best_epoch)
 
 
 def refuse_few_queries(train: int, validation: int, config: SearchRankerConfig) -> None:
@@ -187,7 +174,3 @@ def _loss(ranker: Ranker, lists: SearchLists, places: Sequence[int] | np.ndarray
     scores = ranker(torch.from_numpy(features))[..., 0].masked_fill(~torch.from_numpy(inside), _FAR)
     wanted = torch.from_numpy(worth / worth.sum(axis=1, keepdims=True))
     return -(wanted * scores.log_softmax(-1)).sum(-1).mean()
-
-
-def _copied(ranker: Ranker) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in ranker.state_dict().items()}
