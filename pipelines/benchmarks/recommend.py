@@ -20,6 +20,7 @@ from pipelines.benchmarks.recommend_baselines import RecommendBaselines, Scorer,
 from pipelines.benchmarks.record_book import OVER_SEEDS, RecordBook, section
 from pipelines.benchmarks.records import BenchmarkRecord
 from pipelines.benchmarks.runs import QUICK_NOTE, BenchOptions, SeedRuns, publish, run_cases
+from pipelines.benchmarks.shop_folder import COMPLETE_JOURNEY, completejourney_folder
 from pipelines.benchmarks.time_left import TimeLeft
 from pipelines.benchmarks.untouched import untouched_encoder
 from pipelines.errors import DataError
@@ -30,7 +31,6 @@ from pipelines.evaluation.row_values import LIST_VALUES, NEXT_BASKET, SLICE_NOTE
 from pipelines.progress import Progress
 
 BENCH = "recommend"
-COMPLETEJOURNEY = "completejourney"
 HEADLINE = ("recall@10", "ndcg@10", "recall@100", "mrr")
 
 
@@ -68,11 +68,7 @@ def bench_recommend(data: str, options: BenchOptions, progress: Progress) -> lis
 
 
 def _folder(data: str, work: Path) -> Path:
-    if data != COMPLETEJOURNEY:
-        return Path(data)
-    from pipelines.benchmarks.completejourney_folder import write_folder
-
-    return write_folder(work / COMPLETEJOURNEY)
+    return completejourney_folder(work / COMPLETE_JOURNEY) if data == COMPLETE_JOURNEY else Path(data)
 
 
 def _model(
