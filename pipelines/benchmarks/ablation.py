@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.config import HeadraceConfig
-from pipelines.inference.bundle import Bundle, load_bundle
+from pipelines.inference.bundle import DENSE, Bundle, load_bundle
 from pipelines.inference.ranker import Ranker
 from pipelines.inference.sessions import open_session
 from pipelines.progress import Progress
-from pipelines.ranking.candidates import DENSE, TRENDING
+from pipelines.ranking.candidates import TRENDING
 from pipelines.retrieval.neighbors import NeighborTable
 from pipelines.retrieval.trends import no_trends
 from pipelines.training.learned_ranking import RankingRows, learn_ranking
@@ -21,7 +21,7 @@ RANKER = "ranker"
 
 def parts_of(bundle: Bundle) -> tuple[str, ...]:
     """Return the parts that can be taken away: each neighbor table, the user tower, the trends, the ranker."""
-    return (*sorted(bundle.neighbors), DENSE, TRENDING, RANKER)
+    return (*bundle.generators, TRENDING, RANKER)
 
 
 def without(bundle: Bundle, part: str) -> Bundle:

@@ -48,6 +48,7 @@ from pipelines.inference.preprocessing import (
     behavior_batch,
 )
 from pipelines.inference.ranker import Ranker
+from pipelines.inference.ranker_features import SEARCH_FEATURES, ranker_features
 from pipelines.inference.sessions import Device, open_session
 from pipelines.inference.text_encoder import TextEncoder
 from pipelines.inference.user_tower import UserTower
@@ -75,6 +76,8 @@ __all__ = [
 FORMAT = 2
 ITEM_TO_ITEM = "item_to_item"
 """The table that `goes with` answers from; every bundle has it."""
+DENSE = "dense"
+"""The generator that compares vectors."""
 MANIFEST = "manifest.json"
 ITEM_COLUMNS = pa.schema(
     [
@@ -331,6 +334,11 @@ class Bundle:
         """Width of a vector."""
         return int(self.item_vectors.shape[1])
 
+    @property
+    def generators(self) -> tuple[str, ...]:
+        """Names of the generators whose scores the ranker of recommendations reads: the tables, then `dense`."""
+        return (*sorted(self.neighbors), DENSE)
+
     @cached_property
     def categories(self) -> tuple[dict[str, int], np.ndarray]:
         """Category numbers by case-folded name, and the number of each item, int32 `(n_items,)`, −1 for none."""
@@ -451,6 +459,7 @@ def _open(folder: Path, manifest: Manifest, device: Device) -> Bundle:
         search_ranker=_open_ranker(folder, "search_ranker.onnx", preprocessing.search_ranker, device),
     )
     _check_shapes(bundle)
+    _check_ranker_features(bundle)
     _check_models(bundle)
     return bundle
 
@@ -473,6 +482,30 @@ def _check_activity_features(bundle_id: str, trained_on: tuple[str, ...]) -> Non
             f"The bundle {bundle_id} was trained on the activity features {', '.join(trained_on)}, this version "
             f"computes {', '.join(ACTIVITY_FEATURES)}: train a new bundle, or use the version that wrote it."
         )
+
+
+def _check_ranker_features(bundle: Bundle) -> None:
+    for name, settings, computed in (
+        ("ranker.onnx", bundle.preprocessing.ranker, ranker_features(bundle.generators)),
+        ("search_ranker.onnx", bundle.preprocessing.search_ranker, SEARCH_FEATURES),
+    ):
+        if settings is not None and settings.features != computed:
+            raise OtherVersionError(
+                f"{name} of the bundle {bundle.bundle_id} was trained on other features than this version computes "
+                f"({_difference(settings.features, computed)}): train a new bundle, or use the version that wrote it."
+            )
+
+
+def _difference(trained_on: Sequence[str], computed: Sequence[str]) -> str:
+    """Say how two lists of features differ; most names are the same."""
+    unknown = [name for name in trained_on if name not in computed]
+    missing = [name for name in computed if name not in trained_on]
+    if not unknown and not missing:
+        return f"the same {len(computed)}, in another order"
+    return (
+        f"{len(trained_on)} found, unknown here: {', '.join(unknown) or 'none'}; "
+        f"{len(computed)} needed, missing there: {', '.join(missing) or 'none'}"
+    )
 
 
 def _read(folder: Path, name: str, read: Callable[[Path], T]) -> T:

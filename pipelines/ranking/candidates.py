@@ -11,20 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.features.on_demand import CANDIDATE_FEATURES, candidate_features
-from pipelines.inference.bundle import Bundle
+from pipelines.features.on_demand import candidate_features
+from pipelines.inference.bundle import DENSE, Bundle
 from pipelines.inference.preprocessing import UserFeatures
+from pipelines.inference.ranker_features import OF_PAIR, OF_USER
 from pipelines.ranking.ordering import top_rows
 from pipelines.retrieval.cooccurrence import history_weights
-from pipelines.retrieval.trends import TREND_FEATURES
 
-DENSE, TRENDING = "dense", "trending"
+TRENDING = "trending"
 CANDIDATES_PER_GENERATOR = 100
 POSITION_DECAY = 0.7
 """Weight of an event relative to the next newer one, for the scores that are called `recent`."""
-_OF_GENERATOR = ("relative", "strength", "rank", "recent", "newest")
-_OF_USER = ("history_length", "days_since_newest", "hour_sin", "hour_cos", "weekday_sin", "weekday_cos")
-_OF_PAIR = ("times_touched", "days_since_touched", "touched")
 _DAY_S = 86_400
 _STRENGTH = np.float32(100)
 
@@ -39,29 +36,6 @@ class Candidates:
     """float32 `(c, len(ranker_features(generators)))`."""
     found_by: np.ndarray
     """bool `(c, len(generators) + 2)`: which generator proposed it; the last two are `trending` and `repeat`."""
-
-
-def generators_of(bundle: Bundle) -> tuple[str, ...]:
-    """Return the generators whose scores are features: the bundle's tables and `dense`."""
-    return (*sorted(bundle.neighbors), DENSE)
-
-
-def ranker_features(generators: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the ranker's features in the order of their columns.
-
-    For each generator: `relative` (to the best item of this user), `strength` (ln(1 + 100 · score)), `rank`
-    (1 / log2(2 + place among the candidates)), `recent` (newer events count more, relative), `newest` (only the
-    events of the newest moment count, relative), and `best` (the strength of the user's best item: how much the
-    generator knows of this user).
-    """
-    return (
-        *(f"{name}.{part}" for name in generators for part in _OF_GENERATOR),
-        *(f"{name}.best" for name in generators),
-        *TREND_FEATURES,
-        *CANDIDATE_FEATURES,
-        *_OF_PAIR,
-        *_OF_USER,
-    )
 
 
 def recommend_candidates(
@@ -86,7 +60,7 @@ def recommend_candidates(
     rows = bundle.rows_of(features.item_ids)
     known = np.flatnonzero(rows >= 0)[-bundle.preprocessing.max_history :]
     rows, times = rows[known], np.asarray(features.event_times, np.int64)[known]
-    generators = generators_of(bundle)
+    generators = bundle.generators
     scores = _scores(bundle, rows, times)
     scores[DENSE] = bundle.dense_index.scores(user_vector) if dense_scores is None else dense_scores
     trends = bundle.trends.of_day(now_s)
@@ -101,7 +75,7 @@ def recommend_candidates(
             trends[candidates],
             np.nan_to_num(candidate_features(rows, times, candidates, bundle.facts)).astype(np.float32),
             _touched(rows, times, candidates, now_s),
-            np.broadcast_to(_of_user(times, now_s), (len(candidates), len(_OF_USER))),
+            np.broadcast_to(_of_user(times, now_s), (len(candidates), len(OF_USER))),
         ],
         axis=1,
     )
@@ -136,7 +110,7 @@ def _generator_columns(
     steps = POSITION_DECAY ** np.arange(len(rows))[::-1]
     vectors = bundle.item_vectors[candidates]
     columns, best = [], []
-    for name in generators_of(bundle):
+    for name in bundle.generators:
         if name == DENSE:
             values = np.maximum(vectors @ user_vector, 0)
             recent = np.maximum(vectors @ _unit(steps.astype(np.float32) @ bundle.item_vectors[rows]), 0)
@@ -168,7 +142,7 @@ def _touched(rows: np.ndarray, times: np.ndarray, candidates: np.ndarray, now_s:
     newest = np.zeros(len(distinct), np.int64)
     np.maximum.at(newest, places, times)
     if not len(distinct):
-        return np.zeros((len(candidates), len(_OF_PAIR)), np.float32)
+        return np.zeros((len(candidates), len(OF_PAIR)), np.float32)
     at = np.minimum(np.searchsorted(distinct, candidates), len(distinct) - 1)
     met = distinct[at] == candidates
     days = np.maximum(now_s - newest[at], 0) / _DAY_S

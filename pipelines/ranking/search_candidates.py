@@ -8,36 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipelines.inference.ranker_features import SEARCH_FEATURES
 from pipelines.ranking.ordering import top_rows
 from pipelines.retrieval.lexical import LexicalIndex
 
-SEARCH_FEATURES: tuple[str, ...] = (
-    "cosine",
-    "cosine_behind_best",
-    "cosine_of_best",
-    "dense_place",
-    "lexical_of_best",
-    "lexical_of_possible",
-    "lexical_best",
-    "lexical_place",
-    "words_found",
-    "idf_found",
-    "rarest_missing",
-    "first_word_found",
-    "last_word_found",
-    "numbers_found",
-    "numbers",
-    "neighbors_kept",
-    "first_place_found",
-    "ends_with_query_word",
-    "title_idf_found",
-    "title_words",
-    "query_words",
-    "unknown_words",
-    "near_best_dense",
-    "near_best_lexical",
-    "near_best_fused",
-)
 GENERATORS: tuple[str, ...] = ("dense", "lexical")
 _FEATURES_OF = {
     "dense": tuple(name for name in SEARCH_FEATURES if name.startswith(("cosine", "dense", "near"))),

@@ -8,7 +8,8 @@ from pipelines.errors import BundleError
 from pipelines.inference.bundle import Bundle
 from pipelines.inference.preprocessing import RankerSettings
 from pipelines.inference.ranker import Ranker
-from pipelines.ranking.search_candidates import SEARCH_FEATURES, SearchCandidates, search_candidates
+from pipelines.inference.ranker_features import SEARCH_FEATURES
+from pipelines.ranking.search_candidates import SearchCandidates, search_candidates
 
 RELEVANCE = "relevance"
 """The ranker's one output."""
@@ -50,16 +51,11 @@ def ranked_search(
         at_least: Candidates wanted of each generator, if that is more than it gives by itself.
 
     Raises:
-        BundleError: the bundle has no ranker of search, or one that reads other features.
+        BundleError: the bundle has no ranker of search.
     """
     settings = bundle.preprocessing.search_ranker
     if bundle.search_ranker is None or settings is None:
         raise BundleError(f"The bundle {bundle.bundle_id} has no ranker of search: use the weights of its fusion.")
-    if settings.features != SEARCH_FEATURES:
-        raise BundleError(
-            f"The search ranker of the bundle {bundle.bundle_id} reads the features {', '.join(settings.features)}, "
-            f"this version computes {', '.join(SEARCH_FEATURES)}: train a new bundle, or use the version that wrote it."
-        )
     found = search_candidates(
         query,
         query_vector,

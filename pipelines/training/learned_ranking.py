@@ -10,9 +10,9 @@ from pipelines.compression.onnx_export import export_ranker
 from pipelines.config import RankerConfig
 from pipelines.inference.bundle import ITEM_TO_ITEM, Bundle
 from pipelines.inference.preprocessing import Fusion, RankerSettings, RecommendFusion, UserFeatures
+from pipelines.inference.ranker_features import ranker_features
 from pipelines.model.ranker import HEADS
 from pipelines.progress import Progress
-from pipelines.ranking.candidates import generators_of, ranker_features
 from pipelines.ranking.fusion import fit_fusion_weights
 from pipelines.training.ranker_rows import RankerRows, collect_ranker_rows
 from pipelines.training.ranker_tuning import (
@@ -102,7 +102,7 @@ def ranker_rows(bundle: Bundle, rows: RankingRows, config: RankerConfig, progres
 def ranker_settings(bundle: Bundle, fit: RankerFit, config: RankerConfig) -> RankerSettings:
     """Return what the bundle has to know of a learned ranker."""
     return RankerSettings(
-        features=ranker_features(generators_of(bundle)),
+        features=ranker_features(bundle.generators),
         heads=HEADS,
         head_weights=head_weights(fit.heads, config),
         per_generator=config.candidates,
@@ -120,7 +120,7 @@ def compare_with_fusion(
 
 def _fusion_scorer(bundle: Bundle, weights: RecommendFusion) -> ScoreList:
     """Return the fusion as a function of the ranker's features; popularity is that of the same day."""
-    names = ranker_features(generators_of(bundle))
+    names = ranker_features(bundle.generators)
     dense, near, popular = (names.index(name) for name in ("dense.strength", f"{ITEM_TO_ITEM}.relative", "log_slow"))
 
     def score(features: np.ndarray) -> np.ndarray:

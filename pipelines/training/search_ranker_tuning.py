@@ -10,9 +10,10 @@ from torch import Tensor
 from pipelines.config import SearchRankerConfig
 from pipelines.errors import DataError
 from pipelines.evaluation.graded import graded_ndcg
+from pipelines.inference.ranker_features import SEARCH_FEATURES
 from pipelines.model.ranker import Ranker
 from pipelines.progress import Progress
-from pipelines.ranking.search_candidates import SEARCH_FEATURES, SearchCandidates, without_generator
+from pipelines.ranking.search_candidates import SearchCandidates, without_generator
 from pipelines.ranking.search_ranker import RELEVANCE
 from pipelines.training.ranker_epochs import run_epochs
 

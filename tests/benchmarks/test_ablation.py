@@ -4,7 +4,8 @@ import pytest
 
 from pipelines.benchmarks.ablation import parts_of, without
 from pipelines.inference.bundle import load_bundle
-from pipelines.ranking.candidates import generators_of, ranker_features, recommend_candidates
+from pipelines.inference.ranker_features import ranker_features
+from pipelines.ranking.candidates import recommend_candidates
 from tests.toys.toy_bundle import bought, write_toy_bundle
 
 
@@ -27,7 +28,7 @@ def test_every_part_has_a_name(bundle):
 
 @pytest.mark.parametrize(("part", "left"), [("item_to_item", ["a", "b"]), ("dense", ["a", "b", "d"])])
 def test_a_part_that_is_gone_proposes_nothing_and_says_nothing(bundle, part, left):
-    names = ranker_features(generators_of(bundle))
+    names = ranker_features(bundle.generators)
     found = found_in(without(bundle, part))
     assert [bundle.item_ids[row] for row in found.rows] == left
     own = [column for column, name in enumerate(names) if name.startswith(f"{part}.")]

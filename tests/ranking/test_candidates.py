@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pipelines.inference.bundle import load_bundle
-from pipelines.ranking.candidates import generators_of, ranker_features, recommend_candidates
+from pipelines.inference.ranker_features import ranker_features
+from pipelines.ranking.candidates import recommend_candidates
 from pipelines.retrieval.neighbors import NeighborTable
 from pipelines.retrieval.trends import build_trends
 from tests.toys.toy_bundle import NEIGHBOUR_SCORES, NEIGHBOURS, User, bought, write_toy_bundle
@@ -28,7 +29,7 @@ def candidates_of(bundle, user, per_generator=2):
 
 
 def column(bundle, found, name):
-    values = found.features[:, ranker_features(generators_of(bundle)).index(name)]
+    values = found.features[:, ranker_features(bundle.generators).index(name)]
     return dict(zip((bundle.item_ids[row] for row in found.rows), values.tolist(), strict=True))
 
 
@@ -80,7 +81,7 @@ def test_trends_are_those_of_the_day_before(bundle):
 
 
 def test_features_are_finite_for_one_event_and_for_many(bundle):
-    names = ranker_features(generators_of(bundle))
+    names = ranker_features(bundle.generators)
     for user in (bought("a"), User(["a", "b", "zzz", "c"], ["view"] * 4, [1, 2, 3, 4])):
         found = candidates_of(bundle, user)
         assert found.features.shape == (len(found.rows), len(names))

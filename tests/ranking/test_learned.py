@@ -1,5 +1,7 @@
 """Requests and the evaluation rank by the same ranker."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,11 @@ import torch
 from pipelines.compression.onnx_export import export_ranker
 from pipelines.config import ServingConfig
 from pipelines.errors import BundleError
-from pipelines.inference.bundle import load_bundle
+from pipelines.inference.bundle import OtherVersionError, load_bundle
 from pipelines.inference.preprocessing import Preprocessing, RankerSettings
+from pipelines.inference.ranker_features import ranker_features
 from pipelines.model.ranker import HEADS, Ranker
 from pipelines.ranking.answers import recommend
-from pipelines.ranking.candidates import ranker_features
 from pipelines.ranking.learned import rank_candidates, served_scores
 from tests.toys.toy_bundle import POPULARITY, User, bought, write_toy_bundle
 
@@ -65,4 +67,30 @@ def test_a_ranker_that_reads_another_number_of_features_is_refused(tmp_path):
     export_ranker(Ranker(3, 4), tmp_path / "ranker.onnx")
     settings = RankerSettings(features=FEATURES, heads=HEADS, head_weights={"purchase": 1.0})
     with pytest.raises(BundleError, match="reads 3 features"):
+        write_toy_bundle(tmp_path / "b", preprocessing=Preprocessing(ranker=settings), ranker=tmp_path / "ranker.onnx")
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        pytest.param(
+            ("item_to_item.shine", *FEATURES[1:]),
+            f"{len(FEATURES)} found, unknown here: item_to_item.shine; {len(FEATURES)} needed, "
+            "missing there: item_to_item.relative",
+            id="another name",
+        ),
+        pytest.param((*FEATURES[1:], FEATURES[0]), f"the same {len(FEATURES)}, in another order", id="another order"),
+        pytest.param(
+            ranker_features(("item_to_item", "text", "dense")),
+            f"{len(FEATURES) + 6} found, unknown here: text.relative, text.strength, text.rank, text.recent, "
+            f"text.newest, text.best; {len(FEATURES)} needed, missing there: none",
+            id="a table that the bundle does not have",
+        ),
+    ],
+)
+def test_a_ranker_that_was_trained_on_other_features_is_refused(tmp_path, features, message):
+    export_ranker(Ranker(len(features), 4), tmp_path / "ranker.onnx")
+    settings = RankerSettings(features=features, heads=HEADS, head_weights={"purchase": 1.0})
+    expected = f"^ranker.onnx of the bundle b was trained on other features .*{re.escape(f'({message}): train a new')}"
+    with pytest.raises(OtherVersionError, match=expected):
         write_toy_bundle(tmp_path / "b", preprocessing=Preprocessing(ranker=settings), ranker=tmp_path / "ranker.onnx")

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from pipelines.inference.ranker_features import SEARCH_FEATURES
 from pipelines.ranking.search_candidates import (
     GENERATORS,
-    SEARCH_FEATURES,
     SearchCandidates,
     search_candidates,
     without_generator,

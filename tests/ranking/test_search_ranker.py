@@ -8,10 +8,10 @@ from onnx import TensorProto, helper, numpy_helper
 from pipelines.config import ServingConfig
 from pipelines.errors import BundleError
 from pipelines.evaluation.bundle_cases import BundleScorer
-from pipelines.inference.bundle import Preprocessing, load_bundle
+from pipelines.inference.bundle import OtherVersionError, Preprocessing, load_bundle
+from pipelines.inference.ranker_features import SEARCH_FEATURES
 from pipelines.ranking.answers import search
 from pipelines.ranking.filtering import Filters
-from pipelines.ranking.search_candidates import SEARCH_FEATURES
 from pipelines.ranking.search_ranker import behind, ranked_search, search_ranker_settings
 from tests.toys.toy_bundle import bought, one_hot, write_toy_bundle
 
@@ -88,9 +88,12 @@ def test_candidates_stand_before_everything_else():
 
 def test_a_ranker_that_reads_other_features_is_refused(tmp_path):
     features = ("another", *SEARCH_FEATURES[1:])
-    bundle = open_with_ranker(tmp_path, features=features)
-    with pytest.raises(BundleError, match=r"reads the features another, .* this version computes cosine, .*: train"):
-        search(bundle, "apple", k=2, now_s=0, serving=SERVING)
+    with pytest.raises(
+        OtherVersionError,
+        match=r"search_ranker.onnx of the bundle b1 was trained on other features .*\(25 found, unknown here: another; "
+        r"25 needed, missing there: cosine\): train a new bundle, or use the version",
+    ):
+        open_with_ranker(tmp_path, features=features)
 
 
 def test_a_ranker_of_another_width_is_refused(tmp_path):

@@ -5,8 +5,9 @@ import pytest
 
 from pipelines.config import SearchRankerConfig
 from pipelines.errors import DataError
+from pipelines.inference.ranker_features import SEARCH_FEATURES
 from pipelines.progress import SilentProgress
-from pipelines.ranking.search_candidates import SEARCH_FEATURES, SearchCandidates
+from pipelines.ranking.search_candidates import SearchCandidates
 from pipelines.training.search_ranker_tuning import (
     SearchLists,
     choose_lexical_weight,
