@@ -6,7 +6,7 @@ import numpy as np
 
 from pipelines.evaluation.rows import EvaluationRows
 from pipelines.inference.bundle import Bundle
-from pipelines.ranking.fusion import Parts, recommendation_parts, weighted_mean
+from pipelines.ranking.fusion import RecommendationParts, recommendation_parts, weighted_mean
 from pipelines.ranking.learned import scores_of_parts
 from pipelines.ranking.search_ranker import behind, ranked_search
 from pipelines.retrieval.dense import dense_scores
@@ -27,16 +27,15 @@ class BundleScorer:
         self._bundle = bundle
         self._places = None if bundle.item_ids == list(item_ids) else bundle.rows_of(item_ids)
         self._block: EvaluationRows | None = None
-        self._parts: tuple[Parts, np.ndarray] | None = None
+        self._parts: RecommendationParts | None = None
 
     def fused_scores(self, rows: EvaluationRows) -> np.ndarray:
         """Return what `/recommend` ranks by, float32 `(n_rows, n_items)`; a stranger gets popular items."""
-        parts, known = self._parts_of(rows)
-        return self._in_catalog(scores_of_parts(self._bundle, rows.features, rows.now_s, parts, known))
+        return self._in_catalog(scores_of_parts(self._bundle, rows.features, rows.now_s, self._parts_of(rows)))
 
     def dense_scores(self, rows: EvaluationRows) -> np.ndarray:
         """Return the cosine of user and item alone, below 0 as 0, float32 `(n_rows, n_items)`."""
-        return self._in_catalog(self._parts_of(rows)[0]["dense"].copy())
+        return self._in_catalog(self._parts_of(rows).scores["dense"].copy())
 
     def search_scores(self, queries: Sequence[str]) -> np.ndarray:
         """Return what `/search` ranks by when nobody is known, float32 `(n_queries, n_items)`."""
@@ -67,7 +66,7 @@ class BundleScorer:
         relative: np.ndarray = np.divide(scores, best, out=np.zeros_like(scores), where=best > 0)
         return relative
 
-    def _parts_of(self, rows: EvaluationRows) -> tuple[Parts, np.ndarray]:
+    def _parts_of(self, rows: EvaluationRows) -> RecommendationParts:
         if self._parts is None or self._block is not rows:
             self._parts = None  # free the block before, then fill the next
             self._parts = recommendation_parts(self._bundle, rows.features, rows.now_s)

@@ -5,6 +5,7 @@ the best item, popularity on a log scale. The fused score is their weighted mean
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,6 +21,18 @@ _DEPTH = 100
 """Ranks that the choice of weights looks at."""
 _BLOCK = 64
 Parts = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class RecommendationParts:
+    """What each generator says of every item to `n` users."""
+
+    scores: Parts
+    """`dense`, `item_to_item` and `popularity`, float32 `(n, n_items)` in [0, 1]."""
+    vectors: np.ndarray
+    """float32 `(n, dim)`, the users as the user tower sees them, each row L2 norm 1; 0 where nothing is known."""
+    known: np.ndarray
+    """bool `(n,)`, true where the user has a known item in the history; elsewhere only popularity says anything."""
 
 
 def weighted_mean(parts: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:
@@ -40,22 +53,18 @@ def weighted_mean(parts: Mapping[str, np.ndarray], weights: Mapping[str, float])
 
 def recommendation_parts(
     bundle: Bundle, features: Sequence[UserFeatures], now_s: Sequence[float] | np.ndarray
-) -> tuple[Parts, np.ndarray]:
+) -> RecommendationParts:
     """Score every item for every user with each generator, exactly.
 
     Ask for at most a few hundred users at once: a part of 256 users and 92,000 items takes 90 MiB.
-
-    Returns:
-        `dense`, `item_to_item` and `popularity`, float32 `(n, n_items)` in [0, 1]; and bool `(n,)`, true where the
-        user has a known item in the history (elsewhere only popularity says anything).
     """
-    embeddings, known = bundle.user_embeddings(features, now_s)
-    parts = {
-        "dense": np.maximum(dense_scores(embeddings, bundle.item_vectors), 0.0),
+    vectors, known = bundle.user_embeddings(features, now_s)
+    scores = {
+        "dense": np.maximum(dense_scores(vectors, bundle.item_vectors), 0.0),
         "item_to_item": np.stack([history_scores(bundle, user) for user in features]),
         "popularity": np.broadcast_to(bundle.popularity_score, (len(features), bundle.n_items)),
     }
-    return parts, known
+    return RecommendationParts(scores, vectors, known)
 
 
 def recommendation_scores(
@@ -68,9 +77,9 @@ def recommendation_scores(
 
     A user without a known item gets popularity alone, as in the service. See `recommendation_parts` for the size.
     """
-    parts, known = recommendation_parts(bundle, features, now_s)
-    scores = weighted_mean(parts, (weights or bundle.preprocessing.fusion.recommend).model_dump())
-    scores[~known] = bundle.popularity_score
+    parts = recommendation_parts(bundle, features, now_s)
+    scores = weighted_mean(parts.scores, (weights or bundle.preprocessing.fusion.recommend).model_dump())
+    scores[~parts.known] = bundle.popularity_score
     return scores
 
 
@@ -128,7 +137,7 @@ def fit_fusion_weights(
     n_targets = np.zeros(len(rows))
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
-        parts, _ = recommendation_parts(bundle, [features[i] for i in block], [float(now_s[i]) for i in block])
+        parts = recommendation_parts(bundle, [features[i] for i in block], [float(now_s[i]) for i in block]).scores
         for offset, index in enumerate(block):
             seen_rows, target_rows = bundle.rows_of(seen[index]), bundle.rows_of(targets[index])
             allowed = bundle.available.copy()

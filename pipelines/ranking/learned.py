@@ -8,7 +8,7 @@ from pipelines.errors import BundleError
 from pipelines.inference.bundle import Bundle
 from pipelines.inference.preprocessing import UserFeatures
 from pipelines.ranking.candidates import recommend_candidates
-from pipelines.ranking.fusion import Parts, recommendation_parts, weighted_mean
+from pipelines.ranking.fusion import RecommendationParts, recommendation_parts, weighted_mean
 
 
 def rank_candidates(
@@ -44,34 +44,32 @@ def rank_candidates(
 
 def served_scores(bundle: Bundle, features: Sequence[UserFeatures], now_s: Sequence[float] | np.ndarray) -> np.ndarray:
     """Return the full ranking behind `recommend`, float32 `(n, n_items)`; see `scores_of_parts`."""
-    return scores_of_parts(bundle, features, now_s, *recommendation_parts(bundle, features, now_s))
+    return scores_of_parts(bundle, features, now_s, recommendation_parts(bundle, features, now_s))
 
 
 def scores_of_parts(
     bundle: Bundle,
     features: Sequence[UserFeatures],
     now_s: Sequence[float] | np.ndarray,
-    parts: Parts,
-    known: np.ndarray,
+    parts: RecommendationParts,
 ) -> np.ndarray:
     """Return the full ranking behind `recommend`, float32 `(n, n_items)`, from what `recommendation_parts` gave.
 
     Candidates have scores in (0, 1); all other items stand behind them in [-1, 0], in the order of the fusion. A user
     without a known item gets popularity alone. Without a ranker it is the fusion for everything.
     """
-    scores = weighted_mean(parts, bundle.preprocessing.fusion.recommend.model_dump())
-    scores[~known] = bundle.popularity_score
+    scores = weighted_mean(parts.scores, bundle.preprocessing.fusion.recommend.model_dump())
+    scores[~parts.known] = bundle.popularity_score
     if bundle.ranker is None:
         return scores
-    vectors, _ = bundle.user_embeddings(features, now_s)
-    for place in np.flatnonzero(known).tolist():
+    for place in np.flatnonzero(parts.known).tolist():
         rows, ranked = rank_candidates(
             bundle,
             features[place],
-            vectors[place],
+            parts.vectors[place],
             float(now_s[place]),
             bundle.available,
-            dense_scores=parts["dense"][place],
+            dense_scores=parts.scores["dense"][place],
         )
         scores[place] -= 1.0
         scores[place, rows] = ranked

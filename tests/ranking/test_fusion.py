@@ -25,11 +25,13 @@ def test_weighted_mean():
 
 
 def test_parts_lie_between_0_and_1_and_strangers_are_marked(bundle):
-    parts, known = recommendation_parts(bundle, [bought("a"), User()], [NOW_S, NOW_S])
-    assert known.tolist() == [True, False]
-    assert parts["item_to_item"][0].tolist() == pytest.approx([0, 1, 0, 0.5, 0, 0])
-    assert parts["popularity"].shape == (2, 6)
-    for scores in parts.values():
+    parts = recommendation_parts(bundle, [bought("a"), User()], [NOW_S, NOW_S])
+    assert parts.known.tolist() == [True, False]
+    assert parts.vectors[0].tolist() == bundle.user_embedding(bought("a"), NOW_S)[0].tolist()
+    assert not parts.vectors[1].any()
+    assert parts.scores["item_to_item"][0].tolist() == pytest.approx([0, 1, 0, 0.5, 0, 0])
+    assert parts.scores["popularity"].shape == (2, 6)
+    for scores in parts.scores.values():
         assert scores.min() >= 0
         assert scores.max() <= 1 + 1e-3
 
