@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipelines.errors import ConfigError
+from pipelines.schemas import MAX_HISTORY
 
 CONFIG_VARIABLE = "HEADRACE_CONFIG"
 PROFILES = Path(__file__).parent / "profiles"
@@ -127,7 +128,7 @@ class ValidationConfig(Settings):
 class FeatureConfig(Settings):
     """How features are computed."""
 
-    history_length: int = Field(default=50, ge=1, le=50)
+    history_length: int = Field(default=MAX_HISTORY, ge=1, le=MAX_HISTORY)
     """Events in a user history."""
     popularity_half_life_days: float = Field(default=14, gt=0)
     """Age at which a purchase counts half."""

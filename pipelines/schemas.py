@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 EVENT_TYPES = ("impression", "click", "view", "cart", "purchase", "rating", "search")
-MAX_HISTORY = 50
+MAX_HISTORY = 200
 """Events that a user history holds, newest last."""
 
 EVENT_LOG = "event_log"

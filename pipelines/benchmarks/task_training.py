@@ -10,6 +10,7 @@ import pyarrow as pa
 from pipelines.benchmarks.protocols import EventArrays, RecommendTask, TaskRows
 from pipelines.evaluation.rows import KnownUser
 from pipelines.inference.bundle import ITEM_COLUMNS
+from pipelines.inference.preprocessing import TOWER_HISTORY
 from pipelines.schemas import MAX_HISTORY
 from pipelines.training.catalog import Catalog, numbered, standardized_log
 from pipelines.training.learned_ranking import RankingRows
@@ -28,6 +29,10 @@ class Moment:
     known_to: int
     end: int
     """The basket's items lie from `known_to` to here."""
+
+    def newest(self, most: int) -> slice:
+        """Return where the newest events before the basket lie."""
+        return slice(max(self.known_from, self.known_to - most), self.known_to)
 
 
 def task_catalog(task: RecommendTask, known: EventArrays) -> Catalog:
@@ -102,7 +107,7 @@ def training_rows(task: RecommendTask, known: EventArrays, max_rows: int) -> Row
     every = sorted(moments(known), key=lambda moment: (int(known.times[moment.known_to]), moment.known_to))[-max_rows:]
     histories, targets, new_targets = [], [], []
     for moment in every:
-        past = slice(max(moment.known_from, moment.known_to - MAX_HISTORY), moment.known_to)
+        past = moment.newest(TOWER_HISTORY)
         histories.append((known.items[past], known.event_types[past].tolist(), known.times[past]))
         taken = np.unique(known.items[moment.known_to : moment.end])
         targets.append(taken)
@@ -124,7 +129,7 @@ def asked_rows(task: RecommendTask, rows: TaskRows) -> Rows:
         user_ids=[task.user_ids[user] for user in rows.users],
         as_of_s=rows.as_of_s.astype(np.float64),
         histories=[
-            (items[-MAX_HISTORY:], list(types[-MAX_HISTORY:]), times[-MAX_HISTORY:])
+            (items[-TOWER_HISTORY:], list(types[-TOWER_HISTORY:]), times[-TOWER_HISTORY:])
             for items, types, times in zip(rows.histories, rows.history_types, rows.history_times, strict=True)
         ],
         activity=np.zeros((len(rows), 0), np.float32),
@@ -136,24 +141,43 @@ def asked_rows(task: RecommendTask, rows: TaskRows) -> Rows:
 
 def known_users(task: RecommendTask, rows: TaskRows) -> list[KnownUser]:
     """Return what the online store would know of each row's user."""
-    users = []
-    for items, types, times in zip(rows.histories, rows.history_types, rows.history_times, strict=True):
-        newest = slice(-MAX_HISTORY, None)
-        ids = [task.item_ids[item] for item in items[newest].tolist()]
-        users.append(KnownUser(ids, types[newest].tolist(), times[newest].tolist(), {}))
-    return users
+    newest = slice(-MAX_HISTORY, None)
+    return [
+        _known_user(task, items[newest], types[newest], times[newest])
+        for items, types, times in zip(rows.histories, rows.history_types, rows.history_times, strict=True)
+    ]
 
 
-def ranking_rows(task: RecommendTask, rows: TaskRows) -> RankingRows:
-    """Return rows in the form that the ranking is learned from."""
+def ranking_rows(task: RecommendTask, most: int) -> RankingRows:
+    """Return what the ranking is learned from: everything that was taken between validation and test.
+
+    Where users have several baskets in that time, each is a row, with what was known just before it; the tables that
+    the ranking reads are those from before all of them.
+
+    Args:
+        most: Rows at most, spread evenly over the users.
+    """
+    known = task.known_before_test
+    older = np.diff(task.known_before_validation.bounds)
+    found = [moment for moment in moments(known) if moment.known_to - moment.known_from >= older[moment.user]]
+    chosen = [found[place] for place in spread_evenly(np.arange(len(found)), most)]
+    targets = [np.unique(known.items[moment.known_to : moment.end]) for moment in chosen]
+    seen = [np.unique(known.items[moment.known_from : moment.known_to]) for moment in chosen]
     return RankingRows(
-        features=known_users(task, rows),
-        now_s=rows.as_of_s.astype(np.float64),
-        users=rows.users,
-        targets=rows.targets,
-        new_targets=rows.new_targets,
-        seen=rows.seen,
+        features=[
+            _known_user(task, known.items[newest], known.event_types[newest], known.times[newest])
+            for newest in (moment.newest(MAX_HISTORY) for moment in chosen)
+        ],
+        now_s=np.array([known.times[moment.known_to] for moment in chosen], np.float64),
+        users=np.array([moment.user for moment in chosen], np.int64),
+        targets=targets,
+        new_targets=[np.setdiff1d(taken, before) for taken, before in zip(targets, seen, strict=True)],
+        seen=seen,
     )
+
+
+def _known_user(task: RecommendTask, items: np.ndarray, types: np.ndarray, times: np.ndarray) -> KnownUser:
+    return KnownUser([task.item_ids[item] for item in items.tolist()], types.tolist(), times.tolist(), {})
 
 
 def moment_of(seconds: int) -> datetime:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipelines.benchmarks.folder import RecommendFolder
 from pipelines.features.activity import ACTIVITY_FEATURES
-from pipelines.schemas import MAX_HISTORY
+from pipelines.inference.preprocessing import TOWER_HISTORY
 from pipelines.training.catalog import Catalog, numbered, standardized_log
 from pipelines.training.rows import Rows
 
@@ -112,7 +112,7 @@ class WeeklyShop:
             bought = self.bought_before(basket)
             moments = self.folder.times[self.known_from[basket] : self.known_to[basket]]
             rows = catalog_rows[bought]
-            kept = np.flatnonzero(rows >= 0)[-MAX_HISTORY:]
+            kept = np.flatnonzero(rows >= 0)[-TOWER_HISTORY:]
             histories.append((rows[kept], ["purchase"] * len(kept), moments[kept]))
             targets.append(_known(catalog_rows[self.targets[basket]]))
             new_targets.append(_known(catalog_rows[np.setdiff1d(self.targets[basket], bought)]))

@@ -76,12 +76,16 @@ class RankerSettings(Frozen):
     """Candidates taken from each generator."""
 
 
+TOWER_HISTORY = 50
+"""Newest events that the user tower and the neighbor tables look at."""
+
+
 class Preprocessing(Frozen):
     """Everything that must be the same when the model is trained and when it answers."""
 
     max_tokens: int = Field(default=32, ge=2)
     """Tokens kept of a text."""
-    max_history: int = Field(default=50, ge=1)
+    max_history: int = Field(default=TOWER_HISTORY, ge=1)
     """Newest events that the user tower sees."""
     event_types: tuple[str, ...] = (PADDING_EVENT, "view", "click", "cart", "purchase", "rating")
     """Event types by number; number 0 is padding and unknown types."""

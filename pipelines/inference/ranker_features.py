@@ -10,8 +10,15 @@ from pipelines.retrieval.trends import TREND_FEATURES
 
 OF_GENERATOR: tuple[str, ...] = ("relative", "strength", "rank", "recent", "newest")
 """What each generator says of a candidate."""
-OF_PAIR: tuple[str, ...] = ("times_touched", "days_since_touched", "touched")
-"""What is known of a user and a candidate."""
+OF_PAIR: tuple[str, ...] = (
+    "times_touched",
+    "days_since_touched",
+    "touched",
+    "recent_touches",
+    "touched_share",
+    "overdue",
+)
+"""What is known of a user and a candidate, from the whole history."""
 OF_USER: tuple[str, ...] = ("history_length", "days_since_newest", "hour_sin", "hour_cos", "weekday_sin", "weekday_cos")
 """What is the same for all candidates of a request."""
 SEARCH_FEATURES: tuple[str, ...] = (

@@ -3,7 +3,8 @@
 One definition for training and for serving: NumPy on one user at a time.
 
 Generators: the neighbor tables of the bundle (each spreads the history over a table), `dense` (user vector against
-item vectors), `trending` (what is popular now) and `repeat` (the history itself).
+item vectors), `trending` (what is popular now) and `repeat` (the history itself: all of it, while the others look at
+the newest events, as the user tower does).
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,8 @@ TRENDING = "trending"
 CANDIDATES_PER_GENERATOR = 100
 POSITION_DECAY = 0.7
 """Weight of an event relative to the next newer one, for the scores that are called `recent`."""
+MOMENT_DECAY = 0.95
+"""Weight of a moment relative to the next newer one, for what the user takes again."""
 _DAY_S = 86_400
 _STRENGTH = np.float32(100)
 
@@ -58,15 +61,16 @@ def recommend_candidates(
         per_generator: Items taken from each generator.
     """
     rows = bundle.rows_of(features.item_ids)
-    known = np.flatnonzero(rows >= 0)[-bundle.preprocessing.max_history :]
-    rows, times = rows[known], np.asarray(features.event_times, np.int64)[known]
+    known = np.flatnonzero(rows >= 0)
+    every, every_times = rows[known], np.asarray(features.event_times, np.int64)[known]
+    rows, times = (part[-bundle.preprocessing.max_history :] for part in (every, every_times))
     generators = bundle.generators
     scores = _scores(bundle, rows, times)
     scores[DENSE] = bundle.dense_index.scores(user_vector) if dense_scores is None else dense_scores
     trends = bundle.trends.of_day(now_s)
     proposed = [top_rows(scores[name], per_generator, allowed & (scores[name] > 0)) for name in generators]
     proposed.append(top_rows(trends[:, 0], per_generator, allowed & (trends[:, 0] > 0)))
-    proposed.append(np.unique(rows[allowed[rows]]))
+    proposed.append(np.unique(every[allowed[every]]))
     candidates, found_by = _merged(proposed, bundle.n_items)
     columns = _generator_columns(bundle, scores, rows, times, candidates, user_vector)
     described = np.concatenate(
@@ -74,7 +78,7 @@ def recommend_candidates(
             columns,
             trends[candidates],
             np.nan_to_num(candidate_features(rows, times, candidates, bundle.facts)).astype(np.float32),
-            _touched(rows, times, candidates, now_s),
+            _touched(every, every_times, candidates, now_s),
             np.broadcast_to(_of_user(times, now_s), (len(candidates), len(OF_USER))),
         ],
         axis=1,
@@ -136,18 +140,36 @@ def _generator_columns(
 
 
 def _touched(rows: np.ndarray, times: np.ndarray, candidates: np.ndarray, now_s: float) -> np.ndarray:
-    """Return how often and how long ago the user met each candidate, float32 `(c, 3)`, 0 where never."""
-    distinct, places = np.unique(rows, return_inverse=True)
-    counts = np.bincount(places, minlength=len(distinct))
-    newest = np.zeros(len(distinct), np.int64)
-    np.maximum.at(newest, places, times)
-    if not len(distinct):
+    """Return what the user had to do with each candidate, float32 `(c, 6)` in the order of OF_PAIR, 0 where nothing.
+
+    Counted are moments, as a basket is one: ln(1 + moments with the item), ln(1 + days since the last), 1,
+    ln(1 + Σ 0.95^age) with the number of newer moments as age, the share of the moments since the first with the item,
+    and ln of the days since the last relative to the usual days between two, 0 for an item that was met once.
+    """
+    if not len(rows):
         return np.zeros((len(candidates), len(OF_PAIR)), np.float32)
+    distinct, places = np.unique(rows, return_inverse=True)
+    moments, ages = np.unique(-times, return_inverse=True)
+    met = np.unique(places * len(moments) + ages)
+    place, age = met // len(moments), met % len(moments)
+    starts = np.flatnonzero(np.diff(place, prepend=-1))
+    counts = np.diff(np.append(starts, len(place)))
+    newest, oldest = age[starts], age[starts + counts - 1]
+    days = np.maximum(now_s + moments[newest], 0) / _DAY_S
+    between = (moments[oldest] - moments[newest]) / _DAY_S / np.maximum(counts - 1, 1)
+    columns = np.stack(
+        [
+            np.log1p(counts),
+            np.log1p(days),
+            np.ones(len(distinct)),
+            np.log1p(np.add.reduceat(MOMENT_DECAY**age, starts)),
+            counts / (oldest + 1),
+            np.where(between > 0, np.log1p(days) - np.log1p(between), 0),
+        ],
+        axis=1,
+    )
     at = np.minimum(np.searchsorted(distinct, candidates), len(distinct) - 1)
-    met = distinct[at] == candidates
-    days = np.maximum(now_s - newest[at], 0) / _DAY_S
-    columns = [np.log1p(counts[at]), np.log1p(days), np.ones(len(candidates))]
-    return np.where(met[:, None], np.stack(columns, axis=1), 0).astype(np.float32)
+    return np.where((distinct[at] == candidates)[:, None], columns[at], 0).astype(np.float32)
 
 
 def _of_user(times: np.ndarray, now_s: float) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Training rows in memory: what was known of a user at a moment, and what the user bought next."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,10 +12,13 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import DataError
 from pipelines.features.activity import ACTIVITY_FEATURES, activity_vector
+from pipelines.inference.preprocessing import TOWER_HISTORY
 from pipelines.training.catalog import Catalog
 
 History = tuple[np.ndarray, list[str], np.ndarray]
 """Item row numbers int64 `(t,)`, event types, event times (epoch seconds) int64 `(t,)`; oldest first."""
+_HISTORY = ("history_item_ids", "history_event_types", "history_times")
+_BATCH_ROWS = 8_192
 
 
 @dataclass(frozen=True)
@@ -41,20 +45,17 @@ class Rows:
 def load_rows(folder: Path, split: str, catalog: Catalog) -> Rows:
     """Read the rows of one split (`train`, `validation` or `test`) of a training set.
 
-    Items that left the catalogue are dropped from histories and targets.
+    Items that left the catalogue are dropped from histories and targets. Of a history, the newest events are kept that
+    the user tower looks at; the files are read in parts, for what they hold is several times as long.
 
     Raises:
         DataError: a feature is NaN or infinite. Null is fine: it means that nothing is known.
     """
-    table = pq.read_table(folder / "rows.parquet", filters=[("split", "==", split)]).sort_by("row_id")
+    file = folder / "rows.parquet"
+    columns = [name for name in pq.read_schema(file).names if name not in _HISTORY]
+    table = pq.read_table(file, columns=columns, filters=[("split", "==", split)])
     _refuse_broken_numbers(table, split)
     item_ids = pa.array(catalog.item_ids)
-    rows, history_offsets, known = _known_rows(table["history_item_ids"], item_ids)
-    types = np.asarray(_flat(table["history_event_types"]).to_pylist(), dtype=object)[known]
-    times = _flat(table["history_times"]).to_numpy()[known]
-    histories = [
-        (rows[start:end], list(types[start:end]), times[start:end]) for start, end in pairwise(history_offsets)
-    ]
     activity_columns = {name: table[name].to_pylist() for name in ACTIVITY_FEATURES}
     activity = [
         activity_vector({name: values[row] for name, values in activity_columns.items()})
@@ -63,12 +64,25 @@ def load_rows(folder: Path, split: str, catalog: Catalog) -> Rows:
     return Rows(
         user_ids=table["user_id"].to_pylist(),
         as_of_s=table["as_of"].cast(pa.int64()).to_numpy() / 1e6,
-        histories=histories,
+        histories=list(_histories(file, split, item_ids)),
         activity=np.stack(activity) if activity else np.zeros((0, len(ACTIVITY_FEATURES)), np.float32),
         targets=_split(table["target_item_ids"], item_ids),
         new_targets=_split(table["new_item_ids"], item_ids),
         seen=_seen(folder, table["row_id"], item_ids) if split != "train" else [np.zeros(0, np.int64)] * table.num_rows,
     )
+
+
+def _histories(file: Path, split: str, item_ids: pa.Array) -> Iterator[History]:
+    """Yield the newest TOWER_HISTORY known events of each row of a split, in the order of the file."""
+    for batch in pq.ParquetFile(file).iter_batches(_BATCH_ROWS, columns=["split", *_HISTORY]):
+        part = pa.table(batch.filter(pc.equal(batch["split"], split)))
+        rows, offsets, known = _known_rows(part["history_item_ids"], item_ids)
+        types = _flat(part["history_event_types"]).dictionary_encode()
+        names = np.asarray(types.dictionary.to_pylist(), dtype=object)[types.indices.to_numpy()[known]]
+        times = _flat(part["history_times"]).to_numpy()[known]
+        for start, end in pairwise(offsets):
+            newest = slice(max(start, end - TOWER_HISTORY), end)
+            yield rows[newest].copy(), list(names[newest]), times[newest].copy()
 
 
 def learnable_rows(rows: Rows) -> np.ndarray:

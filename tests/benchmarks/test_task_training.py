@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipelines.benchmarks.folder import read_recommend_folder
-from pipelines.benchmarks.protocols import leave_one_out
+from pipelines.benchmarks.protocols import leave_one_out, next_basket
 from pipelines.benchmarks.task_training import (
     asked_rows,
     known_users,
@@ -54,9 +54,29 @@ def test_asked_rows_and_the_online_store_know_the_same(task):
     assert rows.histories[0][0].tolist() == [0, 1, 2, 0]
     assert list(users[0].item_ids) == ["a", "b", "c", "a"]
     assert list(users[0].event_times) == [0, DAY, 2 * DAY, 3 * DAY]
-    learned = ranking_rows(task, task.test)
-    assert learned.now_s.tolist() == task.test.as_of_s.tolist()
-    assert [part.tolist() for part in learned.seen] == [part.tolist() for part in task.test.seen]
+
+
+def test_the_ranking_is_learned_from_the_validation_items(task):
+    learned = ranking_rows(task, 10)
+    assert learned.now_s.tolist() == task.validation.as_of_s.tolist() == [3 * DAY]
+    assert [part.tolist() for part in learned.targets] == [part.tolist() for part in task.validation.targets]
+    assert [part.tolist() for part in learned.new_targets] == [[]]
+    assert [part.tolist() for part in learned.seen] == [part.tolist() for part in task.validation.seen]
+
+
+def test_the_ranking_is_learned_from_every_basket_between_validation_and_test_and_from_nothing_later(tmp_path):
+    """Twenty baskets of two users, one a day: two are the validation window, two the test."""
+    write_items(tmp_path)
+    events = [("uv"[place % 2], "abcde"[place % 5], DAY * place) for place in range(16)]
+    events += [("u", "a", 16 * DAY), ("u", "b", 17 * DAY), ("u", "c", 18 * DAY), ("u", "d", 19 * DAY)]
+    task = next_basket(read_recommend_folder(write_interactions(tmp_path, events, with_pos=False)))
+    assert task.validation.as_of_s.tolist() == [16 * DAY]  # the first alone is measured
+    learned = ranking_rows(task, 10)
+    assert learned.now_s.tolist() == [16 * DAY, 17 * DAY]
+    assert [part.tolist() for part in learned.targets] == [[0], [1]]
+    assert list(learned.features[1].item_ids)[-1] == "a"  # what was taken in the basket before is known by then
+    assert max(learned.features[1].event_times) < 17 * DAY
+    assert ranking_rows(task, 1).now_s.tolist() == [16 * DAY]
 
 
 def test_popularity_halves_in_two_weeks(task):

@@ -74,6 +74,25 @@ def test_what_the_user_touched_is_told(bundle):
     assert column(bundle, found, "touched") == {"a": 1, "b": 0, "d": 0, "e": 0}
 
 
+def test_what_is_taken_again_is_told_by_moments(bundle):
+    """Four moments, ages 3 to 0: item a in three of them, twice in one; b once, before the last one."""
+    user = User(["a", "a", "b", "a", "c", "a"], ["view"] * 6, [DAY * day for day in (60, 60, 70, 80, 80, 90)])
+    found = candidates_of(bundle, user)  # at day 100
+    assert column(bundle, found, "times_touched")["a"] == pytest.approx(np.log1p(3))
+    assert column(bundle, found, "recent_touches")["a"] == pytest.approx(np.log1p(0.95**3 + 0.95 + 1), rel=1e-3)
+    share = column(bundle, found, "touched_share")
+    assert (share["a"], share["b"], share["c"]) == pytest.approx((3 / 4, 1 / 3, 1 / 2))
+    overdue = column(bundle, found, "overdue")
+    assert (overdue["a"], overdue["b"]) == pytest.approx((np.log1p(10) - np.log1p(15), 0), rel=1e-3)
+
+
+def test_the_whole_history_is_proposed_again_and_the_tables_see_its_newest_events(bundle):
+    user = User(["c", *["a"] * 60], ["view"] * 61, [DAY * (place + 1) for place in range(61)])
+    found = candidates_of(bundle, user, per_generator=5)
+    assert column(bundle, found, "touched")["c"] == 1
+    assert column(bundle, found, "item_to_item.relative")["e"] == 0  # c points to e, and lies before the newest fifty
+
+
 def test_trends_are_those_of_the_day_before(bundle):
     found = candidates_of(bundle, bought("a", at=90 * DAY))
     assert column(bundle, found, "log_fast")["e"] == pytest.approx(np.log1p(2 * 0.5))

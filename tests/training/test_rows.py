@@ -48,6 +48,20 @@ def test_number_that_is_none_stops_with_its_column_and_rows(tmp_path, rows, cata
         loaded(tmp_path, broken, catalog, split)
 
 
+def test_of_a_long_history_the_newest_known_events_are_kept(tmp_path, rows, catalog):
+    items = [f"{'gone' if place == 70 else catalog.item_ids[place % 60]}" for place in range(80)]
+    long = {
+        "history_item_ids": items,
+        "history_event_types": ["view"] * 79 + ["cart"],
+        "history_times": list(range(80)),
+    }
+    train = loaded(tmp_path, [{**row, **(long if row["row_id"] == 0 else {})} for row in rows], catalog)
+    found, types, times = train.histories[0]
+    assert times.tolist() == [place for place in range(29, 80) if place != 70]
+    assert found.tolist() == [place % 60 for place in range(29, 80) if place != 70]
+    assert types == ["view"] * 49 + ["cart"]
+
+
 NO_HISTORY = {"history_item_ids": [], "history_event_types": [], "history_times": []}
 
 
