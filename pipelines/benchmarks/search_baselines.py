@@ -149,6 +149,8 @@ def bm25(texts: Sequence[str], words_of: Callable[[Sequence[str]], list[list[str
 
     Source: BM25 as in Lucene, scores computed ahead of time (BM25S, https://arxiv.org/abs/2407.03618).
 
+    A score is 0 where no word is left of the query or of the text.
+
     Args:
         words_of: Splits texts into words.
     """
@@ -157,8 +159,11 @@ def bm25(texts: Sequence[str], words_of: Callable[[Sequence[str]], list[list[str
     import bm25s
 
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG
+    words = words_of(texts)
+    if not any(words):
+        return lambda queries: np.zeros((len(queries), len(texts)), np.float32)
     index = bm25s.BM25(backend="numpy")
-    index.index(words_of(texts), show_progress=False)
+    index.index(words, show_progress=False)
     known = index.vocab_dict
 
     def score(queries: Sequence[str]) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from pipelines.evaluation.graded import graded_ndcg
+from pipelines.evaluation.ranks import NEVER, put_broken_last
 from pipelines.model.encoder import SentenceEncoder, encode_texts
 from pipelines.progress import Progress
 from pipelines.ranking.ordering import top_rows
@@ -42,7 +43,10 @@ class EncoderQuality:
     progress: Progress
 
     def __call__(self, encoder: SentenceEncoder) -> float:
-        """Return the mean NDCG@10 in [0, 1]; the encoder is in training mode afterwards."""
+        """Return the mean NDCG@10 in [0, 1]; the encoder is in training mode afterwards.
+
+        An item whose score is no number is not found at all.
+        """
         texts = [*self.queries, *self.pool]
         vectors = encode_texts(
             encoder,
@@ -54,9 +58,11 @@ class EncoderQuality:
         )
         encoder.train()
         scores = vectors[: len(self.queries)] @ vectors[len(self.queries) :].T
+        put_broken_last(scores)
         values = []
         for scored, items, gains in zip(scores, self.items, self.gains, strict=True):
-            ranks = 1 + (scored > scored[items][:, None]).sum(axis=1)
+            own = scored[items]
+            ranks = np.where(np.isfinite(own), 1 + (scored > own[:, None]).sum(axis=1), NEVER)
             values.append(graded_ndcg(ranks, gains))
         return float(np.nanmean(values))
 

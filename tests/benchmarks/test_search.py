@@ -75,6 +75,12 @@ def test_plain_bm25_knows_stop_words_and_unknown_words():
     assert not stop.any()
 
 
+@pytest.mark.parametrize("words_of", [plain_words, folded_words])
+def test_titles_of_stop_words_alone_are_never_found(words_of):
+    score = bm25(["the and of", "of the", "and"], words_of)
+    assert score(["the tea", "tea"]).tolist() == [[0, 0, 0]] * 2
+
+
 def test_blocks_and_samples_keep_the_order(shop):
     queries = search_split(read_search_folder(shop)).test
     assert [block.queries for block in query_blocks(queries, 5)] == [queries.queries]

@@ -74,3 +74,29 @@ def test_of_a_large_corpus_a_pool_is_ranked_that_holds_the_answers_and_what_shar
     assert len(quality.pool) <= 1_000 + 30 * 16
     assert {"apple tree", "apple pie", "pear number19998", "pear number19999"} <= set(quality.pool)
     assert [quality.pool[place] for place in quality.items[0]] == ["pear number19998", "pear number19999"]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_vectors_that_are_no_numbers_find_nothing(quality_of, broken):
+    tokenizer, quality_of = quality_of
+
+    class Broken(Words):
+        def forward(self, ids, mask):
+            return super().forward(ids, mask) + broken
+
+    encoder = Broken([tokenizer(word)["input_ids"][1] for word in ("apple", "pear", "cherry")])
+    assert quality_of(queries(MIN_QUERIES), ["pear red", "apple red", "cherry red"])(encoder) == 0
+
+
+def test_one_broken_item_is_behind_all_others(quality_of):
+    tokenizer, quality_of = quality_of
+
+    class Broken(Words):
+        def forward(self, ids, mask):
+            found = super().forward(ids, mask)
+            return torch.where(ids[:, 1:2] == self.ids[1], torch.nan, found)
+
+    encoder = Broken([tokenizer(word)["input_ids"][1] for word in ("apple", "pear", "cherry")])
+    found = quality_of(queries(MIN_QUERIES), ["pear red", "apple red", "cherry red"])(encoder)
+    assert found == pytest.approx(1 / (3 + 1 / math.log2(3)))  # gain 2 is lost with the pear, the apple comes first
