@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pipelines.config import RankerConfig
+from pipelines.evaluation.paired_gain import mean_of_parts
 from pipelines.model.ranker import HEADS, Ranker
 from pipelines.progress import Progress
 from pipelines.training.ranker_epochs import run_epochs
@@ -93,19 +94,31 @@ def held_out_users(rows: RankerRows, config: RankerConfig, seed: int) -> np.ndar
 
 
 def holdout_ndcg(rows: RankerRows, lists: np.ndarray, score: ScoreList) -> float:
-    """Return NDCG@10 over lists: the mean of new items (seen ones left out) and of whole baskets, where there are any.
+    """Return NDCG@10 over lists, in [0, 1]: the mean of new items and of whole baskets, where there are any."""
+    return mean_of_parts(holdout_values(rows, lists, score))
 
-    Targets that are no candidates count as missed.
+
+def holdout_values(rows: RankerRows, lists: np.ndarray, score: ScoreList) -> np.ndarray:
+    """Return NDCG@10 of each list, float64 `(2, n)`: of its new items (seen ones left out), and of its whole basket.
+
+    Purchases count, and new ones that are no candidates count as missed; where no candidate of any row was purchased,
+    clicked candidates count instead. NaN where there is nothing to find.
     """
-    new, whole = [], []
-    for index in lists:
+    has_purchases = bool(rows.purchased.any())
+    label = rows.purchased if has_purchases else rows.clicked
+    values = np.full((2, len(lists)), np.nan)
+    for place, index in enumerate(lists):
         part = slice(rows.offsets[index], rows.offsets[index + 1])
-        scores, taken, unseen = score(rows.features[part]), rows.purchased[part] | rows.clicked[part], rows.new[part]
-        if rows.n_targets[index]:
-            new.append(_ndcg(scores[unseen], taken[unseen], int(rows.n_targets[index])))
-        if (repeats := int(np.count_nonzero(taken & ~unseen))) or rows.n_targets[index]:
-            whole.append(_ndcg(scores, taken, int(rows.n_targets[index]) + repeats))
-    return float(np.mean([np.mean(part) for part in (new, whole) if part])) if new or whole else 0.0
+        taken, unseen = label[part], rows.new[part]
+        n_new = int(rows.n_targets[index]) if has_purchases else int(np.count_nonzero(taken & unseen))
+        n_whole = n_new + int(np.count_nonzero(taken & ~unseen))
+        if n_whole == 0:
+            continue
+        scores = score(rows.features[part])
+        values[1, place] = _ndcg(scores, taken, n_whole)
+        if n_new:
+            values[0, place] = _ndcg(scores[unseen], taken[unseen], n_new)
+    return values
 
 
 def _ndcg(scores: np.ndarray, taken: np.ndarray, n_targets: int) -> float:

@@ -11,7 +11,7 @@ from pipelines.inference.sessions import open_session
 from pipelines.model.ranker import HEADS, Ranker
 from pipelines.progress import SilentProgress
 from pipelines.training.ranker_rows import RankerRows
-from pipelines.training.ranker_tuning import fit_ranker, head_weights, holdout_ndcg, scorer_of
+from pipelines.training.ranker_tuning import fit_ranker, head_weights, holdout_ndcg, holdout_values, scorer_of
 
 N_LISTS, LENGTH = 200, 12
 CONFIG = RankerConfig(width=8, epochs=3, batch=16, learning_rate=2e-2)
@@ -30,7 +30,7 @@ def toy_rows(*, clicks: bool = False) -> RankerRows:
         clicked=taken.ravel() if clicks else nothing,
         new=~nothing,
         users=np.arange(N_LISTS),
-        n_targets=taken.sum(axis=1),
+        n_targets=np.zeros(N_LISTS, np.int64) if clicks else taken.sum(axis=1),
     )
 
 
@@ -56,6 +56,7 @@ def test_where_there_are_only_clicks_the_click_head_decides():
     assert fit.heads == ("click",)
     assert head_weights(fit.heads, CONFIG) == {"click": 1.0}
     assert head_weights(HEADS, CONFIG) == {"click": 0.2, "purchase": 1.0}
+    assert fit.holdout_ndcg[fit.best_epoch] > 0.8
 
 
 def test_ndcg_counts_targets_that_were_never_found():
@@ -65,20 +66,55 @@ def test_ndcg_counts_targets_that_were_never_found():
     assert best == pytest.approx(1 / (1 + 1 / np.log2(3)))
 
 
-def test_repeats_do_not_count_as_new():
-    rows = RankerRows(
-        offsets=np.array([0, 3]),
-        features=np.array([[3], [2], [1]], np.float16),
-        purchased=np.array([True, False, True]),
-        clicked=np.zeros(3, bool),
-        new=np.array([False, True, True]),
+def one_list(purchased, clicked, new, n_targets: int) -> RankerRows:
+    """One list whose first feature puts the candidates in the order in which they are given."""
+    n = len(purchased)
+    return RankerRows(
+        offsets=np.array([0, n]),
+        features=np.arange(n, 0, -1).astype(np.float16)[:, None],
+        purchased=np.array(purchased, bool),
+        clicked=np.array(clicked, bool),
+        new=np.array(new, bool),
         users=np.zeros(1, np.int64),
-        n_targets=np.ones(1, np.int64),
+        n_targets=np.array([n_targets]),
     )
+
+
+def by_first_feature(features: np.ndarray) -> np.ndarray:
+    return features[:, 0].astype(np.float32)
+
+
+def test_repeats_do_not_count_as_new():
+    rows = one_list([1, 0, 1], [0, 0, 0], [0, 1, 1], 1)
     second = 1 / np.log2(3)
     whole = (1 + 1 / np.log2(4)) / (1 + second)
-    found = holdout_ndcg(rows, np.array([0]), lambda features: features[:, 0].astype(np.float32))
+    found = holdout_ndcg(rows, np.array([0]), by_first_feature)
     assert found == pytest.approx((second + whole) / 2)
+
+
+@pytest.mark.parametrize("place", range(7))
+def test_clicks_beside_a_purchase_do_not_count(place):
+    purchased = np.arange(7) == place
+    rows = one_list(purchased, ~purchased, np.ones(7), 1)
+    assert holdout_ndcg(rows, np.array([0]), by_first_feature) == pytest.approx(1 / np.log2(place + 2))
+
+
+def test_a_list_with_clicks_alone_counts_only_where_nothing_was_purchased_at_all():
+    clicks = one_list([0, 0, 0], [0, 1, 0], [1, 0, 1], 0)
+    assert holdout_values(clicks, np.array([0]), by_first_feature)[:, 0] == pytest.approx(
+        [np.nan, 1 / np.log2(3)], nan_ok=True
+    )
+    both = one_list([0, 0, 0, 1], [0, 1, 0, 0], [1, 0, 1, 1], 0)
+    both = RankerRows(**{**vars(both), "offsets": np.array([0, 3, 4]), "n_targets": np.array([0, 1])})
+    assert holdout_values(both, np.arange(2), by_first_feature)[0] == pytest.approx([np.nan, 1.0], nan_ok=True)
+    assert holdout_values(both, np.arange(2), by_first_feature)[1] == pytest.approx([np.nan, 1.0], nan_ok=True)
+
+
+def test_clicks_are_relative_to_the_clicked_candidates():
+    rows = one_list([0, 0, 0, 0], [1, 1, 0, 1], [1, 0, 1, 1], 0)
+    new = (1 + 1 / np.log2(4)) / (1 + 1 / np.log2(3))
+    whole = (1 + 1 / np.log2(3) + 1 / np.log2(5)) / (1 + 1 / np.log2(3) + 1 / np.log2(4))
+    assert holdout_values(rows, np.array([0]), by_first_feature)[:, 0] == pytest.approx([new, whole])
 
 
 def test_the_exported_ranker_scores_like_the_learned_one(tmp_path):
