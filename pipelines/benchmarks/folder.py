@@ -7,7 +7,7 @@
 Other columns are ignored. Ids may be texts or whole numbers; they are compared as texts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,13 +17,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.config import PreparationConfig
 from pipelines.errors import DataError
+from pipelines.preparation.behavior import fold_word, our_words
 
 ITEMS, INTERACTIONS, JUDGEMENTS = "items.parquet", "interactions.parquet", "judgements.parquet"
 DEFAULT_EVENT_TYPE = "purchase"
+"""Of an event that does not say, or says it in a word that is not known."""
+_NO_INTERACTION = ("impression", "search")
+"""Event types that say nothing of what a user wants of an item."""
 _NEWEST_S = datetime(2200, 1, 1, tzinfo=UTC).timestamp()
 _SHOWN = 3
 """Bad rows that a message names."""
+_SHOWN_WORDS = 5
+"""Event types that a note names."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,9 @@ class RecommendFolder:
     baskets: np.ndarray
     """int64 `(n,)` basket numbers, from old to new within a user; one basket has one user."""
     event_types: np.ndarray
-    """str `(n,)`."""
+    """str `(n,)`, in our words."""
+    notes: tuple[str, ...] = ()
+    """What became of event types in other words, and of rows that are no interactions."""
 
 
 @dataclass(frozen=True)
@@ -103,14 +112,20 @@ class SearchFolder:
 
 
 def read_recommend_folder(path: Path) -> RecommendFolder:
-    """Read items and interactions.
+    """Read items and interactions; impressions and searches are left out.
 
     Raises:
         DataError: a file or column is missing, a value is missing or of the wrong kind, an id is not in the items.
     """
     items = read_items(path)
     table = _read(path, INTERACTIONS, ("user_id", "item_id", "timestamp"), ("pos", "event_type", "basket_id"))
-    where = path / INTERACTIONS
+    event_types, interacts, notes = _event_types(table, path / INTERACTIONS)
+    where: Path | str = path / INTERACTIONS
+    if not interacts.all():
+        table, event_types = table.filter(pa.array(interacts)), event_types[interacts]
+        where = f"{where} without its impressions and searches"
+        if table.num_rows == 0:
+            raise DataError(f"{where} has no rows: there is nothing to measure.")
     users = _ids(table, "user_id", where)
     rows = _known_rows(_ids(table, "item_id", where), items, where)
     times = _epoch_seconds(table["timestamp"], where)
@@ -130,7 +145,8 @@ def read_recommend_folder(path: Path) -> RecommendFolder:
         times=times[order],
         positions=None if positions is None else positions[order],
         baskets=_basket_numbers(numbers[order], times[order], labels, order),
-        event_types=_texts(table, "event_type", where, DEFAULT_EVENT_TYPE)[order],
+        event_types=event_types[order],
+        notes=notes,
     )
 
 
@@ -185,6 +201,7 @@ def smaller_recommend_folder(folder: RecommendFolder, users: int = 1_000, items:
         positions=None if folder.positions is None else folder.positions[kept],
         baskets=baskets.ravel().astype(np.int64),
         event_types=folder.event_types[kept],
+        notes=folder.notes,
     )
 
 
@@ -262,7 +279,7 @@ def _read(path: Path, file: str, needed: Sequence[str], optional: Sequence[str])
     return table
 
 
-def _ids(table: pa.Table, column: str, where: Path) -> pa.Array:
+def _ids(table: pa.Table, column: str, where: Path | str) -> pa.Array:
     """Return a column of ids as texts, none of them missing or empty."""
     values = table[column].combine_chunks()
     if pa.types.is_dictionary(values.type):
@@ -277,7 +294,7 @@ def _ids(table: pa.Table, column: str, where: Path) -> pa.Array:
     return texts
 
 
-def _known_rows(ids: pa.Array, items: ItemTable, where: Path) -> np.ndarray:
+def _known_rows(ids: pa.Array, items: ItemTable, where: Path | str) -> np.ndarray:
     """Return the row number of each item, int64."""
     rows = pc.fill_null(pc.index_in(ids, value_set=pa.array(items.item_ids, pa.string())), -1)
     numbers: np.ndarray = rows.to_numpy(zero_copy_only=False).astype(np.int64)
@@ -289,7 +306,7 @@ def _known_rows(ids: pa.Array, items: ItemTable, where: Path) -> np.ndarray:
     return numbers
 
 
-def _epoch_seconds(column: pa.ChunkedArray, where: Path) -> np.ndarray:
+def _epoch_seconds(column: pa.ChunkedArray, where: Path | str) -> np.ndarray:
     """Return times as int64 epoch seconds."""
     values = column.combine_chunks()
     if pa.types.is_date(values.type):
@@ -303,6 +320,11 @@ def _epoch_seconds(column: pa.ChunkedArray, where: Path) -> np.ndarray:
     seconds = pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False)
     if (bad := np.flatnonzero(~np.isfinite(seconds))).size:
         raise DataError(f"`timestamp` is missing in {_rows_named(bad)} of {where}: every event needs its time.")
+    if (early := np.flatnonzero(seconds < 0)).size:
+        raise DataError(
+            f"`timestamp` is before the year 1970 in {_rows_named(early)} of {where} ({seconds[early[0]]:.0f}): give "
+            "the events the time at which they happened, or remove the rows."
+        )
     if (late := np.flatnonzero(seconds > _NEWEST_S)).size:
         raise DataError(
             f"`timestamp` is after the year 2200 in {_rows_named(late)} of {where} ({seconds[late[0]]:.0f}): seconds "
@@ -311,7 +333,7 @@ def _epoch_seconds(column: pa.ChunkedArray, where: Path) -> np.ndarray:
     return seconds.astype(np.int64)
 
 
-def _numbers(table: pa.Table, column: str, where: Path) -> np.ndarray:
+def _numbers(table: pa.Table, column: str, where: Path | str) -> np.ndarray:
     """Return a column as float64, NaN where it is missing."""
     values = table[column].combine_chunks()
     kind = values.type
@@ -320,28 +342,66 @@ def _numbers(table: pa.Table, column: str, where: Path) -> np.ndarray:
     return np.asarray(pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False), np.float64)
 
 
-def _whole_numbers(table: pa.Table, column: str, where: Path) -> np.ndarray:
+def _whole_numbers(table: pa.Table, column: str, where: Path | str) -> np.ndarray:
     numbers = _numbers(table, column, where)
     if (bad := np.flatnonzero(~(np.isfinite(numbers) & (numbers == np.rint(numbers))))).size:
         raise DataError(f"`{column}` is not a whole number in {_rows_named(bad)} of {where}.")
     return numbers.astype(np.int64)
 
 
-def _texts(table: pa.Table, column: str, where: Path, default: str = "") -> np.ndarray:
-    """Return a column as texts, `default` where it is missing; everything is `default` without the column."""
+def _event_types(table: pa.Table, where: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Return event types in our words, by the list that events are prepared with.
+
+    Returns:
+        str `(n,)`; bool `(n,)`, false for what is no interaction with an item; and what has to be said of it.
+    """
+    n = table.num_rows
+    if "event_type" not in table.column_names:
+        return np.full(n, DEFAULT_EVENT_TYPE, dtype=object), np.ones(n, bool), ()
+    given = _text_array(table, "event_type", where).dictionary_encode()
+    words, codes = given.dictionary.to_pylist(), given.indices.to_numpy()
+    known = our_words(PreparationConfig()) | {"": DEFAULT_EVENT_TYPE}
+    ours = [known.get(fold_word(word)) for word in words]
+    counts = np.bincount(codes, minlength=len(words)).tolist()
+    found = list(zip(words, ours, counts, strict=True))
+    notes = []
+    if unknown := {word: count for word, our_word, count in found if our_word is None}:
+        notes.append(f"Event types that we have no word for count as {DEFAULT_EVENT_TYPE}: {_with_counts(unknown)}.")
+    if left_out := {word: count for word, our_word, count in found if our_word in _NO_INTERACTION}:
+        notes.append(f"Left out, for they are no interactions with an item: {_with_counts(left_out)}.")
+    types = np.asarray([our_word or DEFAULT_EVENT_TYPE for our_word in ours], dtype=object)
+    interacts = np.asarray([our_word not in _NO_INTERACTION for our_word in ours], bool)
+    return types[codes], interacts[codes], tuple(notes)
+
+
+def _with_counts(counts: Mapping[str, int]) -> str:
+    """Return the most frequent words with their numbers of events, and how much there is of others."""
+    ordered = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    said = [f"{word} ({count:,} event{'s' if count > 1 else ''})" for word, count in ordered[:_SHOWN_WORDS]]
+    if rest := ordered[_SHOWN_WORDS:]:
+        said.append(f"{len(rest):,} other words ({sum(count for _, count in rest):,} events)")
+    return ", ".join(said)
+
+
+def _texts(table: pa.Table, column: str, where: Path) -> np.ndarray:
+    """Return a column as texts, "" where it is missing; everything is "" without the column."""
     if column not in table.column_names:
-        return np.full(table.num_rows, default, dtype=object)
+        return np.full(table.num_rows, "", dtype=object)
+    return np.asarray(_text_array(table, column, where).to_pylist(), dtype=object)
+
+
+def _text_array(table: pa.Table, column: str, where: Path) -> pa.Array:
+    """Return a column as texts, "" where it is missing."""
     values = table[column].combine_chunks()
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     try:
-        texts = pc.fill_null(pc.cast(values, pa.string()), default)
+        return pc.fill_null(pc.cast(values, pa.string()), "")
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise DataError(f"`{column}` of {where} has the type {values.type}: texts are needed.") from None
-    return np.asarray(texts.to_pylist(), dtype=object)
 
 
-def _refuse_equal_positions(users: np.ndarray, positions: np.ndarray, where: Path) -> None:
+def _refuse_equal_positions(users: np.ndarray, positions: np.ndarray, where: Path | str) -> None:
     twice = (np.diff(users) == 0) & (np.diff(positions) == 0)
     if twice.any():
         raise DataError(

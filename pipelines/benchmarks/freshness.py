@@ -96,7 +96,7 @@ def bench_freshness(
     bench = Freshness(shop, plan, config, _work_folder(source, shop, plan, config), progress)
     results = bench.run(lambda line: click.echo(line, err=True))
     records = freshness_records(results, name, plan.windows)
-    click.echo(window_table(results))
+    click.echo("\n".join([window_table(results), *shop.folder.notes]))
     for record in records:
         interval = "" if record.low is None else f"  [{record.low:.4f}, {record.high:.4f}]"
         click.echo(f"{record.case:<38} {record.metric:<24} {record.value:>9.4f}{interval} {record.unit}")

@@ -270,6 +270,7 @@ def _notes(
         f"{origin}. By the SHA-1 of their text three fifths train, one validates, one tests.",
         f"{len(recommend.test):,} test users ({recommend.protocol}; only items new to them count, what they have seen "
         f"is left out), {len(search.test):,} test queries, {recommend.n_items:,} items. Ties: {TIE_RULE}.",
+        *recommend.notes,
         f"At most {training.tower_steps:,} steps of each task. A step of `joint` sees {training.tower_batch} users and "
         f"{training.tower_batch} queries; `alternating` takes twice as many steps, each with one of them; `separate` "
         "as many with users as with queries. Batches of a seed are the same in joint and separate.",

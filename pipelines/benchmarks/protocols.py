@@ -39,7 +39,7 @@ class EventArrays:
     orders: np.ndarray
     """int64 `(n,)` place of the event in the history of its user, from 0; equal for the items of one basket."""
     event_types: np.ndarray
-    """str `(n,)`, as in the folder; `purchase` where it does not say."""
+    """str `(n,)`, in our words; `purchase` where the folder does not say."""
     n_users: int
     n_items: int
 
@@ -183,6 +183,8 @@ class RecommendTask(OverItems):
     test: TaskRows
     sha1: str
     """40 hex digits over the questions of both windows."""
+    notes: tuple[str, ...] = ()
+    """What became of event types in other words, and of rows that are no interactions."""
 
     @property
     def train(self) -> EventArrays:
@@ -429,6 +431,7 @@ def _task(
         validation=validation,
         test=test,
         sha1=_rows_sha1(protocol, (validation, test), folder),
+        notes=folder.notes,
     )
 
 

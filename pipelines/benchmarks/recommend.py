@@ -177,6 +177,7 @@ def _notes(
         f"SHA-1 of the split {task.sha1}. Ties: {TIE_RULE}.",
         f"Intervals: 95 %, {options.samples:,} resamples of users, the same for every case. Baselines have no chance "
         f"in them and run once; the model runs once a seed, {options.seeds} in all: its values are means.",
+        *task.notes,
         *SLICE_NOTES,
         *([f"Chosen on validation: {'; '.join(chosen)}."] if chosen else []),
         f"Work is kept in {store.folder}.",

@@ -179,6 +179,7 @@ def _taken(folder: RecommendFolder, kept: np.ndarray, user_ids: list[str], users
         positions=None,
         baskets=folder.baskets[kept],
         event_types=folder.event_types[kept],
+        notes=folder.notes,
     )
 
 

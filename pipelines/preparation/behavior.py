@@ -103,21 +103,27 @@ def folded(expression: str) -> str:
     return f"regexp_replace(lower(trim({expression}, ' \t\r\n')), '[\\s-]+', '_', 'g')"
 
 
+def our_words(config: PreparationConfig) -> dict[str, str]:
+    """Return our event type for every folded word that is known."""
+    return {name: name for name in EVENT_TYPES} | config.event_types
+
+
+def fold_word(word: str) -> str:
+    """Return what `folded` gives in SQL."""
+    return re.sub(r"[\s-]+", "_", word.strip(" \t\r\n").lower())
+
+
 def _event_types(connection: duckdb.DuckDBPyConnection, given: str, config: PreparationConfig) -> tuple[str, int]:
     """Return the expression of the event type in our words, and in how many rows it differs from what was given."""
-    ours = {name: name for name in EVENT_TYPES} | config.event_types
+    ours = our_words(config)
     words = ", ".join(quoted(word) for word in ours)
     right = ", ".join(quoted(name) for name in EVENT_TYPES)
     spellings = connection.execute(
         f"SELECT event_type, count(*) FROM {given} WHERE event_type NOT IN ({right}) "
         f"AND {folded('event_type')} IN ({words}) GROUP BY event_type"
     ).fetchall()
-    cases = " ".join(f"WHEN {quoted(given_)} THEN {quoted(ours[_fold(given_)])}" for given_, _ in spellings)
+    cases = " ".join(f"WHEN {quoted(given_)} THEN {quoted(ours[fold_word(given_)])}" for given_, _ in spellings)
     return f"CASE event_type {cases} ELSE event_type END", sum(count for _, count in spellings)
-
-
-def _fold(word: str) -> str:
-    return re.sub(r"[\s-]+", "_", word.strip(" \t\r\n").lower())
 
 
 def _times(

@@ -124,6 +124,13 @@ def test_unusable_items_are_named(tmp_path, columns, said):
         pytest.param({"timestamp": ["monday", "today"]}, "`timestamp` of", id="time is a text"),
         pytest.param({"timestamp": [1, None]}, "`timestamp` is missing in 1 row", id="no time"),
         pytest.param({"timestamp": [1.7e12, 1.7e12]}, "divide milliseconds by 1,000", id="milliseconds"),
+        pytest.param({"timestamp": [5, -1]}, "before the year 1970 in 1 row (first at 1)", id="before 1970"),
+        pytest.param(
+            {"timestamp": pa.array([datetime(1969, 7, 20, tzinfo=UTC)] * 2, pa.timestamp("ms", "UTC"))},
+            "before the year 1970 in 2 rows (first at 0, 1)",
+            id="before 1970 by timestamp",
+        ),
+        pytest.param({"event_type": [["buy"], ["view"]]}, "`event_type` of", id="event type is a list"),
         pytest.param({"pos": [0, 0]}, "`pos` of", id="a place twice"),
         pytest.param({"pos": [0.5, 1]}, "`pos` is not a whole number in 1 row", id="a place between places"),
     ],
@@ -197,3 +204,50 @@ def test_a_sample_keeps_whole_queries(folder):
     assert sample.queries == ["p", "r"]
     assert [sample.items.item_ids[row] for row in sample.rows] == ["a", "c", "e"]
     assert sample.grades.tolist() == [1, 1, 3]
+
+
+def read_with_types(folder, *event_types):
+    events = [("u", "abcde"[place % 5], place) for place in range(len(event_types))]
+    return read_recommend_folder(write_interactions(folder, events, event_type=pa.array(event_types)))
+
+
+def test_event_types_are_read_in_the_words_of_a_shop(folder):
+    read = read_with_types(folder, "Add to Cart", "BUY", "page-view", "transaction", " click ", "review", None, "")
+    assert read.event_types.tolist() == [
+        *("cart", "purchase", "view", "purchase", "click", "rating", "purchase", "purchase")
+    ]  # fmt: skip
+    assert read.notes == ()
+
+
+def test_words_that_nobody_knows_count_as_a_purchase_and_are_named(folder):
+    read = read_with_types(folder, "foo", "view", "foo", "bar")
+    assert read.event_types.tolist() == ["purchase", "view", "purchase", "purchase"]
+    assert read.notes == ("Event types that we have no word for count as purchase: foo (2 events), bar (1 event).",)
+    [note] = read_with_types(folder, 3, 1, 3).notes
+    assert note.endswith("as purchase: 3 (2 events), 1 (1 event).")
+    [note] = read_with_types(folder, *"abcdefg").notes
+    assert note.endswith("e (1 event), 2 other words (2 events).")
+
+
+def test_impressions_and_searches_are_no_interactions(folder):
+    table = {
+        "user_id": ["u", "v", "u", "u", "w"],
+        "item_id": ["a", None, "b", "c", "d"],
+        "timestamp": [1, 2, 3, 4, 5],
+        "event_type": ["view", "query", "Impressions", "purchase", "impression"],
+    }
+    read = read_recommend_folder(write_table(folder, "interactions", table))
+    assert read.user_ids == ["u"]
+    assert read.rows.tolist() == [0, 2]
+    assert read.event_types.tolist() == ["view", "purchase"]
+    assert read.notes == (
+        "Left out, for they are no interactions with an item: Impressions (1 event), impression (1 event), "
+        "query (1 event).",
+    )
+    assert smaller_recommend_folder(read).notes == read.notes
+    write_table(folder, "interactions", {**table, "item_id": ["a", None, "b", None, "d"]})
+    with pytest.raises(DataError, match=r"in 1 row \(first at 1\) of .* without its impressions and searches"):
+        read_recommend_folder(folder)
+    write_table(folder, "interactions", {**table, "event_type": ["search"] * 5})
+    with pytest.raises(DataError, match="without its impressions and searches has no rows"):
+        read_recommend_folder(folder)
