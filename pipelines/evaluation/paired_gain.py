@@ -18,6 +18,10 @@ class PairedGain:
         """The gain is more than its standard error."""
         return self.mean > self.standard_error
 
+    def error_metric(self, name: str) -> dict[str, float]:
+        """Return the standard error as the metric `<name>_gain_standard_error`, nothing where there is none."""
+        return {f"{name}_gain_standard_error": self.standard_error} if np.isfinite(self.standard_error) else {}
+
 
 def mean_of_parts(values: np.ndarray) -> float:
     """Return the mean over parts of their means over rows; parts without a row that counts are left out.

@@ -8,6 +8,7 @@ import numpy as np
 
 from pipelines.compression.onnx_export import export_ranker
 from pipelines.config import RankerConfig
+from pipelines.evaluation.paired_gain import PairedGain, mean_of_parts, paired_gain
 from pipelines.inference.bundle import ITEM_TO_ITEM, Bundle
 from pipelines.inference.preprocessing import Fusion, RankerSettings, RecommendFusion, UserFeatures
 from pipelines.inference.ranker_features import ranker_features
@@ -21,7 +22,7 @@ from pipelines.training.ranker_tuning import (
     fit_ranker,
     head_weights,
     held_out_users,
-    holdout_ndcg,
+    holdout_values,
     scorer_of,
 )
 
@@ -51,7 +52,7 @@ class LearnedRanking:
 
     fusion: Fusion
     ranker: RankerSettings | None
-    """None: too little was known, or the fusion was better on the users held out."""
+    """None: too little was known, or it was not clearly better than the fusion on the users held out."""
     file: Path | None
     """ONNX file of the ranker."""
     metrics: Mapping[str, float]
@@ -61,6 +62,9 @@ def learn_ranking(
     bundle: Bundle, rows: RankingRows, *, config: RankerConfig, seed: int, target: Path, progress: Progress
 ) -> LearnedRanking:
     """Fit the weights of the fusion, then the ranker; keep the ranker where it beats the fusion on held-out users.
+
+    It has to gain more than one standard error: the epoch was chosen on the same users, so among few of them the best
+    of several epochs looks better than it is.
 
     Args:
         bundle: As it was before the moments of the rows: no table in it may know what was taken then.
@@ -75,9 +79,9 @@ def learn_ranking(
     if useful < config.min_rows:
         return LearnedRanking(fusion, None, None, metrics)
     fit = fit_ranker(lists, config=config, seed=seed, progress=progress)
-    own, others = compare_with_fusion(bundle, lists, fit, fusion.recommend, config, seed)
-    metrics = {**metrics, "ranker_holdout_ndcg@10": own, "fusion_holdout_ndcg@10": others}
-    if own <= others:
+    gain, measured = compare_with_fusion(bundle, lists, fit, fusion.recommend, config, seed)
+    metrics = {**metrics, **measured}
+    if not gain.is_clear:
         return LearnedRanking(fusion, None, None, metrics)
     export_ranker(fit.ranker, target)
     return LearnedRanking(fusion, ranker_settings(bundle, fit, config), target, metrics)
@@ -111,11 +115,17 @@ def ranker_settings(bundle: Bundle, fit: RankerFit, config: RankerConfig) -> Ran
 
 def compare_with_fusion(
     bundle: Bundle, lists: RankerRows, fit: RankerFit, weights: RecommendFusion, config: RankerConfig, seed: int
-) -> tuple[float, float]:
-    """Return NDCG@10 on the held-out users of the ranker and of the fusion, over the same candidates."""
+) -> tuple[PairedGain, dict[str, float]]:
+    """Return what the ranker gains over the fusion in NDCG@10 on the held-out users, and both as metrics.
+
+    Both order the same candidates.
+    """
     chosen = held_out_users(lists, config, seed)
-    fused = _fusion_scorer(bundle, weights)
-    return holdout_ndcg(lists, chosen, scorer_of(fit.ranker, fit.heads, config)), holdout_ndcg(lists, chosen, fused)
+    own = holdout_values(lists, chosen, scorer_of(fit.ranker, fit.heads, config))
+    fused = holdout_values(lists, chosen, _fusion_scorer(bundle, weights))
+    gain = paired_gain(own, fused, lists.users[chosen])
+    metrics = {"ranker_holdout_ndcg@10": mean_of_parts(own), "fusion_holdout_ndcg@10": mean_of_parts(fused)}
+    return gain, {**metrics, **gain.error_metric("ranker_holdout")}
 
 
 def _fusion_scorer(bundle: Bundle, weights: RecommendFusion) -> ScoreList:

@@ -10,6 +10,7 @@ from torch import Tensor
 from pipelines.config import SearchRankerConfig
 from pipelines.errors import DataError
 from pipelines.evaluation.graded import graded_ndcg
+from pipelines.evaluation.paired_gain import PairedGain, mean_of_parts, paired_gain
 from pipelines.inference.ranker_features import SEARCH_FEATURES
 from pipelines.model.ranker import Ranker
 from pipelines.progress import Progress
@@ -138,17 +139,31 @@ def choose_lexical_weight(lists: SearchLists) -> tuple[float, float]:
 
     Of equally good weights, the smallest.
     """
-    cosines, words = lists.column("cosine"), lists.column("lexical_of_best")
-    measured = [
-        lists_ndcg(lists, [cosine + weight * word for cosine, word in zip(cosines, words, strict=True)])
-        for weight in LEXICAL_WEIGHTS
-    ]
+    measured = [lists_ndcg(lists, _fused(lists, weight)) for weight in LEXICAL_WEIGHTS]
     best = int(np.argmax(measured))
     return LEXICAL_WEIGHTS[best], measured[best]
 
 
+def gain_over_fusion(ranker: Ranker, lists: SearchLists, lexical_weight: float) -> PairedGain:
+    """Return what the ranker gains in NDCG@10 over the fusion with this weight of the lexical score."""
+    own, fused = (ndcg_values(lists, scores) for scores in (_scores(ranker, lists), _fused(lists, lexical_weight)))
+    return paired_gain(own[None], fused[None], np.arange(len(lists)))
+
+
+def _fused(lists: SearchLists, lexical_weight: float) -> list[np.ndarray]:
+    cosines, words = lists.column("cosine"), lists.column("lexical_of_best")
+    return [cosine + lexical_weight * word for cosine, word in zip(cosines, words, strict=True)]
+
+
 def lists_ndcg(lists: SearchLists, scores: Sequence[np.ndarray]) -> float:
-    """Return the mean NDCG@10 over the queries with any gain; judged items that are no candidates rank nowhere.
+    """Return the mean of `ndcg_values` over the queries with any gain."""
+    return mean_of_parts(ndcg_values(lists, scores)[None])
+
+
+def ndcg_values(lists: SearchLists, scores: Sequence[np.ndarray]) -> np.ndarray:
+    """Return NDCG@10 of each query, float64 `(n,)`, NaN for one without any gain.
+
+    Judged items that are no candidates rank nowhere.
 
     Args:
         scores: float32 `(c,)` for the candidates of each query.
@@ -159,7 +174,7 @@ def lists_ndcg(lists: SearchLists, scores: Sequence[np.ndarray]) -> float:
         for rank, row in enumerate(found.rows[np.argsort(-scored, kind="stable")[:_K]].tolist(), start=1):
             ranks[items == row] = rank
         values.append(graded_ndcg(ranks, gains))
-    return float(np.nanmean(values)) if np.isfinite(values).any() else 0.0
+    return np.array(values, np.float64)
 
 
 def _loss(ranker: Ranker, lists: SearchLists, places: Sequence[int] | np.ndarray) -> Tensor:

@@ -17,6 +17,7 @@ from pipelines.training.search_ranker_tuning import (
     SearchLists,
     choose_lexical_weight,
     fit_search_ranker,
+    gain_over_fusion,
 )
 
 _VALIDATION_SHARE = 0.25
@@ -29,7 +30,7 @@ class LearnedSearch:
 
     fusion: SearchFusion
     ranker: RankerSettings | None
-    """None: too few judged queries, or the fusion was better on those set aside."""
+    """None: too few judged queries, or it was not clearly better than the fusion on those set aside."""
     file: Path | None
     """ONNX file of the ranker."""
     metrics: Mapping[str, float]
@@ -40,7 +41,8 @@ def learn_search_ranking(
 ) -> LearnedSearch:
     """Choose the weights of the fusion, then fit the ranker; a quarter of the queries decides about both.
 
-    With fewer than `config.min_queries` queries to learn from, the bundle's fusion stays and there is no ranker.
+    The ranker has to gain more than one standard error over the fusion. With fewer than `config.min_queries` queries to
+    learn from, the bundle's fusion stays and there is no ranker.
 
     Args:
         judged: Queries that the encoder was not tuned on; it would seem better on those than it is.
@@ -58,13 +60,14 @@ def learn_search_ranking(
     weight, fused = choose_lexical_weight(validation)
     fusion = SearchFusion(dense=1 / (1 + weight), lexical=weight / (1 + weight))
     fit = fit_search_ranker(train, validation, config=config, seed=seed, progress=progress)
-    ranked = fit.validation_ndcg[fit.best_epoch]
+    gain = gain_over_fusion(fit.ranker, validation, weight)
     metrics = {
         "search_ranker_queries": float(useful),
-        "search_ranker_validation_ndcg@10": ranked,
+        "search_ranker_validation_ndcg@10": fit.validation_ndcg[fit.best_epoch],
         "search_fusion_validation_ndcg@10": fused,
+        **gain.error_metric("search_ranker_validation"),
     }
-    if ranked <= fused:
+    if not gain.is_clear:
         return LearnedSearch(fusion, None, None, metrics)
     export_ranker(fit.ranker, target)
     return LearnedSearch(fusion, search_ranker_settings(config.candidates), target, metrics)

@@ -12,7 +12,9 @@ from pipelines.training.search_ranker_tuning import (
     SearchLists,
     choose_lexical_weight,
     fit_search_ranker,
+    gain_over_fusion,
     lists_ndcg,
+    ndcg_values,
 )
 
 CONFIG = SearchRankerConfig(min_queries=20, epochs=15, width=8, batch=8, learning_rate=1e-2)
@@ -60,6 +62,23 @@ def test_the_ranker_learns_what_is_relevant():
     assert fit.validation_ndcg[fit.best_epoch] > 0.9
     assert fit.validation_ndcg[fit.best_epoch] == max(fit.validation_ndcg.values())
     assert fit.losses[15] < fit.losses[1]
+
+
+def test_what_the_ranker_gains_over_the_fusion_has_an_error():
+    judge = lists(40, 2)
+    ranker = fit_search_ranker(lists(80, 1), judge, config=CONFIG, seed=0, progress=SilentProgress()).ranker
+    meaning, best = gain_over_fusion(ranker, judge, 0.0), gain_over_fusion(ranker, judge, 1e6)
+    assert meaning.is_clear
+    assert meaning.mean > 0.3
+    assert meaning.standard_error < 0.1
+    assert not best.is_clear  # words alone are right for every query
+
+
+def test_a_query_without_any_gain_does_not_count():
+    one = SearchLists([candidates([2], 0, 0)] * 2, [np.array([2])] * 2, [np.array([0.0]), np.array([1.0])])
+    scores = [np.array([1.0])] * 2
+    assert ndcg_values(one, scores) == pytest.approx([np.nan, 1.0], nan_ok=True)
+    assert lists_ndcg(one, scores) == 1.0
 
 
 def test_the_same_seed_gives_the_same_ranker():

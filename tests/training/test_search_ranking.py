@@ -18,17 +18,25 @@ def bundle(tmp_path):
     return load_bundle(tmp_path / "b1")
 
 
-def judged(n: int, ahead: int) -> JudgedQueries:
-    """Return queries that name an item's title, and of which the item so many rows ahead is the answer."""
+METRICS = (
+    "search_ranker_validation_ndcg@10",
+    "search_fusion_validation_ndcg@10",
+    "search_ranker_validation_gain_standard_error",
+)
+
+
+def judged(n: int, ahead: int | None) -> JudgedQueries:
+    """Return queries that name an item's title, and of which the item so many rows ahead, or any, is the answer."""
+    answers = np.random.default_rng(8).integers(0, 6, n) if ahead is None else (np.arange(n) + ahead) % 6
     titles = ITEMS["title"].to_pylist()
     return JudgedQueries(
         [f"{titles[number % 6]} {number}" for number in range(n)],
-        [np.array([(number + ahead) % 6]) for number in range(n)],
+        [np.array([answer]) for answer in answers],
         [np.array([1.0])] * n,
     )
 
 
-def learn(bundle, tmp_path, n: int, ahead: int = 0):
+def learn(bundle, tmp_path, n: int, ahead: int | None = 0):
     config = SearchRankerConfig(min_queries=20, epochs=2)
     return learn_search_ranking(
         bundle,
@@ -46,6 +54,13 @@ def test_with_too_few_judged_queries_everything_stays(bundle, tmp_path, n):
     assert learned.fusion == SearchFusion()
     assert (learned.ranker, learned.file) == (None, None)
     assert learned.metrics == {"search_ranker_queries": 0.0}
+
+
+def test_a_ranker_that_is_better_by_chance_alone_is_not_kept(bundle, tmp_path):
+    learned = learn(bundle, tmp_path, 120, ahead=None)
+    own, fused, error = (learned.metrics[name] for name in METRICS)
+    assert 0 < own - fused < error
+    assert (learned.ranker, learned.file) == (None, None)
 
 
 @pytest.mark.slow
