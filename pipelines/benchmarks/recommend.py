@@ -19,7 +19,7 @@ from pipelines.benchmarks.protocols import RecommendTask, TaskRows, recommend_ta
 from pipelines.benchmarks.recommend_baselines import RecommendBaselines, Scorer, blocks
 from pipelines.benchmarks.record_book import OVER_SEEDS, RecordBook, section
 from pipelines.benchmarks.records import BenchmarkRecord
-from pipelines.benchmarks.runs import QUICK_NOTE, BenchOptions, SeedRuns, publish, run_cases
+from pipelines.benchmarks.runs import QUICK_NOTE, WITHOUT, BenchOptions, SeedRuns, publish, run_cases
 from pipelines.benchmarks.shop_folder import COMPLETE_JOURNEY, completejourney_folder
 from pipelines.benchmarks.time_left import TimeLeft
 from pipelines.benchmarks.untouched import untouched_encoder
@@ -28,9 +28,17 @@ from pipelines.evaluation.bootstrap import UserBootstrap
 from pipelines.evaluation.ranked import RankedRows, joined_rows, rank_rows
 from pipelines.evaluation.ranks import TIE_RULE, put_broken_last
 from pipelines.evaluation.row_values import LIST_VALUES, NEXT_BASKET, SLICE_NOTES, SLICED, SLICES, RowValues
+from pipelines.inference.bundle import DENSE, ITEM_TO_ITEM
 from pipelines.progress import Progress
+from pipelines.ranking.candidates import TRENDING
+from pipelines.training.generators import LEXICAL, SHARED_USERS, SUCCESSORS, TEXT
 
 BENCH = "recommend"
+MODEL_CASES = ("headrace", "headrace_dense")
+ABLATIONS = tuple(
+    WITHOUT + part for part in (ITEM_TO_ITEM, LEXICAL, SHARED_USERS, SUCCESSORS, TEXT, DENSE, TRENDING, "ranker")
+)
+"""The model without each part, where `--ablation` asks for it."""
 HEADLINE = ("recall@10", "ndcg@10", "recall@100", "mrr")
 
 
@@ -60,7 +68,16 @@ def bench_recommend(data: str, options: BenchOptions, progress: Progress) -> lis
     baselines = RecommendBaselines(task, item_vectors, store, timed)
     fit = _model(task, store, folder, options, timed)
     measure = _measurer(task.test, task.n_items, timed)
-    runs = run_cases(baselines.names, lambda name: measure(baselines.scorer(name)), fit, measure, store, options, timed)
+    runs = run_cases(
+        baselines.names,
+        (*MODEL_CASES, *(ABLATIONS if options.ablation else ())),
+        lambda name: measure(baselines.scorer(name)),
+        fit,
+        measure,
+        store,
+        options,
+        timed,
+    )
     records = _records(task, runs, item_vectors(), options)
     notes = _notes(task, runs, baselines, store, options)
     publish(records, _tables(records, task.repeats), notes, options, figure_metrics=HEADLINE[:2])

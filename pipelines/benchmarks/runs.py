@@ -15,8 +15,8 @@ from pipelines.benchmarks.time_left import TimeLeft, in_words
 from pipelines.errors import ConfigError
 from pipelines.schemas import Metric
 
-MODEL_PREFIXES = ("headrace", "without ")
-"""What names of the model's cases begin with."""
+WITHOUT = "without "
+"""What names of the model without a part begin with."""
 QUICK_NOTE = (
     "QUICK: a sample of the data and a short training. This only shows that it runs: the numbers are no result."
 )
@@ -66,6 +66,7 @@ class SeedRuns:
 
 def run_cases(
     baselines: Sequence[str],
+    model_cases: Sequence[str],
     measure_baseline: Callable[[str], Arrays],
     fit: Callable[[int], Mapping[str, ScorerT]],
     measure: Callable[[ScorerT], Arrays],
@@ -76,14 +77,16 @@ def run_cases(
     """Measure what is wanted and not stored yet.
 
     Args:
+        model_cases: Names of the model's cases that `fit` may return under these options.
         fit: Trains the model with one seed and returns its cases.
 
     Raises:
         ConfigError: `--cases` names a case that there is not.
     """
+    stored = store.model_cases(0) or []
+    _refuse_unknown(options.cases, [*baselines, *dict.fromkeys([*model_cases, *([] if options.fresh else stored)])])
     wanted = [name for name in baselines if not options.cases or name in options.cases]
-    with_model = not options.cases or any(name.startswith(MODEL_PREFIXES) for name in options.cases)
-    _refuse_unknown(options.cases, baselines)
+    with_model = not options.cases or len(wanted) < len(set(options.cases))
     if options.fresh:
         store.forget(wanted)
         if with_model:
@@ -98,7 +101,7 @@ def run_cases(
             spent.append(time.perf_counter() - began)
         results[name] = [store.load(name)]
     if with_model:
-        for name, found in _model_results(fit, measure, store, options, progress).items():
+        for name, found in _model_results(model_cases, fit, measure, store, options, progress).items():
             results[name] = found
     progress.begin("")
     return SeedRuns(tuple(wanted), results)
@@ -138,6 +141,7 @@ def draw(records: Sequence[BenchmarkRecord], metrics: Sequence[str], path: Path)
 
 
 def _model_results(
+    model_cases: Sequence[str],
     fit: Callable[[int], Mapping[str, ScorerT]],
     measure: Callable[[ScorerT], Arrays],
     store: CaseStore,
@@ -157,9 +161,9 @@ def _model_results(
         for name in sorted(names, key=_own_place):
             if not options.cases or name in options.cases:
                 results.setdefault(name, []).append(store.load(name, seed))
-    if missing := [name for name in options.cases if name.startswith(MODEL_PREFIXES) and name not in results]:
+    if missing := [name for name in options.cases if name in model_cases and name not in results]:
         raise ConfigError(
-            f"--cases {', '.join(missing)}: the model has no such case (it has: {', '.join(names or [])})."
+            f"--cases {', '.join(missing)}: the model came out without (it has: {', '.join(names or [])})."
         )
     return results
 
@@ -182,7 +186,7 @@ def _measure_seed(
 
 def is_ablation(case: str) -> bool:
     """Whether a case is the model without a part."""
-    return case.startswith(MODEL_PREFIXES[1])
+    return case.startswith(WITHOUT)
 
 
 def _left(spent: Sequence[float], parts: int) -> str:
@@ -195,10 +199,6 @@ def _own_place(case: str) -> int:
     return {"headrace": 0, "headrace_dense": 1}.get(case, 2)
 
 
-def _refuse_unknown(cases: Sequence[str], baselines: Sequence[str]) -> None:
-    unknown = [name for name in cases if name not in baselines and not name.startswith(MODEL_PREFIXES)]
-    if unknown:
-        raise ConfigError(
-            f"--cases {', '.join(unknown)}: there is no such case. Known: {', '.join(baselines)}, headrace, "
-            "headrace_dense, without <part>."
-        )
+def _refuse_unknown(cases: Sequence[str], known: Sequence[str]) -> None:
+    if unknown := [name for name in cases if name not in known]:
+        raise ConfigError(f"--cases {', '.join(unknown)}: there is no such case. Known: {', '.join(known)}.")

@@ -16,7 +16,7 @@ from pipelines.benchmarks.folder import read_search_folder, smaller_search_folde
 from pipelines.benchmarks.protocols import GradedQueries, SearchTask, search_split
 from pipelines.benchmarks.record_book import OVER_SEEDS, RecordBook, section
 from pipelines.benchmarks.records import BenchmarkRecord
-from pipelines.benchmarks.runs import QUICK_NOTE, BenchOptions, SeedRuns, publish, run_cases
+from pipelines.benchmarks.runs import QUICK_NOTE, WITHOUT, BenchOptions, SeedRuns, publish, run_cases
 from pipelines.benchmarks.search_baselines import NAMES, QueryScorer, SearchBaselines, query_blocks
 from pipelines.benchmarks.time_left import TimeLeft
 from pipelines.benchmarks.untouched import untouched_encoder
@@ -25,8 +25,10 @@ from pipelines.evaluation.bootstrap import UserBootstrap
 from pipelines.evaluation.graded import graded_ndcg, share_found
 from pipelines.evaluation.ranks import TIE_RULE, put_broken_last, target_ranks
 from pipelines.progress import Progress
+from pipelines.ranking.search_candidates import GENERATORS
 
 BENCH = "search"
+MODEL_CASES = ("headrace", "headrace_dense", "headrace_lexical", *(WITHOUT + part for part in ("ranker", *GENERATORS)))
 HEADLINE = ("ndcg@10", "recall@100", "recall@10", "mrr")
 _SLICED = ("ndcg@10", "recall@100")
 _SLICES = ("short queries", "long queries")
@@ -55,7 +57,9 @@ def bench_search(
     baselines = SearchBaselines(task, untouched_encoder(options.cache, timed, options.encoder), store, timed)
     measure = _measurer(task.test, task.n_items, timed)
     fit = _model(task, store, options, timed)
-    runs = run_cases(NAMES, lambda name: measure(baselines.scorer(name)), fit, measure, store, options, timed)
+    runs = run_cases(
+        NAMES, MODEL_CASES, lambda name: measure(baselines.scorer(name)), fit, measure, store, options, timed
+    )
     records = _records(task, runs, options)
     publish(
         records,

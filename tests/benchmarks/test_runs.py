@@ -33,8 +33,9 @@ class Bench:
         chosen = BenchOptions(work=self.folder, cache=self.folder, **{"seeds": 2, **options})
         store = CaseStore(self.folder / "split")
         return run_cases(
-            ["popularity", "tfidf"], self.measure, self.fit, self.measure, store, chosen, TimeLeft(SilentProgress())
-        ).results
+            ["popularity", "tfidf"], ["headrace", "without words"], self.measure, self.fit, self.measure, store, chosen,
+            TimeLeft(SilentProgress()),
+        ).results  # fmt: skip
 
 
 @pytest.fixture
@@ -96,7 +97,24 @@ def test_fresh_forgets_what_is_asked_for(bench):
     assert bench.done == EVERYTHING
 
 
-@pytest.mark.parametrize("name", ["tf-idf", "headrace_dance"])
-def test_a_misspelt_case_is_named(bench, name):
-    with pytest.raises(ConfigError, match=rf"--cases {name}: (there is no such case. Known: popularity|the model has)"):
-        bench.run(cases=(name,))
+@pytest.mark.parametrize("name", ["tf-idf", "headrace_foo", "without luck", "headrace: gain over tfidf"])
+def test_a_misspelt_case_is_named_before_anything_is_measured(bench, name):
+    with pytest.raises(
+        ConfigError, match=f"--cases {name}: there is no such case. Known: popularity, tfidf, headrace, "
+    ):
+        bench.run(cases=("tfidf", name))
+    assert bench.done == []
+
+
+def test_a_case_of_the_model_that_is_stored_may_be_asked_for(bench):
+    bench.fit = lambda seed: {"headrace": "headrace", "without an old part": "old"}
+    bench.run(seeds=1)
+    assert list(bench.run(seeds=1, cases=("without an old part",))) == ["without an old part"]
+    with pytest.raises(ConfigError, match="there is no such case"):
+        bench.run(seeds=1, cases=("without an old part",), fresh=True)
+
+
+def test_a_part_that_the_model_came_out_without_is_named(bench):
+    bench.fit = lambda seed: {"headrace": "headrace"}
+    with pytest.raises(ConfigError, match=r"--cases without words: the model came out without \(it has: headrace\)"):
+        bench.run(cases=("without words",))
