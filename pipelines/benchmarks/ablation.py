@@ -8,20 +8,22 @@ import numpy as np
 
 from pipelines.config import HeadraceConfig
 from pipelines.inference.bundle import DENSE, Bundle, load_bundle
+from pipelines.inference.preprocessing import Frozen, Fusion, RankerSettings
 from pipelines.inference.ranker import Ranker
 from pipelines.inference.sessions import open_session
 from pipelines.progress import Progress
 from pipelines.ranking.candidates import TRENDING
 from pipelines.retrieval.neighbors import NeighborTable
 from pipelines.retrieval.trends import no_trends
+from pipelines.stores.files import replacing_file
 from pipelines.training.learned_ranking import RankingRows, learn_ranking
 
 RANKER = "ranker"
 
 
 def parts_of(bundle: Bundle) -> tuple[str, ...]:
-    """Return the parts that can be taken away: each neighbor table, the user tower, the trends, the ranker."""
-    return (*bundle.generators, TRENDING, RANKER)
+    """Return the parts that can be taken away: each neighbor table, the user tower, the trends, the ranker if any."""
+    return (*bundle.generators, TRENDING, *([] if bundle.ranker is None else [RANKER]))
 
 
 def without(bundle: Bundle, part: str) -> Bundle:
@@ -45,7 +47,7 @@ class Ablation:
         then: The bundle with what was known before `rows`.
         now: The bundle that is served.
         rows: What the ranking is learned from; read when it is needed.
-        folder: Where the ranker is kept.
+        folder: Where what is learned is kept.
     """
 
     def __init__(
@@ -64,29 +66,47 @@ class Ablation:
         self._now = now
         self._rows = rows
         self._config = config
-        self._file = folder / f"ranker-without-{part}.onnx"
+        self._ranker_file = folder / f"ranker-without-{part}.onnx"
+        self._ranking_file = folder / f"ranking-without-{part}.json"
         self._progress = progress
-        self._learned: Bundle | None = None
+        self._bundle: Bundle | None = None
 
     def bundle(self) -> Bundle:
         """Return the bundle without the part."""
-        if self._learned is None:
-            self._learned = without(self._now, self._part)
+        if self._bundle is None:
+            self._bundle = without(self._now, self._part)
             if self._part != RANKER:
-                self._learned.ranker = self._ranker()
-        return self._learned
+                self._score_by(self._ranking(), self._bundle)
+        return self._bundle
 
-    def _ranker(self) -> Ranker | None:
-        settings = self._now.preprocessing.ranker
-        if settings is None:
-            return None
-        if not self._file.is_file():
-            learn_ranking(
-                without(load_bundle(self._then, verify=False), self._part),
-                self._rows(),
-                config=self._config.ranker,
-                seed=self._config.training.seed,
-                target=self._file,
-                progress=self._progress,
-            )
-        return Ranker(open_session(self._file, "cpu"), settings.heads, settings.head_weights)
+    def _score_by(self, ranking: "_Ranking", bundle: Bundle) -> None:
+        settings = ranking.ranker
+        changes = {"fusion": ranking.fusion, "ranker": settings}
+        bundle.preprocessing = bundle.preprocessing.model_copy(update=changes)
+        bundle.ranker = None
+        if settings is not None:
+            bundle.ranker = Ranker(open_session(self._ranker_file, "cpu"), settings.heads, settings.head_weights)
+
+    def _ranking(self) -> "_Ranking":
+        if self._ranking_file.is_file():
+            return _Ranking.model_validate_json(self._ranking_file.read_text(encoding="utf-8"))
+        learned = learn_ranking(
+            without(load_bundle(self._then, verify=False), self._part),
+            self._rows(),
+            config=self._config.ranker,
+            seed=self._config.training.seed,
+            target=self._ranker_file,
+            progress=self._progress,
+        )
+        ranking = _Ranking(fusion=learned.fusion, ranker=learned.ranker)
+        with replacing_file(self._ranking_file) as temporary:
+            temporary.write_text(ranking.model_dump_json(), encoding="utf-8")
+        return ranking
+
+
+class _Ranking(Frozen):
+    """What was learned without a part, for a later run."""
+
+    fusion: Fusion
+    ranker: RankerSettings | None
+    """None: the weights of the fusion decide. Else its ONNX file was written before this."""

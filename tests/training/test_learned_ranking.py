@@ -6,13 +6,13 @@ import pytest
 from pipelines.config import RankerConfig
 from pipelines.inference.bundle import load_bundle
 from pipelines.progress import SilentProgress
-from pipelines.training.learned_ranking import LearnedRanking, RankingRows, learn_ranking
-from tests.toys.toy_bundle import bought, write_toy_bundle
+from pipelines.training.learned_ranking import LearnedRanking, learn_ranking
+from tests.toys.chance_rows import N_ROWS, chance_rows
+from tests.toys.toy_bundle import write_toy_bundle
 
 CONFIG = RankerConfig(min_rows=20, epochs=4, width=8, batch=8, learning_rate=2e-2)
 OWN, FUSED = "ranker_holdout_ndcg@10", "fusion_holdout_ndcg@10"
 ERROR = "ranker_holdout_gain_standard_error"
-N_ROWS = 60
 
 
 @pytest.fixture
@@ -21,17 +21,7 @@ def learn(tmp_path):
     bundle = load_bundle(tmp_path / "toy")
 
     def learned(seed: int, *, users: np.ndarray | None = None) -> LearnedRanking:
-        """Learn from users who had `a` and then took `b`, `c` or `d` by chance; `c` is no candidate."""
-        taken = np.random.default_rng(seed).choice([1, 2, 3], p=[0.35, 0.3, 0.35], size=N_ROWS)
-        targets = [np.array([row]) for row in taken]
-        rows = RankingRows(
-            features=[bought("a")] * N_ROWS,
-            now_s=np.arange(N_ROWS) * 60.0 + 86_400,
-            users=np.arange(N_ROWS) if users is None else users,
-            targets=targets,
-            new_targets=targets,
-            seen=[np.array([0])] * N_ROWS,
-        )
+        rows = chance_rows(seed, users=users)
         target = tmp_path / "ranker.onnx"
         return learn_ranking(bundle, rows, config=CONFIG, seed=0, target=target, progress=SilentProgress())
 
