@@ -14,10 +14,6 @@ from pipelines.inference.new_items import log_price_scale, scaled_log_prices
 from pipelines.training.item_images import ImageVectors
 
 UNKNOWN = ""
-UNKNOWN_ITEM = "unknown item"
-"""What is read of an item of which nothing is known."""
-_MAX_WITHOUT_TEXT = 0.5
-"""Share of the items without any text above which there is nothing to read: a column was mapped wrongly."""
 
 
 @dataclass(frozen=True)
@@ -53,35 +49,8 @@ class Catalog:
 
 
 def item_text(title: str, description: str | None) -> str:
-    """Return what the encoder reads of an item."""
+    """Return what the encoder reads of an item; in the tables each has a title, validation sets others aside."""
     return ". ".join(part for part in (title, description) if part)
-
-
-def item_texts(
-    titles: Sequence[str | None],
-    descriptions: Sequence[str | None],
-    categories: Sequence[str | None],
-    brands: Sequence[str | None],
-) -> list[str]:
-    """Return what the encoder reads of each item: brand and category of one that has neither title nor description.
-
-    Raises:
-        DataError: more than half of the items have neither.
-    """
-    blank = [
-        not (title or "").strip() and not (text or "").strip() for title, text in zip(titles, descriptions, strict=True)
-    ]
-    if sum(blank) > _MAX_WITHOUT_TEXT * len(blank):
-        raise DataError(
-            f"{sum(blank):,} of {len(blank):,} items have neither a title nor a description, and half of them at most "
-            "may lack both: the model reads items by their text. See with `headrace source check` which columns are "
-            "mapped to `title` and `description`."
-        )
-    stand_ins = (" ".join(filter(None, pair)) or UNKNOWN_ITEM for pair in zip(brands, categories, strict=True))
-    return [
-        stand_in if is_blank else item_text(title or "", text)
-        for is_blank, stand_in, title, text in zip(blank, stand_ins, titles, descriptions, strict=True)
-    ]
 
 
 def load_catalog(
@@ -94,7 +63,7 @@ def load_catalog(
         popularity_half_life_days: Age at which a purchase counts half.
 
     Raises:
-        DataError: there are no items, or most have no text.
+        DataError: there are no items.
     """
     table = connection.sql(
         f"""
