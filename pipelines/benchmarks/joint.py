@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.benchmarks.case_store import CaseStore
+from pipelines.benchmarks.fingerprint import recommend_fingerprint, search_fingerprint
 from pipelines.benchmarks.joint_tasks import JointTasks, joint_tasks
 from pipelines.benchmarks.record_book import OVER_SEEDS, RecordBook, RowValues, section
 from pipelines.benchmarks.records import BenchmarkRecord, records_table
@@ -82,7 +83,8 @@ def bench_joint(
     tasks = joint_tasks(data, drawn=_DRAWS_PER_PAIR * config.training.query_pairs, quick=options.quick)
     questions = text_sha256(tasks.recommend.sha1 + tasks.search.sha1)
     name = f"{tasks.recommend.data}-{config.training.tower_steps}-steps"
-    store = CaseStore(options.folder(BENCH, name, questions))
+    known = text_sha256(recommend_fingerprint(tasks.recommend), search_fingerprint(tasks.search))
+    store = CaseStore(options.folder(BENCH, name, questions, known, config))
     laboratory = _laboratory(tasks, config, options, timed)
     cases = _chosen(joint_cases(tasks, config.training.behavior_dim, laboratory.item_texts.shape[1]), options.cases)
     parts = {part.name: part for case in cases.values() for part in case.parts}

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.benchmarks.case_store import CaseStore
+from pipelines.benchmarks.fingerprint import recommend_fingerprint
 from pipelines.benchmarks.folder import read_recommend_folder, smaller_recommend_folder
 from pipelines.benchmarks.protocols import RecommendTask, TaskRows, recommend_task
 from pipelines.benchmarks.recommend_baselines import RecommendBaselines, Scorer, blocks
@@ -56,7 +57,7 @@ def bench_recommend(data: str, options: BenchOptions, progress: Progress) -> lis
     folder = _folder(data, options.work)
     read = read_recommend_folder(folder)
     task = recommend_task(smaller_recommend_folder(read) if options.quick else read)
-    store = CaseStore(options.folder(BENCH, task.data, task.sha1))
+    store = CaseStore(options.folder(BENCH, task.data, task.sha1, recommend_fingerprint(task)))
     encode = untouched_encoder(options.cache, timed, options.encoder)
     vectors: list[np.ndarray] = []
 

@@ -1,5 +1,6 @@
 """The course of a quality bench: baselines once, the model once a seed, nothing measured twice, results published."""
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +13,15 @@ import numpy as np
 from pipelines.benchmarks.case_store import CaseStore
 from pipelines.benchmarks.records import BenchmarkRecord, write_records
 from pipelines.benchmarks.time_left import TimeLeft, in_words
+from pipelines.config import HeadraceConfig, TrainingConfig
 from pipelines.errors import ConfigError
 from pipelines.schemas import Metric
+from pipelines.stores.files import text_sha256
 
 WITHOUT = "without "
 """What names of the model without a part begin with."""
+_MODEL_SETTINGS = ("training_set", "training", "compression", "ranker", "search_ranker")
+"""Sections of the settings that a measured model depends on."""
 QUICK_NOTE = (
     "QUICK: a sample of the data and a short training. This only shows that it runs: the numbers are no result."
 )
@@ -49,10 +54,18 @@ class BenchOptions:
     image_encoder: str | None = None
     """What looks at the pictures of the items, as in `training.image_encoder`; None does without."""
 
-    def folder(self, bench: str, data: str, sha1: str) -> Path:
-        """Return the folder of one split under these settings."""
-        images = f"-{Path(self.image_encoder).stem}" if self.image_encoder else ""
-        return self.work / f"{bench}-{data}-{sha1[:12]}{images}{'-quick' if self.quick else ''}"
+    def folder(self, bench: str, data: str, sha1: str, fingerprint: str, config: HeadraceConfig | None = None) -> Path:
+        """Return the folder of one split of one state of the data, under these settings.
+
+        Args:
+            sha1: Of the questions.
+            fingerprint: Of everything that is known.
+            config: Settings of the model; None takes the defaults.
+        """
+        encoder = self.encoder or TrainingConfig().encoder
+        settings = (config or HeadraceConfig()).model_dump_json(include=set(_MODEL_SETTINGS))
+        known = text_sha256(fingerprint, json.dumps([encoder, self.image_encoder]), settings)
+        return self.work / f"{bench}-{data}-{sha1[:12]}-{known[:12]}{'-quick' if self.quick else ''}"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.benchmarks.case_store import CaseStore
+from pipelines.benchmarks.fingerprint import search_fingerprint
 from pipelines.benchmarks.folder import read_search_folder, smaller_search_folder
 from pipelines.benchmarks.protocols import GradedQueries, SearchTask, search_split
 from pipelines.benchmarks.record_book import OVER_SEEDS, RecordBook, section
@@ -53,7 +54,7 @@ def bench_search(
     read = read_search_folder(data)
     task = search_split(smaller_search_folder(read) if options.quick else read, lowest_grade)
     scale = "" if lowest_grade is None else f"-from-{lowest_grade:g}"
-    store = CaseStore(options.folder(BENCH, task.data + scale, task.sha1))
+    store = CaseStore(options.folder(BENCH, task.data + scale, task.sha1, search_fingerprint(task)))
     baselines = SearchBaselines(task, untouched_encoder(options.cache, timed, options.encoder), store, timed)
     measure = _measurer(task.test, task.n_items, timed)
     fit = _model(task, store, options, timed)

@@ -94,6 +94,14 @@ def test_baskets_with_repeats_have_a_table_of_their_own(bench, tmp_path, capsys)
     assert "The whole basket" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_other_titles_are_measured_again(bench, shop):
+    before = value(bench(shop, cases=("tfidf",)), "tfidf", "mrr")
+    assert value(bench(shop, cases=("tfidf",)), "tfidf", "mrr") == before
+    write_items(shop, title=["red tea", "red tea", "cup", "green tea", "red tea"])
+    assert value(bench(shop, cases=("tfidf",)), "tfidf", "mrr") != before
+
+
 def test_choices_are_made_without_the_test(shop, tmp_path):
     """The same folder with other last items chooses the same weights."""
     chosen = []
