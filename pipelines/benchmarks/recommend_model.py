@@ -79,7 +79,7 @@ def fit_recommender(
         _make_bundle(task, catalog, folder, config, work, progress)
     bundle = load_bundle(folder)
     scorers: dict[str, Scorer] = {HEADRACE: partial(_served, task, bundle), DENSE: partial(_dense, task, bundle)}
-    if ablation and bundle.ranker is not None:
+    if ablation:
         for part in parts_of(bundle):
             ablated = Ablation(
                 part,

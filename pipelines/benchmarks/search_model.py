@@ -33,7 +33,12 @@ from pipelines.training.encoder_tuning import tune_encoder
 from pipelines.training.encoder_validation import encoder_quality
 from pipelines.training.judged_queries import JudgedQueries
 from pipelines.training.search_pairs import pair_source, rival_source
-from pipelines.training.search_ranker_tuning import SearchLists, choose_lexical_weight, fit_search_ranker
+from pipelines.training.search_ranker_tuning import (
+    SearchLists,
+    choose_lexical_weight,
+    fit_search_ranker,
+    gain_over_fusion,
+)
 
 HEADRACE, DENSE, LEXICAL, LINEAR = "headrace", "headrace_dense", "headrace_lexical", "without ranker"
 _LEFT_OUT: Mapping[str, str | None] = {HEADRACE: None, **{f"without {name}": name for name in GENERATORS}}
@@ -256,8 +261,8 @@ def _learn(
 ) -> None:
     """Write the weight of the fusion, a ranker with everything, and one without each generator.
 
-    A ranker that is no better than the fusion on the validation queries, or has too few queries to learn from, is not
-    written: the fusion is served then.
+    A ranker that is not clearly better (by one standard error) than the fusion on the validation queries, or has too
+    few queries to learn from, is not written: the fusion is served then.
     """
     with replacing_folder(target) as folder:
         weight, _ = choose_lexical_weight(validation)
@@ -269,7 +274,7 @@ def _learn(
             fit = fit_search_ranker(
                 lists, judge, config=config.search_ranker, seed=config.training.seed, progress=progress
             )
-            if fit.validation_ndcg[fit.best_epoch] > choose_lexical_weight(judge)[1]:
+            if gain_over_fusion(fit.ranker, judge, choose_lexical_weight(judge)[0]).is_clear:
                 export_ranker(fit.ranker, folder / f"{case}.onnx")
 
 
