@@ -8,6 +8,7 @@ import numpy as np
 
 from pipelines.benchmarks.records import BenchmarkRecord
 from pipelines.evaluation.bootstrap import UserBootstrap
+from pipelines.schemas import Metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,6 +51,10 @@ def freshness_records(results: Mapping[str, Sequence[WindowResult]], data: str, 
     """Return what was measured over all windows but the first, which is that of the common beginning."""
     records: list[BenchmarkRecord] = []
 
+    def add_mean(case: str, metric: str, found: Metric | None) -> None:
+        if found is not None:
+            add(case, metric, found.value, _interval(found.low, found.high))
+
     def add(case: str, metric: str, value: float, interval: tuple[float, float] | None = None, unit: str = "") -> None:
         low, high = interval or (None, None)
         record = BenchmarkRecord(
@@ -63,8 +68,7 @@ def freshness_records(results: Mapping[str, Sequence[WindowResult]], data: str, 
         users = np.concatenate([one.users for one in later])
         bootstrap = UserBootstrap(users, samples=_SAMPLES, seed=_SEED)
         for metric in ("ndcg", "recall"):
-            found = bootstrap.mean(np.concatenate([getattr(one, metric) for one in later]))
-            add(case, f"{metric}@10", found.value, _interval(found.low, found.high))
+            add_mean(case, f"{metric}@10", bootstrap.mean(np.concatenate([getattr(one, metric) for one in later])))
         own, other = (np.concatenate([one.ndcg for one in part]) for part in (later, reference))
         add(case, "ndcg@10 / from zero", *ratio_of_means(users, own, other))
         seconds, whole = (sum(one.seconds for one in part) for part in (later, reference))
@@ -82,7 +86,7 @@ def freshness_records(results: Mapping[str, Sequence[WindowResult]], data: str, 
     for name, metric in (("all", "recall@100"), ("arrived", "recall@10 among them")):
         for way in ("text", "popularity"):
             found = arrived.mean(np.concatenate([getattr(one, f"{way}_among_{name}") for one in fresh]))
-            add(f"items that arrived, by {way}", metric, found.value, _interval(found.low, found.high))
+            add_mean(f"items that arrived, by {way}", metric, found)
     return records
 
 

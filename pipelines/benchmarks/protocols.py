@@ -330,7 +330,8 @@ def search_split(folder: SearchFolder, lowest_grade: float | None = None) -> Sea
         lowest_grade: The grade that says "not relevant"; None takes the lowest of the folder.
 
     Raises:
-        DataError: a part has no query, or the grades span too much for 2 to the power of a gain.
+        DataError: a part has no query, no test query has a gain, or the grades span too much for 2 to the power of
+            a gain.
     """
     scale = grade_scale(folder, lowest_grade)
     starts = np.flatnonzero(np.diff(folder.query_numbers, prepend=-1))
@@ -352,6 +353,12 @@ def search_split(folder: SearchFolder, lowest_grade: float | None = None) -> Sea
         raise DataError(
             f"{folder.name} has {len(folder.queries):,} queries, and by the hash of their text none falls into "
             f"{' and '.join(empty)}: give more judged queries, 50 at least to learn anything."
+        )
+    if not any(judged.gains[place].any() for place in places["test"]):
+        raise DataError(
+            f"No test query of {folder.name} has an item with a grade above {scale.lowest:g}, the one that says not "
+            f"relevant ({len(places['test']):,} of {len(folder.queries):,} queries are for the test): there is nothing "
+            "to find. Give more judged queries, or a lower --lowest-grade."
         )
     parts = {name: judged.at(found.tolist()) for name, found in places.items()}
     return SearchTask(folder.name, folder.items, scale=scale, sha1=_judgements_sha1(folder), **parts)

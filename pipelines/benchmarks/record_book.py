@@ -54,10 +54,11 @@ class RecordBook:
         means = {name: np.mean([found[name] for found in per_seed], axis=0) for name in per_seed[0]}
         self._means[case], self._seeds[case] = means, len(per_seed)
         for name, values in means.items():
-            if np.isfinite(values).any():
-                self.add(case, name, self._bootstrap.mean(values), seeds=len(per_seed))
-        for name in over_seeds if len(per_seed) > 1 else ():
-            of_seeds = [_mean(found[name]) for found in per_seed]
+            if (found := self._bootstrap.mean(values)) is not None:
+                self.add(case, name, found, seeds=len(per_seed))
+        counted = [name for name in over_seeds if np.isfinite(means[name]).any()]
+        for name in counted if len(per_seed) > 1 else ():
+            of_seeds = [float(np.nanmean(one[name])) for one in per_seed]
             spread = Metric(value=float(np.mean(of_seeds)), low=min(of_seeds), high=max(of_seeds))
             self.add(case, name + OVER_SEEDS, spread, seeds=len(per_seed))
 
@@ -65,25 +66,25 @@ class RecordBook:
         """Add what lists are like: float64 one value a row `(n,)`, or one value for all of them `()`."""
         values = np.mean(per_seed, axis=0)
         found = self._bootstrap.mean(values) if values.ndim else Metric(value=float(values))
-        self.add(case, metric, found, seeds=len(per_seed), unit=unit)
+        if found is not None:
+            self.add(case, metric, found, seeds=len(per_seed), unit=unit)
 
     def add_gains(self, baselines: Sequence[str], metrics: Iterable[str], best_by: str) -> None:
-        """Add what the model gains, row by row, over the best baseline and over its own ablations."""
+        """Add what the model gains, row by row, over the best baseline and over its own ablations.
+
+        Args:
+            metrics: Those of one table.
+            best_by: The metric that says which baseline is the best in that table.
+        """
         if MODEL_CASE not in self._means:
             return
-        measured = [case for case in baselines if case in self._means]
-        best = [max(measured, key=lambda case: _mean(self._means[case][best_by]))] if measured else []
+        measured = [case for case in baselines if np.isfinite(self._means.get(case, {}).get(best_by, np.nan)).any()]
+        best = [max(measured, key=lambda case: float(np.nanmean(self._means[case][best_by])))] if measured else []
         own = self._means[MODEL_CASE]
         for other in (*best, *(case for case in self._means if case not in (*baselines, MODEL_CASE))):
             for name in metrics:
-                gain = self._bootstrap.mean(own[name] - self._means[other][name])
-                self.add(f"{MODEL_CASE}: {gain_over(other)}", name, gain, seeds=self._seeds[MODEL_CASE])
-
-
-def _mean(values: np.ndarray) -> float:
-    """Return the mean of the rows that count, 0 where none does."""
-    counted = values[np.isfinite(values)]
-    return float(counted.mean()) if len(counted) else 0.0
+                if (gain := self._bootstrap.mean(own[name] - self._means[other][name])) is not None:
+                    self.add(f"{MODEL_CASE}: {gain_over(other)}", name, gain, seeds=self._seeds[MODEL_CASE])
 
 
 def section(

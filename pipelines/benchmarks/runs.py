@@ -134,8 +134,8 @@ def publish(
         write_records(records, options.json_file)
         click.echo(f"Records: {options.json_file}")
     plot = options.plot_file or (options.json_file.with_suffix(".png") if options.json_file else None)
-    if plot:
-        draw(records, figure_metrics, plot)
+    if plot and (drawn := [name for name in figure_metrics if any(record.metric == name for record in records)]):
+        draw(records, drawn, plot)
         click.echo(f"Picture: {plot}")
 
 
@@ -214,4 +214,6 @@ def _own_place(case: str) -> int:
 
 def _refuse_unknown(cases: Sequence[str], known: Sequence[str]) -> None:
     if unknown := [name for name in cases if name not in known]:
-        raise ConfigError(f"--cases {', '.join(unknown)}: there is no such case. Known: {', '.join(known)}.")
+        ablation = " A part is only taken away with --ablation." if not any(map(is_ablation, known)) else ""
+        hint = ablation if any(map(is_ablation, unknown)) else ""
+        raise ConfigError(f"--cases {', '.join(unknown)}: there is no such case. Known: {', '.join(known)}.{hint}")

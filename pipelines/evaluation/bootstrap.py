@@ -29,8 +29,10 @@ class UserBootstrap:
         draws = np.random.default_rng(seed).multinomial(self._n_users, shares, size=samples)
         self._draws = draws.astype(np.float32)
 
-    def mean(self, values: np.ndarray) -> Metric:
+    def mean(self, values: np.ndarray) -> Metric | None:
         """Return the mean over rows with its 95 % interval, no interval where fewer than two users count.
+
+        None where no row counts: there is no number then, and 0 would look like one.
 
         Args:
             values: float64 `(n_rows,)`, NaN for a row that does not count. Give the difference of two cases for a
@@ -38,7 +40,7 @@ class UserBootstrap:
         """
         counted = ~np.isnan(values)
         if not counted.any():
-            return Metric(value=0.0)
+            return None
         codes = self._codes[counted]
         sums = np.bincount(codes, weights=values[counted], minlength=self._n_users)
         rows = np.bincount(codes, minlength=self._n_users)

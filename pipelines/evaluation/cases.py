@@ -101,14 +101,13 @@ def measure_cases(
 def summarize(
     results: Mapping[str, CaseResult], bootstrap: UserBootstrap, prefix: str = ""
 ) -> dict[str, dict[str, Metric]]:
-    """Return case -> metric -> mean over rows with its 95 % interval, and the share of finite scores."""
+    """Return case -> metric -> mean over rows with its 95 % interval, and the share of finite scores.
+
+    A metric that no row counts for is left out, as of a slice that nobody is in.
+    """
     return {
         case: {
-            **{prefix + name: bootstrap.mean(values) for name, values in result.values.items()},
-            **{
-                prefix + name: bootstrap.mean(values) if values.ndim else Metric(value=float(values))
-                for name, values in result.lists.items()
-            },
+            **_means({**result.values, **result.lists}, bootstrap, prefix),
             prefix + FINITE_SHARE: Metric(value=result.finite_share),
         }
         for case, result in results.items()
@@ -118,11 +117,21 @@ def summarize(
 def paired_gains(
     results: Mapping[str, CaseResult], challenger: str, bootstrap: UserBootstrap, prefix: str = ""
 ) -> dict[str, dict[str, Metric]]:
-    """Return the challenger's gain over every other case, row by row, with its 95 % interval; not for slices."""
+    """Return the challenger's gain over every other case, row by row, with its 95 % interval; not for slices.
+
+    A metric that no row counts for is left out.
+    """
     own = results[challenger].values
     names = [name for name in own if name.removeprefix(NEXT_BASKET) in METRICS]
     return {
-        gain_over(case): {prefix + name: bootstrap.mean(own[name] - result.values[name]) for name in names}
+        gain_over(case): _means({name: own[name] - result.values[name] for name in names}, bootstrap, prefix)
         for case, result in results.items()
         if case != challenger
     }
+
+
+def _means(values: Mapping[str, np.ndarray], bootstrap: UserBootstrap, prefix: str) -> dict[str, Metric]:
+    found = {
+        prefix + name: bootstrap.mean(rows) if rows.ndim else Metric(value=float(rows)) for name, rows in values.items()
+    }
+    return {name: metric for name, metric in found.items() if metric is not None}

@@ -286,7 +286,8 @@ def _publish(
     log.metrics(report.latency_ms, prefix="latency_ms.")
     log.dataset("test_rows", data.rows.fingerprint, len(data.rows), "training set", context="evaluation")
     registry.save_report(compressed.version, report)
-    headline = {name: report.metrics[CHALLENGER_CASE][name] for name in METRICS}
+    own = report.metrics[CHALLENGER_CASE]
+    headline = {name: own[name] for name in METRICS if name in own}
     tracker.parent(report.run).metrics({**headline, **report.latency_ms, "size_mib": compressed.size_mib})
 
 
@@ -296,10 +297,12 @@ def _figures(
     """Draw the pictures; bundles are timed as they serve (`served_ms`), other cases as they score every item."""
     latency = {**{case.name: _latency_ms(case, rows) for case in cases if case.name not in served_ms}, **served_ms}
     measured = {case.name: report.metrics[case.name] for case in cases}
-    points = [QualityPoint(name, found["recall@10"], latency[name]) for name, found in measured.items()]
+    own = report.metrics[CHALLENGER_CASE]
+    shown = [name for name in ("recall@10", "ndcg@10", NEXT_BASKET + "recall@10") if name in own]
+    points = [QualityPoint(name, found[shown[0]], latency[name]) for name, found in measured.items()]
     return {
-        "Quality of each case": metric_bars(measured, ["recall@10", "ndcg@10", NEXT_BASKET + "recall@10"]),
-        "Quality against latency": quality_against_latency(points, "recall@10"),
+        "Quality of each case": metric_bars(measured, shown),
+        "Quality against latency": quality_against_latency(points, shown[0]),
     }
 
 

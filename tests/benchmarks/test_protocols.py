@@ -150,6 +150,14 @@ def test_a_part_without_queries_is_refused(judged):
         search_split(judged([("tea", "a", 1.0), ("tea", "b", 2.0)]))
 
 
+def test_a_test_without_anything_to_find_is_refused(judged):
+    queries = [f"query {number}" for number in range(60)]
+    judgements = [(query, "a", 1.0 + (first_byte(query) != 0)) for query in queries]
+    with pytest.raises(DataError, match=r"No test query of .* has an item with a grade above 1, .* of 60 queries"):
+        search_split(judged(judgements))
+    assert len(search_split(judged(judgements), lowest_grade=0.0).test) > 0
+
+
 @pytest.mark.parametrize(
     ("grades", "gains", "relevant_from"),
     [

@@ -95,6 +95,20 @@ def test_baskets_with_repeats_have_a_table_of_their_own(bench, tmp_path, capsys)
 
 
 @pytest.mark.slow
+def test_where_nobody_takes_anything_new_the_whole_basket_is_left(bench, tmp_path, capsys):
+    write_items(tmp_path / "again")
+    events = [(user, "abcde"[time % 5], 100 * time) for time in range(20) for user in ("ann", "bob")]
+    folder = write_interactions(tmp_path / "again", events, with_pos=False)
+    records = bench(folder, cases=("popularity", "own_history"), json_file=tmp_path / "again.json")
+    assert (tmp_path / "again.png").exists()
+    assert {"next_basket.recall@10", "coverage"} <= {record.metric for record in records}
+    assert not {"recall@10", "ndcg@10", "short histories.ndcg@10"} & {record.metric for record in records}
+    said = capsys.readouterr().out
+    assert "The whole basket" in said
+    assert "Items new to the user" not in said
+
+
+@pytest.mark.slow
 def test_other_titles_are_measured_again(bench, shop):
     before = value(bench(shop, cases=("tfidf",)), "tfidf", "mrr")
     assert value(bench(shop, cases=("tfidf",)), "tfidf", "mrr") == before

@@ -58,6 +58,33 @@ def test_gains_are_over_the_best_baseline_and_over_each_ablation(book):
     assert found(book, "headrace: gain over strong").low >= 0  # nobody loses
 
 
+def both_tables(new, whole):
+    return values(*new) | {"next_basket.ndcg@10": np.asarray(whole, float)}
+
+
+def test_each_table_has_its_own_best_baseline(book):
+    book.add_rows("knn", [both_tables((1, 1, 0, 0), (0, 0, 0, 0))], over_seeds=[])
+    book.add_rows("own_history", [both_tables((0, 0, 0, 0), (1, 1, 1, 0))], over_seeds=[])
+    book.add_rows("headrace", [both_tables((1, 1, 1, 0), (1, 1, 1, 1))], over_seeds=[])
+    book.add_gains(["knn", "own_history"], ["ndcg@10"], best_by="ndcg@10")
+    book.add_gains(["knn", "own_history"], ["next_basket.ndcg@10"], best_by="next_basket.ndcg@10")
+    gains = {(record.case, record.metric): record.value for record in book.records if "gain" in record.case}
+    assert gains == {
+        ("headrace: gain over knn", "ndcg@10"): 0.25,
+        ("headrace: gain over own_history", "next_basket.ndcg@10"): 0.25,
+    }
+
+
+def test_where_no_row_counts_there_is_no_number(book):
+    for case in ("knn", "own_history", "headrace"):
+        book.add_rows(case, [both_tables([np.nan] * USERS, (0, 1, 0, 1))] * 2, over_seeds=["ndcg@10"])
+    book.add_list_value("headrace", "novelty", [np.full(USERS, np.nan)])
+    book.add_gains(["knn", "own_history"], ["ndcg@10"], best_by="ndcg@10")
+    assert {(record.case, record.metric) for record in book.records} == {
+        (case, "next_basket.ndcg@10") for case in ("knn", "own_history", "headrace")
+    }
+
+
 def test_without_the_model_there_are_no_gains(book):
     book.add_rows("weak", [values(0, 0, 0, 0)], over_seeds=[])
     book.add_gains(["weak"], ["ndcg@10"], best_by="ndcg@10")

@@ -106,6 +106,19 @@ def test_a_misspelt_case_is_named_before_anything_is_measured(bench, name):
     assert bench.done == []
 
 
+def test_a_part_is_only_taken_away_where_that_is_asked_for(bench):
+    def run(model_cases):
+        options = BenchOptions(work=bench.folder, cache=bench.folder, cases=("without words",))
+        store = CaseStore(bench.folder / "split")
+        run_cases(["tfidf"], model_cases, bench.measure, bench.fit, bench.measure, store, options,
+                  TimeLeft(SilentProgress()))  # fmt: skip
+
+    with pytest.raises(ConfigError, match=r"Known: tfidf, headrace\. A part is only taken away with --ablation\.$"):
+        run(["headrace"])
+    with pytest.raises(ConfigError, match=r"Known: tfidf, headrace, without vectors\.$"):
+        run(["headrace", "without vectors"])
+
+
 def test_a_case_of_the_model_that_is_stored_may_be_asked_for(bench):
     bench.fit = lambda seed: {"headrace": "headrace", "without an old part": "old"}
     bench.run(seeds=1)

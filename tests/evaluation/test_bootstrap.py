@@ -21,9 +21,8 @@ def test_one_user_gives_no_interval():
     assert (metric.value, metric.low, metric.high) == (0.5, None, None)
 
 
-def test_no_row_gives_zero_without_interval():
-    metric = UserBootstrap(np.asarray(["a", "b"]), samples=200, seed=1).mean(np.full(2, np.nan))
-    assert (metric.value, metric.low) == (0.0, None)
+def test_no_row_gives_no_number():
+    assert UserBootstrap(np.asarray(["a", "b"]), samples=200, seed=1).mean(np.full(2, np.nan)) is None
 
 
 def test_the_interval_of_a_fair_coin_is_that_of_the_normal_distribution():

@@ -5,7 +5,7 @@ import pytest
 
 from pipelines.errors import DataError
 from pipelines.evaluation.bootstrap import UserBootstrap
-from pipelines.evaluation.cases import Case, measure_cases, paired_gains, summarize
+from pipelines.evaluation.cases import Case, CaseResult, measure_cases, paired_gains, summarize
 from pipelines.progress import SilentProgress
 from tests.toys.evaluation_rows import row, rows_of
 
@@ -99,6 +99,17 @@ def test_gains_are_paired_by_row(rows):
     gain = metrics["gain over popularity"]["mrr"]
     assert (gain.value, gain.low, gain.high) == (0.375, 0.0, 0.75)  # ann gains 0, bob 0.75
     assert metrics["headrace"]["finite_share"].value == 1
+
+
+def test_what_no_row_counts_for_has_no_number(rows):
+    bootstrap = UserBootstrap(rows.user_ids, samples=200, seed=1)
+    results = measure(rows, Case("headrace", backwards), Case("popularity", alphabetic))
+    found = summarize(results, bootstrap)["headrace"]
+    assert "short histories.recall@10" in found
+    assert "long histories.recall@10" not in found  # nobody has one
+    nothing = {name: CaseResult({"mrr": np.full(len(rows), np.nan)}, 1.0) for name in ("headrace", "popularity")}
+    assert paired_gains(nothing, "headrace", bootstrap) == {"gain over popularity": {}}
+    assert summarize(nothing, bootstrap)["headrace"].keys() == {"finite_share"}
 
 
 def test_slices_count_only_their_own_targets_and_histories(rows):
