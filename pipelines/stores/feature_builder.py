@@ -24,7 +24,7 @@ _CHUNK_SPAN = timedelta(days=365)
 PORTION_EVENTS = 1_000
 """Events of one user that are computed in one go."""
 _FLUSH_ROWS = 20_000
-"""Rows of a day that wait in memory: each has three lists of up to 50."""
+"""Rows of a day that wait in memory: each has three lists of up to 200."""
 _KEYS = {"users": "user_id", "item_statistics": "item_id"}
 _SCHEMAS = {"users": USER_ROWS, "item_statistics": ITEM_STATISTICS}
 
