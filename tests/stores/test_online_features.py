@@ -9,6 +9,7 @@ import pytest
 from pipelines.errors import ConfigError, StoreError
 from pipelines.features.activity import ACTIVITY_FEATURES
 from pipelines.places import Places
+from pipelines.schemas import MAX_HISTORY
 from pipelines.stores.feast_settings import online_store_settings
 from pipelines.stores.feature_store import FeatureStoreClient
 from pipelines.stores.online_features import OnlineFeatures, UserFeatures
@@ -124,13 +125,14 @@ def test_late_events_are_put_in_their_place(feast_dir):
     assert features.read_user("u").item_ids == ["earlier", "a", "b", "between", "c"]
 
 
-def test_only_the_last_50_events_stay(feast_dir):
+def test_only_the_newest_events_stay(feast_dir):
     features = online(feast_dir)
-    features.push_events([event("u", f"item-{number}", day(4 + number / 100)) for number in range(49)])
+    newest = [f"item-{number}" for number in range(MAX_HISTORY - 1)]
+    features.push_events([event("u", item, day(4 + number / 100)) for number, item in enumerate(newest)])
 
     user = features.read_user("u")
-    assert user.item_ids == ["c", *(f"item-{number}" for number in range(49))]
-    assert len(user.event_types) == len(user.event_times) == 50
+    assert user.item_ids == ["c", *newest]
+    assert len(user.event_types) == len(user.event_times) == MAX_HISTORY
 
 
 def test_impressions_searches_and_events_without_an_item_are_passed_over(feast_dir):
