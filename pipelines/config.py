@@ -281,6 +281,9 @@ class RankerConfig(Settings):
     """Width of the hidden layers."""
     epochs: int = Field(default=4, ge=1)
     """Passes over the rows."""
+    min_steps: int = Field(default=500, ge=0)
+    """Steps below which there are more passes: a few hundred rows are passed over dozens of times, and the best pass
+    stays."""
     batch: int = Field(default=64, ge=1)
     """Rows in one step."""
     learning_rate: float = Field(default=2e-3, gt=0)

@@ -99,7 +99,7 @@ def recipe(seed: int, *, quick: bool) -> HeadraceConfig:
     defaults = HeadraceConfig()
     steps = {"tower_steps": _QUICK_STEPS, "validate_every": _QUICK_STEPS} if quick else {}
     training = defaults.training.model_copy(update={"seed": seed, "encoder_steps": 0, **steps})
-    ranker = defaults.ranker.model_copy(update={"trend_days": None, **({"epochs": 1} if quick else {})})
+    ranker = defaults.ranker.model_copy(update={"trend_days": None, **({"epochs": 1, "min_steps": 0} if quick else {})})
     return defaults.model_copy(update={"training": training, "ranker": ranker})
 
 

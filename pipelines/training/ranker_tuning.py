@@ -54,12 +54,13 @@ def fit_ranker(rows: RankerRows, *, config: RankerConfig, seed: int, progress: P
     held_out = _held_out(rows.users, config.holdout_share, seed)
     train = np.flatnonzero(~held_out & rows.useful())
     score = scorer_of(ranker, heads, config)
+    passes = -(-config.min_steps // max(1, -(-len(train) // config.batch)))
     went = run_epochs(
         ranker,
         train,
         loss_of=lambda lists: _loss(ranker, rows, lists, heads, config),
         quality=lambda: holdout_ndcg(rows, np.flatnonzero(held_out), score),
-        config=config,
+        config=config.model_copy(update={"epochs": max(config.epochs, passes if len(train) else 0)}),
         weight_decay=_WEIGHT_DECAY,
         rng=rng,
         stage="ranker steps",

@@ -42,7 +42,7 @@ class Nothing:
 
 
 def ablation_of(part, bundle, folder, rows):
-    ranker = RankerConfig(min_rows=20, epochs=4, width=8, batch=8, learning_rate=2e-2)
+    ranker = RankerConfig(min_rows=20, epochs=4, min_steps=0, width=8, batch=8, learning_rate=2e-2)
     config = HeadraceConfig(ranker=ranker, training=TrainingConfig(seed=0))
     return Ablation(
         part, then=bundle.folder, now=bundle, rows=rows, config=config, folder=folder, progress=SilentProgress()

@@ -10,7 +10,7 @@ from pipelines.training.learned_ranking import LearnedRanking, learn_ranking
 from tests.toys.chance_rows import N_ROWS, chance_rows
 from tests.toys.toy_bundle import write_toy_bundle
 
-CONFIG = RankerConfig(min_rows=20, epochs=4, width=8, batch=8, learning_rate=2e-2)
+CONFIG = RankerConfig(min_rows=20, epochs=4, min_steps=0, width=8, batch=8, learning_rate=2e-2)
 OWN, FUSED = "ranker_holdout_ndcg@10", "fusion_holdout_ndcg@10"
 ERROR = "ranker_holdout_gain_standard_error"
 

@@ -14,7 +14,7 @@ from pipelines.training.ranker_rows import RankerRows
 from pipelines.training.ranker_tuning import fit_ranker, head_weights, holdout_ndcg, holdout_values, scorer_of
 
 N_LISTS, LENGTH = 200, 12
-CONFIG = RankerConfig(width=8, epochs=3, batch=16, learning_rate=2e-2)
+CONFIG = RankerConfig(width=8, epochs=3, min_steps=0, batch=16, learning_rate=2e-2)
 
 
 def toy_rows(*, clicks: bool = False) -> RankerRows:
@@ -42,6 +42,14 @@ def test_the_feature_that_decides_is_learned():
     everything = np.arange(N_LISTS)
     assert holdout_ndcg(rows, everything, scorer_of(fit.ranker, fit.heads, CONFIG)) > 0.8
     assert holdout_ndcg(rows, everything, lambda features: -features[:, 0].astype(np.float32)) < 0.3
+
+
+@pytest.mark.parametrize(("min_steps", "passes"), [(0, 3), (20, 3), (100, 10), (101, 11)])
+def test_few_rows_are_passed_over_more_often(min_steps, passes):
+    """Of 200 lists 160 are learned from, sixteen a step: a pass has ten steps."""
+    config = CONFIG.model_copy(update={"min_steps": min_steps})
+    fit = fit_ranker(toy_rows(), config=config, seed=1, progress=SilentProgress())
+    assert len(fit.losses) == passes
 
 
 def test_the_same_seed_gives_the_same_ranker():
