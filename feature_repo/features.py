@@ -12,12 +12,11 @@ from feast import Entity, FeatureService, FeatureView, Field, ValueType
 from feast.types import Array, Float64, Int64, String
 
 from pipelines.places import Places
-from pipelines.schemas import MAX_HISTORY
 from pipelines.stores.offline_engine import feature_source
 
 _NEVER_TOO_OLD = timedelta(0)
 _HISTORY = [
-    Field(name="item_ids", dtype=Array(String), description=f"Items of the last {MAX_HISTORY} events, oldest first."),
+    Field(name="item_ids", dtype=Array(String), description="Items of the last `features.history_length` events."),
     Field(name="event_types", dtype=Array(String), description="Their types."),
     Field(name="event_times", dtype=Array(Int64), description="Their times, seconds since 1970 UTC."),
 ]

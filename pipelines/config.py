@@ -128,8 +128,9 @@ class ValidationConfig(Settings):
 class FeatureConfig(Settings):
     """How features are computed."""
 
-    history_length: int = Field(default=MAX_HISTORY, ge=1, le=MAX_HISTORY)
-    """Events in a user history."""
+    history_length: int = Field(default=50, ge=1, le=MAX_HISTORY)
+    """Newest events in a user's history. The user tower looks at 50; a longer history finds what people buy again, as
+    groceries, and features then cost twice as much (docs/scale.md)."""
     popularity_half_life_days: float = Field(default=14, gt=0)
     """Age at which a purchase counts half."""
 
