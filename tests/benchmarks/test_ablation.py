@@ -91,6 +91,7 @@ def test_where_no_ranker_is_kept_without_the_part_the_fusion_that_was_learned_an
     assert full.ranker is not None
 
 
+@pytest.mark.slow
 def test_a_ranker_that_was_learned_without_the_part_is_kept_for_a_later_run(bundle, tmp_path):
     part = ablation_of("trending", bundle, tmp_path, lambda: chance_rows(0)).bundle()
     assert part.ranker is not None

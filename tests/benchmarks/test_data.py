@@ -17,6 +17,7 @@ def shop(tmp_path_factory):
     return make_shop(tmp_path_factory.mktemp("shop") / "shop", events=4_000, progress=SilentProgress())
 
 
+@pytest.mark.slow
 def test_shop_has_about_as_many_events_as_asked_for_each_with_its_own_id(shop):
     files = f"{shop.folder}/waiting/*.parquet"
     ((rows, ids),) = duckdb.sql(f"SELECT count(*), count(DISTINCT event_id) FROM '{files}'").fetchall()

@@ -247,6 +247,7 @@ def test_a_smaller_sample_is_part_of_a_larger_one_and_newcomers_push_out_few():
     assert len(sampled(0, 20, "1")["train"] & sampled(0, 20, "1", baskets=42)["train"]) >= 18
 
 
+@pytest.mark.slow
 def test_every_older_basket_has_the_same_chance_to_be_replayed():
     drawn = Counter(row["user_id"] for rows in samples(0, 5, [str(seed) for seed in range(100)], 10) for row in rows)
     assert len(drawn) == 10

@@ -258,6 +258,7 @@ def test_any_cut_into_calls_gives_the_rows_of_the_reference(drawn, cuts, length)
     assert_same(fold(*chunks, length=length), expected)
 
 
+@pytest.mark.slow
 def test_one_event_at_a_time_gives_the_rows_of_all_at_once():
     events = [event("u", f"i{n}", day(n % 7 + n / 50), kind="view", arrived=day(20 + n / 10)) for n in range(40)]
 

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -55,8 +56,12 @@ def postgres_server() -> Iterator[str]:
         yield address
     finally:
         if server is not None:
-            server.terminate()
-            server.wait(timeout=_START_S)
+            server.send_signal(signal.SIGINT)  # SIGTERM would wait for connections that a test has left open
+            try:
+                server.wait(timeout=_START_S)
+            finally:
+                server.kill()
+                server.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 
