@@ -15,7 +15,7 @@ from pipelines.progress import Progress
 from pipelines.ranking.candidates import TRENDING
 from pipelines.retrieval.neighbors import NeighborTable
 from pipelines.retrieval.trends import no_trends
-from pipelines.stores.files import replacing_file
+from pipelines.stores.files import write_text
 from pipelines.training.learned_ranking import RankingRows, learn_ranking
 
 RANKER = "ranker"
@@ -99,8 +99,7 @@ class Ablation:
             progress=self._progress,
         )
         ranking = _Ranking(fusion=learned.fusion, ranker=learned.ranker)
-        with replacing_file(self._ranking_file) as temporary:
-            temporary.write_text(ranking.model_dump_json(), encoding="utf-8")
+        write_text(self._ranking_file, ranking.model_dump_json())
         return ranking
 
 

@@ -46,6 +46,11 @@ def learning_weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in module.named_parameters() if value.requires_grad}
 
 
+def copied_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights as they are now: training goes on in the given ones."""
+    return {name: value.detach().clone() for name, value in weights.items()}
+
+
 def restore_weights(module: nn.Module, weights: Mapping[str, Tensor], source: Path) -> None:
     """Copy the trained weights of a checkpoint into the network that they were trained in.
 

@@ -1,6 +1,6 @@
 """First half of the fine-tuning: the encoder learns which query belongs to which item text."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,13 @@ from pipelines.model.losses import sampled_softmax_loss
 from pipelines.progress import Progress
 from pipelines.training.catalog import Catalog
 from pipelines.training.catalog_queries import catalog_pairs
-from pipelines.training.checkpoints import learning_weights, load_checkpoint, restore_weights, save_checkpoint
+from pipelines.training.checkpoints import (
+    copied_weights,
+    learning_weights,
+    load_checkpoint,
+    restore_weights,
+    save_checkpoint,
+)
 from pipelines.training.distributed import ALONE, TrainingGroup
 from pipelines.training.divergence import DivergenceWatch, refuse_broken_weights, start_batches
 from pipelines.training.encoder_weights import choose_weights
@@ -98,7 +104,7 @@ def tune_encoder(
         start, at_start = state["step"], list(state["at_start"])
         fit = EncoderFit(dict(state["losses"]), dict(state["quality"]), state["best_step"])
     group.agree(start, "the step that they go on from")
-    best = _copied(state["best"] if state else learning_weights(encoder))
+    best = copied_weights(state["best"] if state else learning_weights(encoder))
     if quality and not start:
         fit.quality[0] = group.from_main(partial(quality, encoder))
     encoder.train()
@@ -118,7 +124,7 @@ def tune_encoder(
         if quality:
             fit.quality[step + 1] = group.from_main(partial(quality, encoder))
         if not quality or fit.quality[step + 1] > fit.quality[fit.best_step]:
-            best, fit.best_step = _copied(learning_weights(encoder)), step + 1
+            best, fit.best_step = copied_weights(learning_weights(encoder)), step + 1
         if group.is_main:
             save_checkpoint(checkpoint, {**_state(encoder, best, step + 1, fit, at_start), **updater.state()})
     restore_weights(encoder, best, checkpoint)
@@ -141,10 +147,6 @@ def _state(
         "best_step": fit.best_step,
         "at_start": at_start,
     }
-
-
-def _copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in weights.items()}
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def encoder_quality(
     Args:
         judged: Queries that the encoder does not learn from.
         texts: The items' texts; equal ones count as one.
-        lexical: Index of the texts; built where there is none.
+        lexical: Index of the texts; built where there is none and it is needed.
     """
     rng = np.random.default_rng([seed, 9])
     answered = judged.answered
@@ -90,7 +90,7 @@ def encoder_quality(
         return None
     chosen = judged.at(np.sort(rng.permutation(answered)[:_MAX_QUERIES]))
     firsts = {text: row for row, text in reversed(list(enumerate(texts)))}
-    pool = _pool(chosen, texts, lexical or LexicalIndex.build(texts), rng)
+    pool = _pool(chosen, texts, lexical, rng)
     pool = np.unique([firsts[texts[row]] for row in pool])
     items, gains = [], []
     for rows, worth in zip(chosen.items, chosen.gains, strict=True):
@@ -101,10 +101,13 @@ def encoder_quality(
     return EncoderQuality(chosen.queries, items, gains, [texts[row] for row in pool], tokenizer, max_tokens, progress)
 
 
-def _pool(judged: JudgedQueries, texts: Sequence[str], lexical: LexicalIndex, rng: np.random.Generator) -> np.ndarray:
+def _pool(
+    judged: JudgedQueries, texts: Sequence[str], lexical: LexicalIndex | None, rng: np.random.Generator
+) -> np.ndarray:
     """Return rows of the corpus, int64: of each query its best judged items and others, and some of everything."""
     if len(texts) <= _ALL_TRIED * _OTHERS:
         return np.arange(len(texts))
+    lexical = lexical or LexicalIndex.build(texts)
     parts = [rng.permutation(len(texts))[:_OTHERS]]
     for query, rows, gains in zip(judged.queries, judged.items, judged.gains, strict=True):
         order = np.argsort(-gains, kind="stable")

@@ -10,6 +10,7 @@ from torch import Tensor
 from pipelines.config import RankerConfig, SearchRankerConfig
 from pipelines.model.ranker import Ranker
 from pipelines.progress import Progress
+from pipelines.training.checkpoints import copied_weights
 from pipelines.training.schedule import warmup_then_linear
 
 _WARMUP_SHARE = 0.05
@@ -52,7 +53,7 @@ def run_epochs(
     """
     optimizer = torch.optim.AdamW(ranker.parameters(), lr=config.learning_rate, weight_decay=weight_decay)
     steps, step = max(1, -(-len(lists) // config.batch)) * config.epochs, 0
-    went, best = RankerEpochs(), _copied(ranker)
+    went, best = RankerEpochs(), copied_weights(ranker.state_dict())
     for epoch in range(1, config.epochs + 1):
         losses = []
         order = rng.permutation(lists)
@@ -70,11 +71,7 @@ def run_epochs(
         went.losses[epoch] = float(np.mean(losses)) if losses else float("nan")
         went.quality[epoch] = quality()
         if went.quality[epoch] >= max(went.quality.values()):
-            best, went.best_epoch = _copied(ranker), epoch
+            best, went.best_epoch = copied_weights(ranker.state_dict()), epoch
     ranker.load_state_dict(best)
     ranker.eval()
     return went
-
-
-def _copied(ranker: Ranker) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in ranker.state_dict().items()}

@@ -21,7 +21,13 @@ from pipelines.model.item_tower import ItemInputs
 from pipelines.model.losses import sampled_softmax_loss
 from pipelines.model.towers import Towers
 from pipelines.progress import Progress
-from pipelines.training.checkpoints import learning_weights, load_checkpoint, restore_weights, save_checkpoint
+from pipelines.training.checkpoints import (
+    copied_weights,
+    learning_weights,
+    load_checkpoint,
+    restore_weights,
+    save_checkpoint,
+)
 from pipelines.training.distributed import ALONE, TrainingGroup
 from pipelines.training.divergence import DivergenceWatch, refuse_broken_weights, start_batches
 from pipelines.training.early_stopping import EarlyStopping
@@ -99,7 +105,7 @@ def tune_towers(
     latest = torch.from_numpy(log_popularity(popularity) * config.temperature).to(device)
     updater = _updater(towers, config, precision, group)
     result = TuningResult()
-    best = _copy(towers)
+    best = copied_weights(towers.state_dict())
     start = 0
 
     def validate() -> float:
@@ -134,7 +140,7 @@ def tune_towers(
         if (step + 1) % config.validate_every == 0 or step + 1 == config.tower_steps:
             result.recall[step + 1] = validate()
             if stopping.observe(result.recall[step + 1]):
-                best, result.best_step = _copy(towers), step + 1
+                best, result.best_step = copied_weights(towers.state_dict()), step + 1
             note += f", validation {result.recall[step + 1]:.4f}"
             if group.is_main:
                 save_checkpoint(
@@ -160,10 +166,6 @@ def _updater(towers: Towers, config: TrainingConfig, precision: MixedPrecision, 
         lr=config.tower_learning_rate,
     )
     return Updater(optimizer, precision, group, clipped=others)
-
-
-def _copy(towers: Towers) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in towers.state_dict().items()}
 
 
 def forget_events(mask: np.ndarray, share: float, rng: np.random.Generator) -> None:

@@ -1,4 +1,3 @@
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -7,6 +6,7 @@ from pipelines.benchmarks.folder import read_recommend_folder
 from pipelines.benchmarks.shop_folder import completejourney_folder, shop_folder
 from pipelines.errors import DataError
 from tests.toys.catalogue import write_csv
+from tests.toys.completejourney_package import write_package
 
 
 def test_a_mapping_file_becomes_a_folder(tmp_path):
@@ -51,27 +51,14 @@ def test_a_folder_in_form_is_taken_as_it_is_and_anything_else_is_a_sentence(tmp_
 @pytest.fixture
 def package(tmp_path):
     """The default data with three products, made by hand."""
-    with duckdb.connect() as connection:
-        for name, query in {
-            "products": """VALUES
-                (1, 69, 'GROCERY', 'Private', 'BAG SNACKS', 'POTATO CHIPS', '11 OZ'),
-                (2, 70, 'GROCERY', 'National', 'FLUID MILK PRODUCTS', 'FLUID MILK WHITE ONLY', '1 GA'),
-                (4, 72, 'GROCERY', 'National', 'ROLLS', 'ROLLS', NULL)
-                AS t(product_id, manufacturer_id, department, brand, product_category, product_type, package_size)""",
-            "transactions": """VALUES
-                (900, 10, 1, 1, 1.00, TIMESTAMP '2017-01-01 10:00:00'),
-                (900, 10, 2, 2, 6.00, TIMESTAMP '2017-01-01 10:00:00'),
-                (900, 11, 1, 1, 2.00, TIMESTAMP '2017-03-01 11:00:00'),
-                (900, 11, 99, 1, 2.00, TIMESTAMP '2017-03-01 11:00:00'),
-                (901, 14, 4, 1, 5.00, TIMESTAMP '2017-11-01 12:00:00'),
-                (901, 15, 1, 1, 5.00, TIMESTAMP '2017-12-31 12:00:00')
-                AS t(household_id, basket_id, product_id, quantity, sales_value, transaction_timestamp)""",
-            "demographics": """VALUES (900, '65+', NULL, 'Homeowner', 'Married', '2', '2 Adults', '0')
-                AS t(household_id, age, income, home_ownership, marital_status, household_size, household_comp,
-                     kids_count)""",
-        }.items():
-            connection.execute(f"COPY (FROM ({query})) TO '{tmp_path / name}.parquet' (FORMAT parquet)")
-    return tmp_path
+    transactions = """
+        (900, 10, 1, 1, 1.00, TIMESTAMP '2017-01-01 10:00:00'),
+        (900, 10, 2, 2, 6.00, TIMESTAMP '2017-01-01 10:00:00'),
+        (900, 11, 1, 1, 2.00, TIMESTAMP '2017-03-01 11:00:00'),
+        (900, 11, 99, 1, 2.00, TIMESTAMP '2017-03-01 11:00:00'),
+        (901, 14, 4, 1, 5.00, TIMESTAMP '2017-11-01 12:00:00'),
+        (901, 15, 1, 1, 5.00, TIMESTAMP '2017-12-31 12:00:00')"""
+    return write_package(tmp_path, transactions)
 
 
 def test_baskets_and_items_of_the_default_data_are_those_of_the_package(package, tmp_path):

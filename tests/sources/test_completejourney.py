@@ -8,6 +8,7 @@ import pytest
 from pipelines.errors import ConfigError
 from pipelines.sources.completejourney import CompleteJourneySource
 from pipelines.stores.sql import open_duckdb
+from tests.toys.completejourney_package import write_package
 
 NOW = datetime(2026, 11, 22, 9, tzinfo=UTC)
 
@@ -15,28 +16,14 @@ NOW = datetime(2026, 11, 22, 9, tzinfo=UTC)
 @pytest.fixture
 def folder(tmp_path):
     """Four products, two households; the newest line is of Sunday 2017-12-31 12:00."""
-    with duckdb.connect() as connection:
-        for name, query in {
-            "products": """VALUES
-                (1, 69, 'GROCERY', 'Private', 'BAG SNACKS', 'POTATO CHIPS', '11 OZ'),
-                (2, 70, 'GROCERY', 'National', 'FLUID MILK PRODUCTS', 'FLUID MILK WHITE ONLY', '1 GA'),
-                (3, 71, 'MISCELLANEOUS', 'National', NULL, NULL, NULL),
-                (4, 72, 'GROCERY', 'National', 'ROLLS', 'ROLLS', NULL)
-                AS t(product_id, manufacturer_id, department, brand, product_category, product_type, package_size)""",
-            "transactions": """VALUES
-                (900, 10, 1, 1, 1.00, TIMESTAMP '2017-01-01 10:00:00'),
-                (900, 11, 1, 2, 6.00, TIMESTAMP '2017-03-01 10:00:00'),
-                (901, 12, 1, 1, 2.00, TIMESTAMP '2017-03-01 11:00:00'),
-                (901, 12, 2, 0, 0.00, TIMESTAMP '2017-03-01 11:00:00'),
-                (901, 13, 99, 0, 0.00, TIMESTAMP '2017-03-02 11:00:00'),
-                (901, 14, 4, 1, 5.00, TIMESTAMP '2017-12-31 12:00:00')
-                AS t(household_id, basket_id, product_id, quantity, sales_value, transaction_timestamp)""",
-            "demographics": """VALUES (900, '65+', NULL, 'Homeowner', 'Married', '2', '2 Adults', '0')
-                AS t(household_id, age, income, home_ownership, marital_status, household_size, household_comp,
-                     kids_count)""",
-        }.items():
-            connection.execute(f"COPY (FROM ({query})) TO '{tmp_path / name}.parquet' (FORMAT parquet)")
-    return tmp_path
+    transactions = """
+        (900, 10, 1, 1, 1.00, TIMESTAMP '2017-01-01 10:00:00'),
+        (900, 11, 1, 2, 6.00, TIMESTAMP '2017-03-01 10:00:00'),
+        (901, 12, 1, 1, 2.00, TIMESTAMP '2017-03-01 11:00:00'),
+        (901, 12, 2, 0, 0.00, TIMESTAMP '2017-03-01 11:00:00'),
+        (901, 13, 99, 0, 0.00, TIMESTAMP '2017-03-02 11:00:00'),
+        (901, 14, 4, 1, 5.00, TIMESTAMP '2017-12-31 12:00:00')"""
+    return write_package(tmp_path, transactions, more_products="(3, 71, 'MISCELLANEOUS', 'National', NULL, NULL, NULL)")
 
 
 def read(folder, table, *, replay_until="today", since=None, until=NOW, state=None):
