@@ -32,13 +32,11 @@ from pipelines.evaluation.row_values import LIST_VALUES, NEXT_BASKET, SLICE_NOTE
 from pipelines.inference.bundle import DENSE, ITEM_TO_ITEM
 from pipelines.progress import Progress
 from pipelines.ranking.candidates import TRENDING
-from pipelines.training.generators import LEXICAL, SHARED_USERS, SUCCESSORS, TEXT
+from pipelines.training.generators import LEXICAL, SUCCESSORS
 
 BENCH = "recommend"
 MODEL_CASES = ("headrace", "headrace_dense")
-ABLATIONS = tuple(
-    WITHOUT + part for part in (ITEM_TO_ITEM, LEXICAL, SHARED_USERS, SUCCESSORS, TEXT, DENSE, TRENDING, "ranker")
-)
+ABLATIONS = tuple(WITHOUT + part for part in (ITEM_TO_ITEM, LEXICAL, SUCCESSORS, DENSE, TRENDING, "ranker"))
 """The model without each part, where `--ablation` asks for it."""
 HEADLINE = ("recall@10", "ndcg@10", "recall@100", "mrr")
 WHOLE_BASKET = tuple(NEXT_BASKET + name for name in HEADLINE)

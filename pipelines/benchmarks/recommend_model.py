@@ -120,7 +120,7 @@ def _make_bundle(
         folder,
         trained,
         exported,
-        build_text_tables(catalog.texts, exported.text_vectors, config.ranker, progress),
+        build_text_tables(catalog.texts, config.ranker, progress),
         then=then,
         now=now,
         rows=ranking_rows(task, config.ranker.max_rows),

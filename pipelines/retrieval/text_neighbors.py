@@ -1,4 +1,4 @@
-"""Item-to-item tables of text: who shares rare words, and whose text vectors are near."""
+"""The item-to-item table of text: who shares rare words."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,7 +10,6 @@ from pipelines.retrieval.lexical import tokens_of
 from pipelines.retrieval.neighbors import NeighborTable, best_of_links, stacked
 
 _BLOCK = 1_024
-_PROBED_CELLS = 12
 
 
 def build_lexical_neighbors(
@@ -29,58 +28,6 @@ def build_lexical_neighbors(
         size = min(_BLOCK, len(texts) - start)
         parts.append(best_of_links(block.row[kept], block.col[kept], block.data[kept], size, neighbors))
     return stacked(parts)
-
-
-def build_vector_neighbors(
-    vectors: np.ndarray, *, neighbors: int = 50, power: float = 4.0, exact_items: int = 20_000
-) -> NeighborTable:
-    """Find for each item those with the nearest vectors; score = cosine^power, so that the near ones stand out.
-
-    Args:
-        vectors: float32 `(n_items, dim)`, each row L2 norm 1.
-        exact_items: Larger catalogues are searched in the nearest cells of a clustering: every pair would take minutes.
-    """
-    n = len(vectors)
-    most = min(neighbors, n - 1)
-    if most < 1:
-        return NeighborTable.empty(n)
-    ids, cosines = _exact(vectors, most) if n <= exact_items else _in_cells(vectors, most)
-    scores = np.maximum(cosines, 0).ravel() ** np.float32(power)
-    kept = (scores > 0) & (ids.ravel() >= 0)
-    return best_of_links(np.repeat(np.arange(n), most)[kept], ids.ravel()[kept], scores[kept], n, most)
-
-
-def _exact(vectors: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the nearest others of each item, int64 `(n, most)`, and their cosines, float32, in no order."""
-    ids, found = [], []
-    for start in range(0, len(vectors), _BLOCK):
-        cosines = vectors[start : start + _BLOCK] @ vectors.T
-        own = np.arange(len(cosines))
-        cosines[own, own + start] = -1.0
-        best = np.argpartition(-cosines, most - 1, axis=1)[:, :most]
-        ids.append(best)
-        found.append(np.take_along_axis(cosines, best, axis=1))
-    return np.concatenate(ids), np.concatenate(found)
-
-
-def _in_cells(vectors: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return about the nearest others of each item, int64 `(n, most)`, −1 where none was found, and their cosines.
-
-    Source: inverted file over k-means cells (https://arxiv.org/abs/2401.08281).
-    """
-    import faiss
-
-    n, dim = vectors.shape
-    quantizer = faiss.IndexFlatIP(dim)
-    index = faiss.IndexIVFFlat(quantizer, dim, int(2 * np.sqrt(n)), faiss.METRIC_INNER_PRODUCT)
-    index.cp.seed, index.cp.niter = 13, 8
-    index.train(vectors[np.random.default_rng(13).permutation(n)[: 64 * index.nlist]])
-    index.add(vectors)
-    index.nprobe = _PROBED_CELLS
-    cosines, ids = index.search(vectors, most + 1)
-    ids = np.where(ids == np.arange(n)[:, None], -1, ids)
-    order = np.argsort(ids < 0, axis=1, kind="stable")[:, :most]  # the item itself goes last, and is cut off
-    return np.take_along_axis(ids, order, axis=1), np.take_along_axis(cosines, order, axis=1)
 
 
 def _tfidf(texts: Sequence[str], max_items_per_term: int) -> Any:

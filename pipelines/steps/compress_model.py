@@ -119,7 +119,7 @@ def _write(
             folder,
             parts,
             exported,
-            build_text_tables(catalog.texts, exported.text_vectors, config.ranker, progress),
+            build_text_tables(catalog.texts, config.ranker, progress),
             then=Knowledge(then, catalog.popularity),
             now=Knowledge(now_known, latest_popularity),
             rows=_ranking_rows(training_set.folder, catalog),

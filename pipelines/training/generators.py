@@ -12,11 +12,11 @@ from pipelines.inference.bundle import ITEM_TO_ITEM
 from pipelines.progress import Progress
 from pipelines.retrieval.cooccurrence import POSITIVE_TYPES, build_item_to_item
 from pipelines.retrieval.neighbors import NeighborTable
-from pipelines.retrieval.sequence_neighbors import build_shared_users, build_successors
-from pipelines.retrieval.text_neighbors import build_lexical_neighbors, build_vector_neighbors
+from pipelines.retrieval.sequence_neighbors import build_successors
+from pipelines.retrieval.text_neighbors import build_lexical_neighbors
 from pipelines.retrieval.trends import ItemTrends, build_trends
 
-SHARED_USERS, SUCCESSORS, LEXICAL, TEXT = "shared_users", "successors", "lexical", "text"
+SUCCESSORS, LEXICAL = "successors", "lexical"
 _DAY_S = 86_400
 
 
@@ -28,20 +28,12 @@ class Generators:
     trends: ItemTrends
 
 
-def build_text_tables(
-    texts: Sequence[str], text_vectors: np.ndarray, config: RankerConfig, progress: Progress
-) -> dict[str, NeighborTable]:
-    """Build the tables that depend on texts alone.
-
-    Args:
-        text_vectors: float32 `(n_items, dim)`, each row L2 norm 1.
-    """
-    progress.update("text tables", 0, 2)
+def build_text_tables(texts: Sequence[str], config: RankerConfig, progress: Progress) -> dict[str, NeighborTable]:
+    """Build the tables that depend on texts alone."""
+    progress.update("text tables", 0, 1)
     lexical = build_lexical_neighbors(texts, neighbors=config.neighbors)
-    progress.update("text tables", 1, 2)
-    text = build_vector_neighbors(text_vectors, neighbors=config.neighbors)
-    progress.update("text tables", 2, 2)
-    return {LEXICAL: lexical, TEXT: text}
+    progress.update("text tables", 1, 1)
+    return {LEXICAL: lexical}
 
 
 def build_behavior_tables(
@@ -55,19 +47,17 @@ def build_behavior_tables(
         neighbors: Kept per item in the table that `goes with` answers from.
     """
     stage = "item-to-item tables"
-    progress.update(stage, 0, 4)
+    progress.update(stage, 0, 3)
     recent = build_item_to_item(events, item_ids, neighbors=neighbors)
-    progress.update(stage, 1, 4)
+    progress.update(stage, 1, 3)
     users, items, times = _numbers(events, item_ids)
-    shared = build_shared_users(users, items, len(item_ids), neighbors=config.neighbors)
-    progress.update(stage, 2, 4)
     successors = build_successors(users, items, len(item_ids), neighbors=config.neighbors)
-    progress.update(stage, 3, 4)
+    progress.update(stage, 2, 3)
     newest = float(times.max(initial=0))
     since = None if config.trend_days is None else newest - config.trend_days * _DAY_S
     trends = build_trends(items, times, len(item_ids), since_s=since)
-    progress.update(stage, 4, 4)
-    return Generators({ITEM_TO_ITEM: recent, SHARED_USERS: shared, SUCCESSORS: successors}, trends)
+    progress.update(stage, 3, 3)
+    return Generators({ITEM_TO_ITEM: recent, SUCCESSORS: successors}, trends)
 
 
 def _numbers(events: pa.Table, item_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,28 +1,13 @@
-"""Shared users and successors, worked out by hand."""
+"""Successors, worked out by hand."""
 
 import numpy as np
 import pytest
 
-from pipelines.retrieval.sequence_neighbors import build_shared_users, build_successors
+from pipelines.retrieval.sequence_neighbors import build_successors
 
 
 def as_dict(table, row):
     return {int(i): pytest.approx(float(score), abs=1e-6) for i, score in zip(*table.of(row), strict=True)}
-
-
-def test_items_of_the_same_people_are_near():
-    # user 0: a b, user 1: a b c, user 2: a (twice)
-    users, items = np.array([0, 0, 1, 1, 1, 2, 2]), np.array([0, 1, 0, 1, 2, 0, 0])
-    table = build_shared_users(users, items, 4)
-    assert as_dict(table, 0) == {1: 2 / np.sqrt(3 * 2), 2: 1 / np.sqrt(3 * 1)}
-    assert as_dict(table, 2) == {0: 1 / np.sqrt(3), 1: 1 / np.sqrt(2)}
-    assert as_dict(table, 3) == {}
-
-
-def test_of_a_user_the_newest_items_count():
-    table = build_shared_users(np.zeros(3, np.int64), np.array([0, 1, 2]), 3, max_user_items=2)
-    assert as_dict(table, 0) == {}
-    assert as_dict(table, 2) == {1: 1.0}
 
 
 def test_an_item_points_to_what_came_after_it_and_less_to_what_came_later():
@@ -39,7 +24,6 @@ def test_successors_stay_within_a_user_and_within_reach():
     assert as_dict(table, 2) == {}
 
 
-def test_nothing_known_gives_empty_tables():
+def test_nothing_known_gives_an_empty_table():
     nothing = np.empty(0, np.int64)
-    assert len(build_shared_users(nothing, nothing, 2).ids) == 0
     assert len(build_successors(nothing, nothing, 2).ids) == 0
