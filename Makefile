@@ -16,7 +16,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo loop serve airflow mlflow test lint bench bench-data bench-recommend bench-search \
+.PHONY: help setup demo loop serve airflow mlflow test test-gate lint bench bench-data bench-recommend bench-search \
         bench-freshness bench-joint stress-data clean distclean
 
 # The default data on two cores within minutes; `make loop HEADRACE_CONFIG=` takes the production settings.
@@ -48,6 +48,9 @@ QUIETLY := 2> >(grep --line-buffered -vE '^(nanobind: | - leaked | - \.\.\. skip
 test: setup ## Run the tests, the quick ones first
 	@$(BIN)/python -m pytest -m "not slow" $(QUIETLY)
 	@$(BIN)/python -m pytest -m slow $(QUIETLY)
+
+test-gate: setup ## Let the gate judge bundles that must never go live, and a good one; print what it says
+	@$(BIN)/python -m pytest -q --no-header tests/promotion/test_bad_challengers.py $(QUIETLY)
 
 lint: setup ## Check style and types
 	@$(BIN)/ruff check .

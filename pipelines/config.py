@@ -326,23 +326,64 @@ class EvaluationConfig(Settings):
     """Queries that search is measured with."""
     seed: int = 13
     """Seed of the bootstrap and of made-up queries."""
+    categories: int = Field(default=20, ge=0)
+    """Categories that are slices of their own, those with the most targets first."""
+    golden_queries: Path | None = None
+    """YAML or JSON file with queries whose answers a person vouches for (docs/gate.md); null: titles alone."""
+    golden_titles: int = Field(default=100, ge=0)
+    """Titles of popular items, each of which must find its item."""
+    memory_requests: int = Field(default=50, ge=1)
+    """Requests answered by the process whose memory is measured."""
+    examples: int = Field(default=6, ge=0)
+    """Queries, and users, whose answers the report shows side by side."""
 
 
 class PromotionConfig(Settings):
-    """What the gate asks for."""
+    """What the gate asks for; docs/gate.md says which check catches what."""
 
     metric: str = "recall@10"
     """The metric that decides."""
+    policy: Literal["auto", "gain", "non_inferior"] = "auto"
+    """`gain`: better than the champion. `non_inferior`: not worse. `auto`: not worse is enough for a challenger that is
+    fresher or smaller, any other must be better."""
     min_gain: float = 0.0
-    """Gain over the champion that the mean must exceed."""
+    """`gain`: gain over the champion that the mean must exceed."""
     max_regression: float = Field(default=0.0, ge=0)
-    """How far below zero the lower end of the gain's 95 % interval may lie, relative to the champion."""
+    """`gain`: how far below zero the lower end of the gain's 95 % interval may lie, relative to the champion."""
+    margin: float = Field(default=0.1, ge=0)
+    """`non_inferior`: loss, relative to the champion, that must be ruled out with 95 % confidence."""
+    max_mean_loss: float = Field(default=0.02, ge=0)
+    """`non_inferior`: loss of the mean, relative to the champion, so that small steps down do not add up."""
     floor_cases: tuple[str, ...] = ("popularity", "untouched_encoder")
-    """Baselines that every challenger must beat."""
+    """Baselines that a first challenger must beat, and that no later one may surely be worse than."""
+    max_slice_loss: float = Field(default=0.2, ge=0)
+    """Loss, relative to the champion, that no slice may surely exceed."""
+    min_slice_rows: int = Field(default=50, ge=2)
+    """Rows (queries for search) below which a slice says nothing."""
+    min_coverage: float = Field(default=0.5, ge=0, le=1)
+    """Share of the champion's coverage of the catalogue that the challenger must keep."""
     max_latency_ms: float = Field(default=30, gt=0)
     """Median latency of one answer through the bundle."""
+    max_p95_latency_ms: float = Field(default=100, gt=0)
+    """Latency that 19 of 20 answers keep."""
+    max_memory_mib: float = Field(default=2_000, gt=0)
+    """Memory that a process takes up when it opens the bundle and answers."""
     max_size_mib: float = Field(default=600, gt=0)
     """Largest bundle."""
+    max_cost_factor: float = Field(default=2, ge=1)
+    """Latency, memory and size may be so many times the champion's."""
+    min_golden_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of the golden titles that must find their item among the first ten."""
+    max_golden_loss: float = Field(default=0.2, ge=0, le=1)
+    """How far below the champion's that share may lie, for search and for its vectors alone."""
+    min_overlap: float = Field(default=0.8, ge=0, le=1)
+    """Share of the ten answers that a query must keep in another case or with other white space. Lower it for an
+    encoder that tells case apart."""
+    max_tied: float = Field(default=0.1, ge=0, le=1)
+    """Share of the recommendations in which the order of the catalogue, and no score, decides who is among the ten."""
+    max_window_jump: float = Field(default=0.2, ge=0)
+    """How much more the towers may gain on the test window than on the validation window, neither of which they were
+    trained on, relative to their test value: an honest gain is much the same on both."""
 
 
 class ServingConfig(Settings):

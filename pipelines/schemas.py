@@ -198,6 +198,14 @@ class CompressedBundle(Record):
     metrics: dict[str, float]
 
 
+class Finding(Record):
+    """One thing that was looked at beside the metrics, and what was found, in words."""
+
+    name: str
+    passed: bool
+    words: str
+
+
 class EvaluationReport(Record):
     """Every case on the same frozen window, full ranking."""
 
@@ -211,6 +219,15 @@ class EvaluationReport(Record):
     )
     latency_ms: dict[str, float]
     report: Path | None = Field(description="HTML page with the pictures.")
+    champion: str | None = Field(default=None, description="Bundle that was measured beside it; none: there was none.")
+    costs: dict[str, dict[str, float]] = Field(
+        default={}, description="Case -> `<kind>_p<percentile>_ms`, `memory_mib`, `size_mib`, for the two bundles."
+    )
+    rows_fingerprint: str = Field(default="", description="Digest of the rows that every case was measured on.")
+    slice_rows: dict[str, int] = Field(default={}, description="Slice -> rows (or queries) with a target in it.")
+    is_smaller: bool = Field(default=False, description="The bundle is smaller than the champion's.")
+    is_fresher: bool = Field(default=False, description="It was trained on newer rows than the champion.")
+    findings: tuple[Finding, ...] = Field(default=(), description="Receipt, leaks, golden queries, …")
 
 
 class PromotionDecision(Record):

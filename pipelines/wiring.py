@@ -482,7 +482,9 @@ def _evaluate_model(wiring: Wiring, *, run: str | None = None) -> tuple[str, Rec
 def _promote_challenger(wiring: Wiring, *, run: str | None = None, force: bool | None = None) -> tuple[str, Record]:
     from pipelines.steps.promote_challenger import promote_challenger
 
-    run = wiring.run_named(run, "evaluate_model")
+    # The newest run may be one whose training diverged: it was decided without an evaluation.
+    newest = wiring.records.latest("evaluate_model", instead="promote_challenger")
+    run = wiring.run_named(run or newest, "evaluate_model")
     stopped = wiring.records.find(run, "promote_challenger", PromotionDecision)
     if stopped and wiring.records.find(run, "evaluate_model", EvaluationReport) is None:
         return run, stopped  # the training diverged, so there is nothing to measure

@@ -14,6 +14,8 @@ from pipelines.config import HeadraceConfig, TrainingConfig
 from pipelines.errors import DivergenceError, HeadraceError, StoreError
 from pipelines.places import Places
 from pipelines.progress import SilentProgress
+from pipelines.schemas import Record
+from pipelines.stores.step_records import StepRecords
 from pipelines.wiring import FEATURE_STEPS, STEPS, Wiring, run_step
 from tests.toys.catalogue import toy_tables
 from tests.toys.event_tables import day, event, tables_with
@@ -96,6 +98,24 @@ def test_training_that_diverged_is_a_no_of_the_gate(tmp_path, empty_mlflow, tiny
     assert not decision["promoted"]
     assert decision["reasons"] == [f"there is no challenger: {stopped.value}"]
     assert wiring.registry.champion() is None
+    assert run_step("promote_challenger", wiring=wiring) == decision
+
+
+def test_the_gate_judges_the_newest_run_even_if_its_training_diverged(tmp_path):
+    records = StepRecords(tmp_path)
+
+    def save(run, step, at):
+        records.save(run, step, Record())
+        os.utime(tmp_path / run / f"{step}.json", (at, at))
+
+    save("old", "evaluate_model", 1)
+    save("old", "promote_challenger", 2)
+    save("diverged", "promote_challenger", 3)
+    assert records.latest("evaluate_model", instead="promote_challenger") == "diverged"
+    save("old", "promote_challenger", 4)  # by hand: it was evaluated long ago
+    assert records.latest("evaluate_model", instead="promote_challenger") == "diverged"
+    save("new", "evaluate_model", 5)
+    assert records.latest("evaluate_model", instead="promote_challenger") == "new"
 
 
 def test_a_bundle_goes_live_with_the_items_that_arrived_while_it_was_made(tmp_path):

@@ -10,7 +10,7 @@ from pipelines.evaluation.bootstrap import UserBootstrap
 from pipelines.evaluation.metrics import METRICS
 from pipelines.evaluation.ranked import RankedRows, joined_rows, rank_rows
 from pipelines.evaluation.ranks import put_broken_last
-from pipelines.evaluation.row_values import NEXT_BASKET, RowValues
+from pipelines.evaluation.row_values import NEXT_BASKET, SLICED, RowValues
 from pipelines.evaluation.rows import EvaluationRows
 from pipelines.progress import Progress
 from pipelines.schemas import Metric
@@ -57,6 +57,7 @@ def measure_cases(
     *,
     counts: np.ndarray,
     vectors: np.ndarray,
+    item_slices: Mapping[str, np.ndarray] | None = None,
     block_rows: int = BLOCK_ROWS,
 ) -> dict[str, CaseResult]:
     """Rank the whole catalogue for every row with every case.
@@ -68,6 +69,7 @@ def measure_cases(
         popularity: float `(n_items,)`, ranks for a case that knows nothing about a user.
         counts: float32 `(n_items,)`, known events of each item: what cold, tail and novel mean.
         vectors: float32 `(n_items, dim)`, each row L2 norm 1: what makes a list diverse.
+        item_slices: Further slices of items, bool `(n_items,)` each.
 
     Raises:
         DataError: a case gave scores of another shape.
@@ -90,7 +92,7 @@ def measure_cases(
             parts[case.name].append(rank_rows(block, scores))
         progress.update("rows ranked", min(start + block_rows, len(rows)), len(rows))
     lengths = np.asarray([len(history) for history in rows.histories], np.int64)
-    measures = RowValues(rows, lengths, counts, vectors)
+    measures = RowValues(rows, lengths, counts, vectors, item_slices or {})
     results = {}
     for name, found in parts.items():
         ranked, share = joined_rows(found), finite[name] / (len(rows) * len(fallback))
@@ -127,6 +129,24 @@ def paired_gains(
         gain_over(case): _means({name: own[name] - result.values[name] for name in names}, bootstrap, prefix)
         for case, result in results.items()
         if case != challenger
+    }
+
+
+def slice_gains(
+    results: Mapping[str, CaseResult], challenger: str, other: str, bootstrap: UserBootstrap, prefix: str = ""
+) -> dict[str, Metric]:
+    """Return the challenger's gain over one case in each slice, row by row, by `<slice>.<metric>`."""
+    own, values = results[challenger].values, results[other].values
+    names = [name for name in own if name.rpartition(".")[0] not in ("", NEXT_BASKET.rstrip("."))]
+    return _means({name: own[name] - values[name] for name in names}, bootstrap, prefix)
+
+
+def slice_sizes(result: CaseResult, prefix: str = "") -> dict[str, int]:
+    """Return how many rows have a target in each slice; the whole of the rows is not a slice."""
+    return {
+        prefix + name.removesuffix(f".{SLICED[0]}"): int(np.count_nonzero(~np.isnan(values)))
+        for name, values in result.values.items()
+        if name.endswith(f".{SLICED[0]}") and not name.startswith(NEXT_BASKET)
     }
 
 

@@ -1,6 +1,7 @@
 """From ranks to metrics: the values of every row, its slices, and what the lists are like."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -43,6 +44,8 @@ class RowValues:
     """float32 `(n_items,)`, known events of each item."""
     vectors: np.ndarray
     """float32 `(n_items, dim)` of the items' texts by the untouched encoder, each row L2 norm 1."""
+    item_slices: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Further slices of items, such as a category: bool `(n_items,)` each."""
 
     def metrics(self, ranked: RankedRows) -> dict[str, np.ndarray]:
         """Return each metric, for new items, for the whole basket and for the slices of new items.
@@ -56,7 +59,7 @@ class RowValues:
         found = row_metrics(ranked.new, new_rows, n)
         every = row_metrics(ranked.every, row_numbers(rows.targets), n)
         values = {**found, **{NEXT_BASKET + name: value for name, value in every.items()}}
-        for name, kept in target_slices(self.counts).items():
+        for name, kept in {**target_slices(self.counts), **self.item_slices}.items():
             inside = (new_items >= 0) & kept[new_items]
             sliced = row_metrics(ranked.new[inside], new_rows[inside], n)
             values |= {f"{name}.{metric}": sliced[metric] for metric in SLICED}

@@ -9,6 +9,7 @@ from pipelines.errors import DataError
 from pipelines.evaluation.cases import CaseResult
 from pipelines.evaluation.metrics import METRICS
 from pipelines.evaluation.ranks import put_broken_last, target_ranks
+from pipelines.evaluation.row_values import SLICED
 
 SEARCH = "search."
 """Prefix of search metrics in a report."""
@@ -44,9 +45,17 @@ def same_text_targets(rows: np.ndarray, texts: Sequence[str]) -> list[np.ndarray
 
 
 def measure_search(
-    judged: JudgedQueries, scorers: Mapping[str, QueryScorer], n_items: int, *, block_queries: int = 64
+    judged: JudgedQueries,
+    scorers: Mapping[str, QueryScorer],
+    n_items: int,
+    *,
+    query_slices: Mapping[str, np.ndarray] | None = None,
+    block_queries: int = 64,
 ) -> dict[str, CaseResult]:
     """Rank the whole catalogue for every query with every case; scores that are not finite rank last.
+
+    Args:
+        query_slices: Parts of the queries that are looked at on their own, bool `(n_queries,)` each.
 
     Raises:
         DataError: a case gave scores of another shape.
@@ -68,4 +77,7 @@ def measure_search(
                 ranks, _ = target_ranks(row, judged.targets[place])
                 for name, metric in METRICS.items():
                     values[case][name][place] = metric(ranks)
+    for found in values.values():
+        for name, chosen in (query_slices or {}).items():
+            found |= {f"{name}.{metric}": np.where(chosen, found[metric], np.nan) for metric in SLICED}
     return {case: CaseResult(found, finite[case] / (n * n_items)) for case, found in values.items()}

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 from pipelines.schemas import Metric
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _WIDTH_IN = 7.0
 _DPI = 120
+_COLORS = {"headrace": "tab:blue", "champion": "tab:orange"}
+_BINS = 40
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,8 @@ class QualityPoint:
     case: str
     quality: Metric
     latency_ms: float
+    size_mib: float | None = None
+    """Drawn as the area of the point; None for what is no bundle."""
 
 
 def loss_curve(history: Mapping[str, Mapping[int, float]]) -> "Figure":
@@ -64,7 +69,7 @@ def metric_bars(metrics: Mapping[str, Mapping[str, Metric]], names: Sequence[str
             cases,
             [metric.value for metric in found],
             xerr=[[_below(metric) for metric in found], [_above(metric) for metric in found]],
-            color=["tab:blue" if case == "headrace" else "tab:gray" for case in cases],
+            color=[_COLORS.get(case, "tab:gray") for case in cases],
             alpha=0.8,
             capsize=2,
         )
@@ -76,19 +81,31 @@ def metric_bars(metrics: Mapping[str, Mapping[str, Metric]], names: Sequence[str
 
 
 def quality_against_latency(points: Sequence[QualityPoint], metric: str) -> "Figure":
-    """Draw one point a case: to the left is faster, up is better."""
+    """Draw one point a case: to the left is faster, up is better, a larger point is a larger bundle.
+
+    The line joins the cases that no other one beats in both.
+    """
     figure, (axis,) = _figure(1, height_in=3.6)
+    front = _pareto_front(points)
+    axis.plot([point.latency_ms for point in front], [point.quality.value for point in front], color="0.8", zorder=0)
+    largest = max((point.size_mib or 0.0 for point in points), default=0.0)
     for point in points:
         axis.errorbar(
             [point.latency_ms],
             [point.quality.value],
             yerr=[[_below(point.quality)], [_above(point.quality)]],
             marker="o",
+            markersize=6 if not point.size_mib else 4 + 8 * (point.size_mib / largest) ** 0.5,
             capsize=2,
-            color="tab:blue" if point.case == "headrace" else "tab:gray",
+            color=_COLORS.get(point.case, "tab:gray"),
         )
+        size = "" if point.size_mib is None else f", {point.size_mib:.1f} MiB"
         axis.annotate(
-            point.case, (point.latency_ms, point.quality.value), xytext=(6, 4), textcoords="offset points", fontsize=8
+            f"{point.case}{size}",
+            (point.latency_ms, point.quality.value),
+            xytext=(6, 4),
+            textcoords="offset points",
+            fontsize=8,
         )
     axis.set_xscale("log")
     axis.set_xlabel("median time to rank for one user (ms)")
@@ -96,6 +113,76 @@ def quality_against_latency(points: Sequence[QualityPoint], metric: str) -> "Fig
     axis.margins(x=0.2)
     axis.grid(alpha=0.3)
     return figure
+
+
+def slice_intervals(
+    metrics: Mapping[str, Mapping[str, Metric]],
+    slice_rows: Mapping[str, int],
+    cases: Sequence[str],
+    metric: str = "recall@10",
+) -> "Figure":
+    """Draw one line a slice with a point and a 95 % interval a case; the number of rows stands beside the name.
+
+    Args:
+        metrics: case -> metric -> value; the slice's value is `<slice>.<metric>`.
+        slice_rows: Slice -> rows.
+    """
+    names = [name for name, rows in slice_rows.items() if rows][::-1]
+    drawn = [case for case in cases if case in metrics]
+    figure, (axis,) = _figure(1, height_in=1.0 + 0.32 * max(len(names), 1))
+    for place, case in enumerate(drawn):
+        found = [(line, metrics[case].get(f"{name}.{metric}")) for line, name in enumerate(names)]
+        shown = [(line + 0.16 * (len(drawn) - 1 - 2 * place), value) for line, value in found if value is not None]
+        axis.errorbar(
+            [value.value for _, value in shown],
+            [line for line, _ in shown],
+            xerr=[[_below(value) for _, value in shown], [_above(value) for _, value in shown]],
+            fmt="o",
+            ms=4,
+            capsize=2,
+            color=_COLORS.get(case, "tab:gray"),
+            label=case,
+        )
+    axis.set_yticks(range(len(names)), [f"{name} ({slice_rows[name]:,})" for name in names], fontsize=8)
+    axis.set_xlabel(metric)
+    axis.grid(axis="x", alpha=0.3)
+    if drawn:
+        axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def latency_histogram(times: "Mapping[str, Mapping[str, np.ndarray]]") -> "Figure":
+    """Draw one panel a kind of request: how many answers took how long, a step line a case.
+
+    Args:
+        times: case -> kind of request -> milliseconds of each answer.
+    """
+    import numpy as np
+
+    kinds = list(dict.fromkeys(kind for found in times.values() for kind in found)) or [""]
+    figure, axes = _figure(len(kinds), height_in=3.0)
+    for axis, kind in zip(axes, kinds, strict=True):
+        drawn = {case: found[kind] for case, found in times.items() if kind in found}
+        if drawn:
+            every = np.concatenate(list(drawn.values()))
+            bins = np.geomspace(max(every.min(), 1e-3), max(every.max(), 2e-3), _BINS).tolist()
+            for case, values in drawn.items():
+                axis.hist(values, bins=bins, histtype="step", label=case, color=_COLORS.get(case, "tab:gray"))
+            axis.set_xscale("log")
+            axis.legend(frameon=False, fontsize=8)
+        axis.set_title(kind)
+        axis.set_xlabel("ms")
+        axis.set_ylabel("answers")
+    return figure
+
+
+def _pareto_front(points: Sequence[QualityPoint]) -> list[QualityPoint]:
+    """Return the points that no other one beats in both latency and quality, the fastest first."""
+    front: list[QualityPoint] = []
+    for point in sorted(points, key=lambda one: (one.latency_ms, -one.quality.value)):
+        if not front or point.quality.value > front[-1].quality.value:
+            front.append(point)
+    return front
 
 
 def _figure(panels: int, height_in: float) -> "tuple[Figure, Sequence[Axes]]":

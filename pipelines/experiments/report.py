@@ -7,10 +7,14 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from pipelines.evaluation.cases import gain_over
+from pipelines.evaluation.examples import Example
+from pipelines.evaluation.golden import GOLDEN_TITLES, GOLDEN_VECTORS
+from pipelines.evaluation.invariances import SAME_AGAIN, SAME_BLANKS, SAME_CASE, TIED
 from pipelines.evaluation.metrics import METRICS
 from pipelines.evaluation.row_values import LIST_VALUES, NEXT_BASKET, SLICED, SLICES
 from pipelines.evaluation.search_cases import SEARCH
 from pipelines.html_page import html_page
+from pipelines.promotion.budgets import MEMORY, SIZE
 from pipelines.schemas import EvaluationReport, Metric
 
 if TYPE_CHECKING:
@@ -23,17 +27,34 @@ th:first-child, td:first-child { text-align: left; }
 small { color: #666; }
 tr.own { font-weight: 600; background: #eef4fb; }
 img { max-width: 100%; }
+table.examples td { text-align: left; vertical-align: top; }
 """
+_BESIDE = {
+    MEMORY: "memory, MiB",
+    SIZE: "size, MiB",
+    GOLDEN_TITLES: "titles that find their item",
+    GOLDEN_VECTORS: "… by vectors alone",
+    SAME_CASE: "answers kept in capitals",
+    SAME_BLANKS: "answers kept with more white space",
+    SAME_AGAIN: "same answer when asked again",
+    TIED: "lists decided by the order of the catalogue",
+}
+"""Name of a metric that is no quality -> what the page calls it."""
 
 
 def evaluation_page(
-    report: EvaluationReport, notes: Sequence[str], figures: Mapping[str, "Figure"], challenger: str = "headrace"
+    report: EvaluationReport,
+    notes: Sequence[str],
+    figures: Mapping[str, "Figure"],
+    examples: Sequence[Example] = (),
+    challenger: str = "headrace",
 ) -> str:
     """Return the page.
 
     Args:
         notes: How it was measured, one sentence each.
         figures: Caption -> picture.
+        examples: Answers side by side.
         challenger: The case that wants to become the champion.
     """
     tables = (
@@ -59,8 +80,9 @@ def evaluation_page(
                 _table(report.metrics, cases, names, prefix, challenger),
             ]
     cases = [case for case in report.metrics if not _is_gain(report, case)]
+    slices = dict.fromkeys((*SLICES, *report.slice_rows))
     for title, names in (
-        *((f"{name[0].upper()}{name[1:]}", [f"{name}.{metric}" for metric in SLICED]) for name in SLICES),
+        *((_slice_title(name, report), [f"{name}.{metric}" for metric in SLICED]) for name in slices),
         ("The ten items shown", list(LIST_VALUES)),
     ):
         if any(names[0] in report.metrics[case] for case in cases):
@@ -70,15 +92,69 @@ def evaluation_page(
     parts += [
         "<h2>Paired gains of the challenger</h2>",
         _table(report.metrics, gains, list(METRICS), "", challenger, signed=True),
-        "<h2>Latency of one answer</h2>",
-        "<table><tr><th>request</th><th>ms</th></tr>",
-        *(f"<tr><td>{escape(name)}</td><td>{value:.2f}</td></tr>" for name, value in report.latency_ms.items()),
-        "</table>",
+        *_beside_quality(report),
+        *_findings(report),
     ]
     for caption, figure in figures.items():
         parts.append(f"<h2>{escape(caption)}</h2><img alt='{escape(caption)}' src='{_data_uri(figure)}'>")
+    parts += _side_by_side(examples)
     parts += ["<h2>How this was measured</h2><ul>", *(f"<li>{escape(note)}</li>" for note in notes), "</ul>"]
     return html_page(report.bundle, "\n".join(parts), style=_STYLE)
+
+
+def _slice_title(name: str, report: EvaluationReport) -> str:
+    words = f"{name[0].upper()}{name[1:]}" if not name.startswith(SEARCH) else f"Search: {name.removeprefix(SEARCH)}"
+    return f"{words} ({report.slice_rows[name]:,})" if name in report.slice_rows else words
+
+
+def _beside_quality(report: EvaluationReport) -> list[str]:
+    """Return the table of what both bundles cost and how steady their answers are."""
+    cases = list(report.costs)
+    if not cases:
+        return []
+    values = {
+        case: {
+            **report.costs[case],
+            **{name: found.value for name, found in report.metrics.get(case, {}).items() if name in _BESIDE},
+        }
+        for case in cases
+    }
+    names = dict.fromkeys(name for found in values.values() for name in found)
+    return [
+        "<h2>Cost and steadiness</h2><p>Measured on the packaged bundles with the functions that the service answers "
+        "with, in turns; memory is what a fresh process grows by.</p>",
+        f"<table><tr><th></th>{''.join(f'<th>{escape(case)}</th>' for case in cases)}</tr>",
+        *(
+            f"<tr><td>{escape(_BESIDE.get(name, name))}</td>"
+            + "".join(f"<td>{_plain(values[case].get(name))}</td>" for case in cases)
+            + "</tr>"
+            for name in names
+        ),
+        "</table>",
+    ]
+
+
+def _findings(report: EvaluationReport) -> list[str]:
+    if not report.findings:
+        return []
+    lines = (f"<li>{'✓' if one.passed else '✗'} {escape(one.words)}</li>" for one in report.findings)
+    return ["<h2>Findings</h2><ul>", *lines, "</ul>"]
+
+
+def _side_by_side(examples: Sequence[Example]) -> list[str]:
+    if not examples:
+        return []
+    cases = list(examples[0].answers)
+    lines = ["<h2>Answers side by side</h2><div class='wide'><table class='examples'><tr><th>asked</th>"]
+    lines += [*(f"<th>{escape(case)}</th>" for case in cases), "</tr>"]
+    for one in examples:
+        answers = "".join(f"<td>{'<br>'.join(map(escape, one.answers[case]))}</td>" for case in cases)
+        lines.append(f"<tr><td>{escape(one.asked)}</td>{answers}</tr>")
+    return ["".join([*lines, "</table></div>"])]
+
+
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.2f}"
 
 
 def _is_gain(report: EvaluationReport, case: str) -> bool:

@@ -9,42 +9,99 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.config import EvaluationConfig, ServingConfig
+from pipelines.errors import BundleError
 from pipelines.evaluation.baselines import ItemKnn, Popularity, TextProfile
 from pipelines.evaluation.bootstrap import UserBootstrap
 from pipelines.evaluation.bundle_cases import BundleScorer
-from pipelines.evaluation.cases import Case, measure_cases, paired_gains, summarize
+from pipelines.evaluation.cases import (
+    Case,
+    CaseResult,
+    gain_over,
+    measure_cases,
+    paired_gains,
+    slice_gains,
+    slice_sizes,
+    summarize,
+)
+from pipelines.evaluation.examples import Example, examples_of
+from pipelines.evaluation.foresight import look_ahead
+from pipelines.evaluation.golden import ask_golden_queries, golden_titles, read_golden_queries, titles_found
 from pipelines.evaluation.interactions import KNN_DAYS, POPULARITY_DAYS, Interactions, read_interactions
-from pipelines.evaluation.latency import bundle_latency_ms, time_calls
-from pipelines.evaluation.metrics import METRICS
+from pipelines.evaluation.invariances import query_overlaps, recommendation_checks
+from pipelines.evaluation.latency import RECOMMEND, AnswerTimes, answer_times, time_calls
+from pipelines.evaluation.memory import bundle_memory_mib
 from pipelines.evaluation.ranks import TIE_RULE
-from pipelines.evaluation.row_values import NEXT_BASKET, SLICE_NOTES
+from pipelines.evaluation.row_values import NEXT_BASKET, SLICE_NOTES, SLICES
 from pipelines.evaluation.rows import EvaluationRows, read_rows
 from pipelines.evaluation.search_cases import SEARCH, JudgedQueries, QueryScorer, measure_search, same_text_targets
-from pipelines.experiments.plots import QualityPoint, metric_bars, quality_against_latency
+from pipelines.evaluation.slices import category_slices, script_slices
+from pipelines.evaluation.window_jump import JUMP_METRIC, WINDOW_JUMP, window_jump
+from pipelines.experiments.plots import (
+    QualityPoint,
+    latency_histogram,
+    metric_bars,
+    quality_against_latency,
+    slice_intervals,
+)
 from pipelines.experiments.report import evaluation_page
 from pipelines.inference.bundle import Bundle, OtherVersionError, load_bundle
 from pipelines.progress import Progress
-from pipelines.promotion.gate import CHALLENGER_CASE, CHAMPION_CASE
-from pipelines.schemas import CompressedBundle, EvaluationReport, Metric, TrainingSet
+from pipelines.promotion.budgets import MEMORY, SIZE
+from pipelines.promotion.cases import CHALLENGER_CASE, CHAMPION_CASE, DENSE_CASE
+from pipelines.promotion.receipts import is_fresher, receipt_findings
+from pipelines.promotion.soundness import OPENS
+from pipelines.schemas import CompressedBundle, EvaluationReport, Finding, Metric, TrainingSet
 from pipelines.stores.experiment_tracker import ExperimentTracker, StepLog
 from pipelines.stores.files import write_text
 from pipelines.stores.model_registry import ModelRegistry
 from pipelines.stores.table_store import TableStore
 from pipelines.training.catalog import Catalog, load_catalog
 from pipelines.training.catalog_queries import catalog_pairs
+from pipelines.training.receipt import find_receipt
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STEP = "evaluate_model"
-DENSE_CASE = "headrace_dense"
 UNTOUCHED_CASE = "untouched_encoder"
 _QUERY_STREAM = 97
 """Keeps the made-up test queries apart from those that training draws with the same seed."""
 _TIMED_ROWS = 20
+_CHECKED_ANSWERS = 50
+"""Queries, and users, whose answers must not change."""
+_JUMP_ROWS = 1_000
+"""Validation rows at most that the gain on the test window is compared with."""
+_SMALLER = 0.9
+"""A bundle of at most so much of the champion's size is smaller."""
 
 TextEncoder = Callable[[Sequence[str]], np.ndarray]
 """Texts -> float32 `(n, dim)`, each row L2 norm 1."""
+
+
+@dataclass(frozen=True)
+class _Items:
+    """The catalogue that everything is ranked in: what every row number means."""
+
+    ids: list[str]
+    titles: list[str]
+    categories: list[str | None]
+
+    @classmethod
+    def of(cls, bundles: "_Bundles") -> "_Items":
+        """Return the challenger's items, then those that the champion has beside them.
+
+        A challenger that left items out must miss them.
+        """
+        own = bundles.own
+        ids, titles, categories = list(own.item_ids), list(own.titles), _categories(own)
+        if bundles.live:
+            live = bundles.live
+            for item_id, title, category in zip(live.item_ids, live.titles, _categories(live), strict=True):
+                if own.row_of(item_id) is None:
+                    ids.append(item_id)
+                    titles.append(title)
+                    categories.append(category)
+        return cls(ids, titles, categories)
 
 
 @dataclass(frozen=True)
@@ -52,17 +109,40 @@ class _Data:
     """What all cases share."""
 
     item_ids: list[str]
-    """The challenger's catalogue: what every row number means."""
     title_vectors: np.ndarray
     """float32 `(n_items, dim)` by the untouched encoder, each row L2 norm 1."""
     rows: EvaluationRows
+    validation: EvaluationRows | None
+    """Rows of the validation window; None where the training set has none."""
     interactions: Interactions
     judged: JudgedQueries
+    item_slices: Mapping[str, np.ndarray]
+    """Categories and scripts of titles, bool `(n_items,)` each."""
 
     @cached_property
     def popularity(self) -> np.ndarray:
         """float32 `(n_items,)`, recent events of each item."""
         return self.interactions.newest(POPULARITY_DAYS).counts()
+
+
+def _categories(bundle: Bundle) -> list[str | None]:
+    names: list[str | None] = bundle.items["category"].to_pylist()
+    return names
+
+
+@dataclass(frozen=True)
+class _Bundles:
+    """The challenger, and the champion where one can be measured."""
+
+    own: Bundle
+    live: Bundle | None
+    left_out: tuple[str, ...] = ()
+    """Why the champion is not measured."""
+
+    @property
+    def by_case(self) -> dict[str, Bundle]:
+        """Case -> bundle."""
+        return {CHALLENGER_CASE: self.own, **({CHAMPION_CASE: self.live} if self.live else {})}
 
 
 def evaluate_model(
@@ -80,29 +160,42 @@ def evaluate_model(
 ) -> EvaluationReport:
     """Rank the whole catalogue for every test row with every case, and keep the report with the version.
 
-    A champion of another version (another format, or other activity features) cannot be measured: it is left out, the
-    report says so, and the gate asks the challenger to beat the baselines instead.
+    A challenger that does not open or answer has a report that says so, for the gate to refuse. A champion of another
+    version (another format, or other activity features) cannot be measured: it is left out, the report says so, and the
+    gate asks the challenger to beat the baselines instead.
 
-    Running it again replaces the report; only the latencies differ then.
+    Running it again replaces the report; only latencies and memory differ then.
 
     Args:
         cache_dir: Text embeddings by encoder and text; the untouched encoder reads the catalogue once.
 
     Raises:
-        BundleError: the challenger or the champion cannot be opened.
+        BundleError: the champion cannot be opened.
+        ConfigError: the file with the golden queries cannot be read.
         DataError: there are no test rows.
     """
-    bundle = load_bundle(compressed.folder)
+    golden = read_golden_queries(config.golden_queries) if config.golden_queries else []
     with tracker.step(training_set.run, STEP) as log:
         log.params({**config.model_dump(), "metric.ties": TIE_RULE})
+        try:
+            bundle = load_bundle(compressed.folder)
+        except BundleError as error:
+            report = _closed(training_set, compressed, error)
+            registry.save_report(compressed.version, report)
+            return report
+        bundles = _Bundles(bundle, *_champion(compressed, bundles_dir, registry))
         encode_queries, encode_items = _untouched_encoder(bundle, cache_dir, progress)
-        data = _read(training_set, bundle, tables, config, encode_items)
-        champion, left_out = _champion(compressed, bundles_dir, registry)
-        log.tags({"champion_left_out": left_out[0]} if left_out else {})
+        data = _read(training_set, _Items.of(bundles), tables, config, encode_items)
+        log.tags({"champion_left_out": bundles.left_out[0]} if bundles.left_out else {})
         own = BundleScorer(bundle, data.item_ids)
-        live = BundleScorer(champion, data.item_ids) if champion else None
+        live = BundleScorer(bundles.live, data.item_ids) if bundles.live else None
         cases = _cases(own, live, data)
-        metrics = _metrics(cases, _search_scorers(own, live, data, encode_queries), data, config, progress)
+        metrics, slice_rows = _metrics(cases, _search_scorers(own, live, data, encode_queries), data, config, progress)
+        times = answer_times(bundles.by_case, data.rows, data.judged.queries, serving, config.latency_requests)
+        for case, found in _answers(bundles, data, config, serving).items():
+            metrics[case] |= {name: Metric(value=value) for name, value in found.items()}
+        receipt = find_receipt(bundle.folder)
+        theirs = find_receipt(bundles.live.folder) if bundles.live else None
         report = EvaluationReport(
             run=training_set.run,
             bundle=compressed.bundle,
@@ -110,46 +203,82 @@ def evaluate_model(
             test_end=training_set.test_end,
             users=len(np.unique(data.rows.user_ids)),
             metrics=metrics,
-            latency_ms=bundle_latency_ms(bundle, data.rows, data.judged.queries, serving, config.latency_requests),
+            latency_ms=times[CHALLENGER_CASE].percentiles(),
+            costs=_costs(bundles, times, data, config, serving),
             report=training_set.folder / "evaluation" / "report.html",
+            champion=bundles.live.bundle_id if bundles.live else None,
+            rows_fingerprint=data.rows.fingerprint,
+            slice_rows=slice_rows,
+            is_smaller=bool(bundles.live and _size(bundles.own) <= _SMALLER * _size(bundles.live)),
+            is_fresher=is_fresher(receipt, theirs),
+            findings=(
+                *receipt_findings(receipt, theirs, training_set.test_start),
+                look_ahead(bundle, training_set.test_start, data.interactions.counts(), data.item_ids),
+                *ask_golden_queries(bundle, golden, serving),
+            ),
         )
-        served_ms = {CHALLENGER_CASE: report.latency_ms["recommend_p50"]}
-        if champion:
-            asked = bundle_latency_ms(champion, data.rows, [], serving, config.latency_requests)
-            served_ms[CHAMPION_CASE] = asked["recommend_p50"]
-        figures = _figures(report, cases, data.rows, served_ms)
-        _publish(report, compressed, figures, [*_notes(data, config), *left_out], data, registry, tracker, log)
+        figures = _figures(report, cases, data.rows, times)
+        examples = examples_of(bundles.by_case, data.rows, data.judged, serving, config.examples)
+        notes = [*_notes(data, config), *bundles.left_out]
+        _publish(report, compressed, training_set, figures, notes, examples, data, registry, tracker, log)
     return report
 
 
+def _closed(training_set: TrainingSet, compressed: CompressedBundle, error: BundleError) -> EvaluationReport:
+    """Return the report of a challenger that cannot be asked anything."""
+    finding = Finding(name=OPENS, passed=False, words=f"the challenger cannot be opened: {error}")
+    return EvaluationReport(
+        run=training_set.run,
+        bundle=compressed.bundle,
+        test_start=training_set.test_start,
+        test_end=training_set.test_end,
+        users=0,
+        metrics={},
+        latency_ms={},
+        report=None,
+        findings=(finding,),
+    )
+
+
 def _read(
-    training_set: TrainingSet, bundle: Bundle, tables: TableStore, config: EvaluationConfig, encode_items: TextEncoder
+    training_set: TrainingSet, items: _Items, tables: TableStore, config: EvaluationConfig, encode_items: TextEncoder
 ) -> _Data:
     from pipelines.training.search_pairs import MIN_LOGGED_PAIRS, logged_pairs  # imports torch
 
     with tables.connect() as connection:
         catalog = load_catalog(connection, training_set.test_start)
-        interactions = read_interactions(connection, bundle.item_ids, training_set.test_start)
+        interactions = read_interactions(connection, items.ids, training_set.test_start)
         earlier = logged_pairs(connection, catalog, training_set.test_start)
         logged = logged_pairs(connection, catalog, training_set.test_end)
-    # Items may have come or gone since the challenger was made: its catalogue is the one that counts.
+    # Items may have come or gone since the bundles were made: their catalogue is the one that counts.
     text_of = dict(zip(catalog.item_ids, catalog.texts, strict=True))
-    texts = [text_of.get(item_id, title) for item_id, title in zip(bundle.item_ids, bundle.titles, strict=True)]
+    texts = [text_of.get(item_id, title) for item_id, title in zip(items.ids, items.titles, strict=True)]
     typed = len(logged[0]) - len(earlier[0])  # newest first, so that many are of the test window
     fresh = (logged[0][:typed], logged[1][:typed]) if typed >= MIN_LOGGED_PAIRS else None
+    rows = read_rows(training_set.folder, "test", items.ids)
+    wanted = np.concatenate([*rows.new_targets, np.empty(0, np.int64)]).astype(np.int64)
     return _Data(
-        item_ids=bundle.item_ids,
+        item_ids=items.ids,
         title_vectors=encode_items(texts),
-        rows=read_rows(training_set.folder, "test", bundle.item_ids),
+        rows=rows,
+        validation=(
+            read_rows(training_set.folder, "validation", items.ids).part(0, _JUMP_ROWS)
+            if training_set.rows.get("validation")
+            else None
+        ),
         interactions=interactions,
-        judged=_judged_queries(fresh, catalog, bundle, texts, config),
+        judged=_judged_queries(fresh, catalog, items.ids, texts, config),
+        item_slices={
+            **category_slices(items.categories, wanted, config.categories),
+            **script_slices(items.titles),
+        },
     )
 
 
 def _judged_queries(
     fresh: tuple[list[str], np.ndarray] | None,
     catalog: Catalog,
-    bundle: Bundle,
+    item_ids: Sequence[str],
     texts: Sequence[str],
     config: EvaluationConfig,
 ) -> JudgedQueries:
@@ -160,7 +289,8 @@ def _judged_queries(
         origin = "made up from titles and categories, for want of a search log; drawn apart from those of training"
     else:
         (queries, wanted), origin = fresh, "searches of the test window"
-    rows = bundle.rows_of([catalog.item_ids[row] for row in wanted])
+    row_of = {item_id: row for row, item_id in enumerate(item_ids)}
+    rows = np.asarray([row_of.get(catalog.item_ids[row], -1) for row in wanted], np.int64)
     kept = np.flatnonzero(rows >= 0)[: config.search_queries]
     return JudgedQueries([queries[place] for place in kept], same_text_targets(rows[kept], texts), origin)
 
@@ -207,7 +337,7 @@ def _search_scorers(
 
 def _champion(
     compressed: CompressedBundle, bundles_dir: Path, registry: ModelRegistry
-) -> tuple[Bundle | None, list[str]]:
+) -> tuple[Bundle | None, tuple[str, ...]]:
     """Open the champion; where the challenger already is the champion, the one before it.
 
     Returns:
@@ -217,12 +347,12 @@ def _champion(
     if found is not None and found.bundle == compressed.bundle:
         found = registry.previous_champion()
     if found is None:
-        return None, []
+        return None, ()
     folder = bundles_dir / found.bundle
     try:
-        return load_bundle(folder if folder.is_dir() else registry.fetch(found.version, bundles_dir)), []
+        return load_bundle(folder if folder.is_dir() else registry.fetch(found.version, bundles_dir)), ()
     except OtherVersionError as error:
-        return None, [f"The champion is left out. {error}"]
+        return None, (f"The champion is left out. {error}",)
 
 
 def _metrics(
@@ -231,16 +361,102 @@ def _metrics(
     data: _Data,
     config: EvaluationConfig,
     progress: Progress,
-) -> dict[str, dict[str, Metric]]:
+) -> tuple[dict[str, dict[str, Metric]], dict[str, int]]:
+    """Return case -> metric -> value, and slice -> rows."""
     results = measure_cases(
-        data.rows, cases, data.popularity, progress, counts=data.interactions.counts(), vectors=data.title_vectors
+        data.rows,
+        cases,
+        data.popularity,
+        progress,
+        counts=data.interactions.counts(),
+        vectors=data.title_vectors,
+        item_slices=data.item_slices,
     )
-    users = UserBootstrap(data.rows.user_ids, samples=config.bootstrap_samples, seed=config.seed)
-    metrics = {**summarize(results, users), **paired_gains(results, CHALLENGER_CASE, users)}
-    found = measure_search(data.judged, search_scorers, len(data.item_ids))
-    queries = UserBootstrap(np.asarray(data.judged.queries), samples=config.bootstrap_samples, seed=config.seed)
-    searches = {**summarize(found, queries, SEARCH), **paired_gains(found, CHALLENGER_CASE, queries, SEARCH)}
-    return {case: {**metrics.get(case, {}), **searches.get(case, {})} for case in {**metrics, **searches}}
+    found = measure_search(
+        data.judged, search_scorers, len(data.item_ids), query_slices=script_slices(data.judged.queries)
+    )
+    metrics: dict[str, dict[str, Metric]] = {}
+    sizes: dict[str, int] = {}
+    for measured, owners, prefix in (
+        (results, data.rows.user_ids, ""),
+        (found, np.asarray(data.judged.queries), SEARCH),
+    ):
+        bootstrap = UserBootstrap(owners, samples=config.bootstrap_samples, seed=config.seed)
+        parts = [summarize(measured, bootstrap, prefix), paired_gains(measured, CHALLENGER_CASE, bootstrap, prefix)]
+        if CHAMPION_CASE in measured:
+            gains = slice_gains(measured, CHALLENGER_CASE, CHAMPION_CASE, bootstrap, prefix)
+            parts.append({gain_over(CHAMPION_CASE): gains})
+        for part in parts:
+            for case, values in part.items():
+                metrics.setdefault(case, {}).update(values)
+        sizes |= slice_sizes(measured[CHALLENGER_CASE], prefix)
+    if jump := _jump(cases, results, data, config, progress):
+        metrics[CHALLENGER_CASE][WINDOW_JUMP] = jump
+    return metrics, sizes
+
+
+def _jump(
+    cases: Sequence[Case],
+    results: Mapping[str, CaseResult],
+    data: _Data,
+    config: EvaluationConfig,
+    progress: Progress,
+) -> Metric | None:
+    """Return how much more the towers gain over the untouched encoder on the test window than before it."""
+    rows = data.validation
+    if rows is None:
+        return None
+    compared = [case for case in cases if case.name in (DENSE_CASE, UNTOUCHED_CASE)]
+    earlier = measure_cases(
+        rows, compared, data.popularity, progress, counts=data.interactions.counts(), vectors=data.title_vectors
+    )
+    gains = [
+        found[DENSE_CASE].values[JUMP_METRIC] - found[UNTOUCHED_CASE].values[JUMP_METRIC]
+        for found in (results, earlier)
+    ]
+    return window_jump(
+        gains[0], data.rows.user_ids, gains[1], rows.user_ids, samples=config.bootstrap_samples, seed=config.seed
+    )
+
+
+def _answers(
+    bundles: _Bundles, data: _Data, config: EvaluationConfig, serving: ServingConfig
+) -> dict[str, dict[str, float]]:
+    """Return, for both bundles, whether titles find their items and answers stay what they are."""
+    queries = data.judged.queries[:_CHECKED_ANSWERS]
+    places = np.linspace(0, len(data.rows) - 1, min(_CHECKED_ANSWERS, len(data.rows)), dtype=int).tolist()
+    titles = golden_titles(bundles.own, data.item_ids, data.popularity, config.golden_titles)
+    return {
+        case: {
+            **titles_found(bundle, titles, serving),
+            **query_overlaps(bundle, queries, serving),
+            **recommendation_checks(bundle, data.rows, places, serving),
+        }
+        for case, bundle in bundles.by_case.items()
+    }
+
+
+def _costs(
+    bundles: _Bundles,
+    times: Mapping[str, AnswerTimes],
+    data: _Data,
+    config: EvaluationConfig,
+    serving: ServingConfig,
+) -> dict[str, dict[str, float]]:
+    """Return, for both bundles, the milliseconds of an answer, and MiB of memory and of disk."""
+    queries = data.judged.queries
+    return {
+        case: {
+            **{f"{name}_ms": value for name, value in times[case].percentiles().items()},
+            MEMORY: bundle_memory_mib(bundle.folder, data.rows, queries, serving, config.memory_requests),
+            SIZE: _size(bundle),
+        }
+        for case, bundle in bundles.by_case.items()
+    }
+
+
+def _size(bundle: Bundle) -> float:
+    return bundle.manifest.size_mib
 
 
 def _notes(data: _Data, config: EvaluationConfig) -> list[str]:
@@ -249,7 +465,8 @@ def _notes(data: _Data, config: EvaluationConfig) -> list[str]:
     return [
         f"{len(rows):,} baskets, {with_new:,} of them with an item that is new to the user; SHA-1 of the rows "
         f"{rows.fingerprint}.",
-        f"Full ranking of {len(data.item_ids):,} items, no sampled negatives; {TIE_RULE}.",
+        f"Full ranking of {len(data.item_ids):,} items, those that challenger or champion have, no sampled negatives; "
+        f"{TIE_RULE}.",
         "recall@k is the share of the basket's items among the first k; ndcg@10 has gains of 0 and 1; mrr looks at the "
         "first hit in the whole ranking.",
         f"Intervals: {config.bootstrap_samples:,} resamples of users (of queries for search), the same for every case, "
@@ -269,8 +486,10 @@ def _notes(data: _Data, config: EvaluationConfig) -> list[str]:
 def _publish(
     report: EvaluationReport,
     compressed: CompressedBundle,
+    training_set: TrainingSet,
     figures: "Mapping[str, Figure]",
     notes: Sequence[str],
+    examples: Sequence[Example],
     data: _Data,
     registry: ModelRegistry,
     tracker: ExperimentTracker,
@@ -278,31 +497,66 @@ def _publish(
 ) -> None:
     """Write the page, log everything to MLflow and keep the report with the version."""
     if report.report is not None:
-        write_text(report.report, evaluation_page(report, notes, figures))
+        write_text(report.report, evaluation_page(report, notes, figures, examples))
         log.artifact(report.report, "report")
     for caption, figure in figures.items():
         log.figure(figure, caption.lower().replace(" ", "_") + ".png")
     log.metrics({f"{case}.{name}": value for case, found in report.metrics.items() for name, value in found.items()})
-    log.metrics(report.latency_ms, prefix="latency_ms.")
+    for case, costs in report.costs.items():
+        log.metrics(costs, prefix=f"{case}.")
     log.dataset("test_rows", data.rows.fingerprint, len(data.rows), "training set", context="evaluation")
     registry.save_report(compressed.version, report)
-    own = report.metrics[CHALLENGER_CASE]
-    headline = {name: own[name] for name in METRICS if name in own}
-    tracker.parent(report.run).metrics({**headline, **report.latency_ms, "size_mib": compressed.size_mib})
+    _summarize(report, training_set, data, tracker.parent(report.run))
+
+
+def _summarize(report: EvaluationReport, training_set: TrainingSet, data: _Data, parent: StepLog) -> None:
+    """Give the parent run what a comparison of runs needs: a name, what it was made from, and its own metrics."""
+    kind = "incremental" if training_set.incremental else "from zero"
+    parent.rename(f"{kind}, rows until {training_set.validation_start:%Y-%m-%d}, {report.run[:6]}")
+    parent.facts(
+        {
+            "kind": kind,
+            "started_from": training_set.champion or "pre-trained encoder",
+            "rows_since": training_set.since or "",
+            "rows_until": training_set.validation_start,
+            "rows_train": training_set.rows.get("train", 0),
+            "rows_replayed": training_set.replayed,
+            "test_window": f"{training_set.test_start:%Y-%m-%d} to {training_set.test_end:%Y-%m-%d}",
+        }
+    )
+    parent.metrics({**_comparable(report, CHALLENGER_CASE), **report.costs[CHALLENGER_CASE]})
+    parent.metrics(_comparable(report, gain_over(CHAMPION_CASE)), prefix="gain_over_champion.")
+    parent.tags({"champion": report.champion or "none"})
+    parent.dataset("training_rows", training_set.fingerprint, training_set.rows.get("train", 0), "training set")
+    parent.dataset("test_rows", data.rows.fingerprint, len(data.rows), "training set", context="evaluation")
+
+
+def _comparable(report: EvaluationReport, case: str) -> dict[str, Metric]:
+    """Return the metrics that every run has: slices that the data brings along, such as categories, are left out."""
+    own_slices = report.slice_rows.keys() - set(SLICES)
+    found = report.metrics.get(case, {})
+    return {name: metric for name, metric in found.items() if name.rpartition(".")[0] not in own_slices}
 
 
 def _figures(
-    report: EvaluationReport, cases: Sequence[Case], rows: EvaluationRows, served_ms: Mapping[str, float]
+    report: EvaluationReport, cases: Sequence[Case], rows: EvaluationRows, times: Mapping[str, AnswerTimes]
 ) -> "dict[str, Figure]":
-    """Draw the pictures; bundles are timed as they serve (`served_ms`), other cases as they score every item."""
-    latency = {**{case.name: _latency_ms(case, rows) for case in cases if case.name not in served_ms}, **served_ms}
+    """Draw the pictures; bundles are timed as they serve, other cases as they score every item."""
+    latency = {case.name: _latency_ms(case, rows) for case in cases if case.name not in times}
+    latency |= {name: float(np.median(found.by_kind[RECOMMEND])) for name, found in times.items()}
     measured = {case.name: report.metrics[case.name] for case in cases}
     own = report.metrics[CHALLENGER_CASE]
     shown = [name for name in ("recall@10", "ndcg@10", NEXT_BASKET + "recall@10") if name in own]
-    points = [QualityPoint(name, found[shown[0]], latency[name]) for name, found in measured.items()]
+    points = [
+        QualityPoint(name, found[shown[0]], latency[name], report.costs.get(name, {}).get(SIZE))
+        for name, found in measured.items()
+        if shown[0] in found
+    ]
     return {
         "Quality of each case": metric_bars(measured, shown),
+        "Quality of each slice": slice_intervals(report.metrics, report.slice_rows, (CHALLENGER_CASE, CHAMPION_CASE)),
         "Quality against latency": quality_against_latency(points, shown[0]),
+        "Latency of an answer": latency_histogram({case: found.by_kind for case, found in times.items()}),
     }
 
 

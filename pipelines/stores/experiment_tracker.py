@@ -17,13 +17,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MAX_PARAM_CHARACTERS = 6_000
+_MAX_NAME_CHARACTERS = 240
 _DIGEST_CHARACTERS = 36
 _POINTS_PER_CALL = 1_000
 
 
 def metric_key(name: str) -> str:
-    """Return `name` in the characters that MLflow allows: `recall@10` becomes `recall_at_10`."""
-    return re.sub(r"[^\w\-. /]", "_", name.replace("@", "_at_"))
+    """Return `name` in the characters that MLflow allows: `recall@10` becomes `recall_at_10`.
+
+    A slash would be a folder to MLflow, and names such as `Food // Drinks` are none.
+    """
+    return re.sub(r"[^\w\-. ]", "_", name.replace("@", "_at_"))[:_MAX_NAME_CHARACTERS]
+
+
+def _as_params(values: Mapping[str, Any]) -> dict[str, str]:
+    return {metric_key(name): str(value)[:_MAX_PARAM_CHARACTERS] for name, value in values.items()}
 
 
 class StepLog:
@@ -43,15 +51,24 @@ class StepLog:
 
         MLflow's parameters cannot be overwritten, and metrics of two different settings must not mix.
         """
-        wanted = {metric_key(name): str(value)[:_MAX_PARAM_CHARACTERS] for name, value in values.items()}
+        wanted = _as_params(values)
         with mlflow_errors(f"log the parameters of {self._run}"):
             known = self._backend.client.get_run(self.run_id).data.params
-            if any(known.get(name, value) != value for name, value in wanted.items()):
+        if any(known.get(name, value) != value for name, value in wanted.items()):
+            with mlflow_errors(f"start {self._run} afresh"):
                 self._start_afresh()
-                known = {}
-            from mlflow.entities import Param
+        self.facts(values)
 
-            new = [Param(name, value) for name, value in wanted.items() if name not in known]
+    def facts(self, values: Mapping[str, Any]) -> None:
+        """Log as parameters what holds for the run as a whole; what is there already stays as it is.
+
+        For the parent run, which holds all steps and the model's files, and so is never started afresh.
+        """
+        from mlflow.entities import Param
+
+        with mlflow_errors(f"log the parameters of {self._run}"):
+            known = self._backend.client.get_run(self.run_id).data.params
+            new = [Param(name, value) for name, value in _as_params(values).items() if name not in known]
             for start in range(0, len(new), 100):
                 self._backend.client.log_batch(self.run_id, params=new[start : start + 100])
 
@@ -111,6 +128,11 @@ class StepLog:
                 self.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])]
             )
         self.tags({f"dataset.{name}.fingerprint": fingerprint})
+
+    def rename(self, name: str) -> None:
+        """Show the run under this name."""
+        with mlflow_errors(f"name {self._run}"):
+            self._backend.client.update_run(self.run_id, name=name)
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags; the last value wins."""

@@ -43,7 +43,14 @@ class StepRecords:
             raise DataError(f"Run {run} has no result of {step}: run `headrace {step} --run {run}` first.")
         return record
 
-    def latest(self, step: str) -> str | None:
-        """Return the run in which `step` finished last."""
-        files = sorted(self._folder.glob(f"*/{step}.json"), key=lambda path: path.stat().st_mtime)
-        return files[-1].parent.name if files else None
+    def latest(self, step: str, instead: str | None = None) -> str | None:
+        """Return the run in which `step` finished last.
+
+        Args:
+            instead: A step that also counts, in runs that never came to `step`.
+        """
+        files = list(self._folder.glob(f"*/{step}.json"))
+        if instead:
+            others = self._folder.glob(f"*/{instead}.json")
+            files += [path for path in others if not path.with_name(f"{step}.json").exists()]
+        return max(files, key=lambda path: path.stat().st_mtime).parent.name if files else None
