@@ -5,7 +5,7 @@ import pytest
 
 from pipelines.config import ServingConfig
 from pipelines.evaluation.bundle_cases import BundleScorer
-from pipelines.evaluation.latency import bundle_latency_ms
+from pipelines.evaluation.latency import answer_times, time_calls_in_turn
 from pipelines.inference.bundle import load_bundle
 from pipelines.ranking.answers import recommend, search
 from pipelines.ranking.fusion import recommendation_scores
@@ -64,7 +64,20 @@ def test_both_cases_share_the_work_of_a_block_but_not_its_memory(bundle, rows):
     assert scorer.dense_scores(rows.part(1, 2)).tolist() == [[0, 0, 0, 0, 0, 0]]  # another block: bob alone
 
 
-def test_latency_is_told_for_each_kind_of_request(bundle, rows):
-    found = bundle_latency_ms(bundle, rows, ["red apple"] * 30, ServingConfig(), requests=20)
-    assert set(found) == {"recommend_p50", "recommend_p99", "search_p50", "search_p99"}
-    assert 0 < found["search_p50"] <= found["search_p99"] < 1_000
+def test_latency_is_told_for_each_kind_of_request_of_each_bundle(bundle, rows):
+    found = answer_times({"one": bundle, "two": bundle}, rows, ["red apple"] * 30, ServingConfig(), requests=20)
+    assert {name: {kind: len(times) for kind, times in one.by_kind.items()} for name, one in found.items()} == {
+        "one": {"recommend": 20, "search": 20},
+        "two": {"recommend": 20, "search": 20},
+    }
+    told = found["two"].percentiles()
+    assert set(told) == {f"{kind}_p{percent}" for kind in ("recommend", "search") for percent in (50, 95, 99)}
+    assert 0 < told["search_p50"] <= told["search_p95"] <= told["search_p99"] < 1_000
+    assert answer_times({"one": bundle}, rows, [], ServingConfig(), requests=20)["one"].by_kind.keys() == {"recommend"}
+
+
+def test_the_sides_of_a_timing_take_turns():
+    asked = []
+    sides = [[lambda name=name, place=place: asked.append((place, name)) for place in range(3)] for name in "ab"]
+    assert time_calls_in_turn(sides, warm_up=0).shape == (2, 3)
+    assert asked == [(0, "a"), (0, "b"), (1, "a"), (1, "b"), (2, "a"), (2, "b")]

@@ -5,7 +5,15 @@ import pytest
 
 from pipelines.errors import DataError
 from pipelines.evaluation.bootstrap import UserBootstrap
-from pipelines.evaluation.cases import Case, CaseResult, measure_cases, paired_gains, summarize
+from pipelines.evaluation.cases import (
+    Case,
+    CaseResult,
+    measure_cases,
+    paired_gains,
+    slice_gains,
+    slice_sizes,
+    summarize,
+)
 from pipelines.progress import SilentProgress
 from tests.toys.evaluation_rows import row, rows_of
 
@@ -125,3 +133,32 @@ def test_lists_leave_out_what_was_seen(rows):
     assert lists["coverage"] == 1  # bob sees a, b, c and d
     assert lists["diversity"].tolist() == [1, 1, 1]  # no two items are alike
     assert lists["popularity_rank"].tolist() == [3, 3.5, 2.5]  # b c d; c d; a b c d
+
+
+def test_a_category_is_a_slice_like_the_others(rows):
+    first_two = {"category Tea": np.asarray([False, False, True, False])}
+    results = measure_cases(
+        rows,
+        [Case("headrace", backwards, own_fallback=True), Case("champion", alphabetic, own_fallback=True)],
+        POPULARITY,
+        SilentProgress(),
+        counts=COUNTS,
+        vectors=np.eye(4, dtype=np.float32),
+        item_slices=first_two,
+    )
+    sizes = slice_sizes(results["headrace"])
+    # ann's c is the one target in the category; bob's d is cold and tail; ann's second row has no new item
+    assert sizes == {
+        "cold items": 1,
+        "tail items": 1,
+        "category Tea": 1,
+        "short histories": 2,
+        "long histories": 0,
+    }
+    bootstrap = UserBootstrap(rows.user_ids, samples=200, seed=1)
+    gains = slice_gains(results, "headrace", "champion", bootstrap)
+    # d is first backwards and fourth alphabetically; c is second both times
+    assert gains["tail items.ndcg@10"].value == pytest.approx(1 - 1 / np.log2(5))
+    assert gains["category Tea.ndcg@10"].value == 0
+    assert "ndcg@10" not in gains and "next_basket.ndcg@10" not in gains
+    assert slice_sizes(results["headrace"], "search.")["search.tail items"] == 1

@@ -27,3 +27,15 @@ def test_scores_of_another_shape_are_refused():
     judged = JudgedQueries(["first"], [np.asarray([0])], "hand")
     with pytest.raises(DataError, match=r"search case x gave scores of shape \(1, 2\), \(1, 4\) is needed"):
         measure_search(judged, {"x": lambda queries: np.zeros((1, 2))}, 4)
+
+
+def test_slices_of_queries_count_only_their_own():
+    judged = JudgedQueries(["first", "second"], [np.asarray([0]), np.asarray([1])], "hand")
+    scores = np.asarray([2, 1], np.float32)
+    found = measure_search(
+        judged,
+        {"x": lambda queries: np.tile(scores, (len(queries), 1))},
+        2,
+        query_slices={"han script": np.asarray([False, True])},
+    )["x"]
+    assert found.values["han script.ndcg@10"].tolist() == pytest.approx([np.nan, 1 / np.log2(3)], nan_ok=True)

@@ -1,8 +1,16 @@
 """What the pictures show, read back from the figures."""
 
+import numpy as np
 import pytest
 
-from pipelines.experiments.plots import QualityPoint, loss_curve, metric_bars, quality_against_latency
+from pipelines.experiments.plots import (
+    QualityPoint,
+    latency_histogram,
+    loss_curve,
+    metric_bars,
+    quality_against_latency,
+    slice_intervals,
+)
 from pipelines.schemas import Metric
 
 
@@ -39,3 +47,42 @@ def test_quality_is_drawn_against_latency(tmp_path):
     assert [text.get_text() for text in axis.texts] == ["headrace"]
     figure.savefig(tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 5_000
+
+
+def test_the_front_joins_the_cases_that_no_other_one_beats():
+    points = [
+        QualityPoint("headrace", Metric(value=0.3), 5.0, 40.0),
+        QualityPoint("champion", Metric(value=0.2), 6.0, 160.0),
+        QualityPoint("popularity", Metric(value=0.1), 1.0),
+    ]
+    [axis] = quality_against_latency(points, "recall@10").axes
+    front, *cases = axis.lines
+    assert (list(front.get_xdata()), list(front.get_ydata())) == ([1.0, 5.0], [0.1, 0.3])
+    assert [text.get_text() for text in axis.texts] == ["headrace, 40.0 MiB", "champion, 160.0 MiB", "popularity"]
+    own, champion, _ = (line.get_markersize() for line in cases if line.get_marker() == "o")
+    assert (own, champion) == (8, 12)  # four times the size, twice the width beyond the smallest
+
+
+def test_each_slice_has_a_line_with_both_bundles():
+    metrics = {
+        "headrace": {"tail items.recall@10": Metric(value=0.3, low=0.2, high=0.45)},
+        "champion": {"tail items.recall@10": Metric(value=0.4, low=0.3, high=0.5)},
+    }
+    rows = {"tail items": 1234, "nobody": 0}
+    [axis] = slice_intervals(metrics, rows, ("headrace", "champion")).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["tail items (1,234)"]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["headrace", "champion"]
+    shown = [
+        line.get_xdata().tolist() for line in axis.lines if len(line.get_xdata()) == 1 and line.get_marker() == "o"
+    ]
+    assert shown == [[0.3], [0.4]]
+
+
+def test_latencies_of_both_bundles_are_drawn_for_each_kind_of_request():
+    times = {"headrace": {"recommend": np.asarray([1.0, 2.0]), "search": np.asarray([3.0])}}
+    times["champion"] = {"recommend": np.asarray([4.0])}
+    recommend, search = latency_histogram(times).axes
+    assert [axis.get_title() for axis in (recommend, search)] == ["recommend", "search"]
+    assert [text.get_text() for text in recommend.get_legend().get_texts()] == ["headrace", "champion"]
+    assert [text.get_text() for text in search.get_legend().get_texts()] == ["headrace"]
+    assert latency_histogram({}).axes

@@ -2,9 +2,10 @@
 
 from datetime import UTC, datetime
 
+from pipelines.evaluation.examples import Example
 from pipelines.experiments.plots import loss_curve
 from pipelines.experiments.report import evaluation_page
-from pipelines.schemas import EvaluationReport, Metric
+from pipelines.schemas import EvaluationReport, Finding, Metric
 
 REPORT = EvaluationReport(
     run="r",
@@ -19,6 +20,9 @@ REPORT = EvaluationReport(
     },
     latency_ms={"recommend_p50": 4.25},
     report=None,
+    costs={"headrace": {"recommend_p50_ms": 4.25, "memory_mib": 123.4}},
+    slice_rows={"category <Tea>": 7, "search.han script": 3},
+    findings=(Finding(name="receipt", passed=False, words="there is no <receipt>"),),
 )
 
 
@@ -56,3 +60,24 @@ def test_each_table_of_cases_scrolls_on_its_own():
     page = evaluation_page(REPORT, [], {})
     assert ".wide { overflow-x: auto; }" in page
     assert page.count("<div class='wide'><table><tr><th>case</th>") == page.count("<th>case</th>") == 3
+
+
+def test_slices_of_the_data_have_their_table_with_the_number_of_rows():
+    own = {**REPORT.metrics["headrace"], "category <Tea>.recall@10": Metric(value=0.125)}
+    own |= {"search.han script.recall@10": Metric(value=0.625)}
+    page = evaluation_page(REPORT.model_copy(update={"metrics": {"headrace": own}}), [], {})
+    assert "0.1250" in page.split("<h3>Category &lt;Tea&gt; (7)</h3>")[1].split("<h3>")[0]
+    assert "0.6250" in page.split("<h3>Search: han script (3)</h3>")[1].split("<h2>")[0]
+
+
+def test_costs_and_findings_are_on_the_page():
+    page = evaluation_page(REPORT, [], {})
+    assert "<td>memory, MiB</td><td>123.40</td>" in page
+    assert "<li>✗ there is no &lt;receipt&gt;</li>" in page
+
+
+def test_answers_stand_side_by_side():
+    example = Example("search: <tea>", {"headrace": ["green tea", "black tea"], "champion": ["coffee"]})
+    page = evaluation_page(REPORT, [], {}, [example])
+    assert "<th>headrace</th><th>champion</th>" in page
+    assert "<td>search: &lt;tea&gt;</td><td>green tea<br>black tea</td><td>coffee</td>" in page

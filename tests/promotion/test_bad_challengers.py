@@ -24,20 +24,26 @@ class Court:
     shop: GateShop
     training_set: TrainingSet
     good: CompressedBundle
-    decisions: dict[str, PromotionDecision] = field(default_factory=dict)
+    decisions: dict[str, tuple[PromotionDecision, str]] = field(default_factory=dict)
+    """Challenger -> decision, and the reason that counts."""
 
-    def judge(self, name: str, compressed: CompressedBundle, training_set: TrainingSet | None = None) -> list[str]:
+    def judge(
+        self, name: str, compressed: CompressedBundle, wanted: str, training_set: TrainingSet | None = None
+    ) -> PromotionDecision:
+        """Return the decision, among whose reasons is one with these words."""
         decision = self.shop.promote(training_set or self.training_set, compressed)
-        self.decisions[name] = decision
-        return list(decision.reasons)
+        found = [words for words in decision.reasons if wanted in words]
+        assert found, decision.reasons
+        self.decisions[name] = (decision, found[0])
+        return decision
 
     def table(self) -> str:
         lines = [f"{'challenger':<34} {'decision':<9} reason"]
-        for name, decision in self.decisions.items():
-            first, *others = decision.reasons
-            more = f" (and {len(others)} more)" if others else ""
-            words = textwrap.wrap(first + more, 110, subsequent_indent=" " * 45)
-            lines.append(f"{name:<34} {'promoted' if decision.promoted else 'refused':<9} " + "\n".join(words))
+        for name, (decision, reason) in self.decisions.items():
+            others = len(decision.reasons) - 1
+            start = f"{name:<34} {'promoted' if decision.promoted else 'refused':<9} "
+            text = start + reason + (f" (and {others} more)" if others else "")
+            lines += textwrap.wrap(text, 140, subsequent_indent=" " * len(start))
         return "\n".join(lines)
 
 
@@ -106,30 +112,26 @@ def court(request, tmp_path_factory, empty_mlflow, tiny_encoder_folder):
     ],
 )
 def test_a_bad_challenger_is_refused_for_the_right_reason(court, name, change, reason):
-    reasons = court.judge(name, court.shop.changed(court.good, name, change))
-    assert not court.decisions[name].promoted
-    assert court.decisions[name].champion == CHAMPION
-    assert any(reason in words for words in reasons), reasons
+    decision = court.judge(name, court.shop.changed(court.good, name, change), reason)
+    assert (decision.promoted, decision.champion) == (False, CHAMPION)
 
 
 def test_a_challenger_that_was_trained_on_the_test_window_is_refused(court):
     leaked = court.shop.train("leak", LATER, leaked=10)
-    reasons = court.judge("trained on the test window", court.shop.pack(leaked), leaked)
-    assert reasons[0] == (
+    reason = (
         "trained on the test window: the receipt has rows up to 2026-03-01 19:58, and the window that it is measured "
         "on begins at 2026-02-22 00:00"
     )
+    assert not court.judge("trained on the test window", court.shop.pack(leaked), reason, leaked).promoted
     # the same weights with tables of the same days, and the receipt of an honest run
     known = court.shop.pack(leaked.model_copy(update={"run": "known", "test_start": leaked.test_end}))
     honest = court.good.folder / "receipt.json"
     name = "the same with a forged receipt"
     forged = court.shop.changed(known, name, lambda folder: shutil.copy(honest, folder / "receipt.json"))
-    assert court.judge(name, forged)[0].startswith("the bundle knows the future: its trends count events of ")
-    assert not any(decision.promoted for decision in court.decisions.values())
+    assert not court.judge(name, forged, "the bundle knows the future: its trends count events of ").promoted
 
 
 def test_a_good_challenger_passes(court):
-    reasons = court.judge("a good one", court.good)
-    assert court.decisions["a good one"].promoted, reasons
-    assert "policy non_inferior: the challenger is fresher, so not being worse is enough" in reasons[0]
+    reason = "policy non_inferior: the challenger is fresher, so not being worse is enough"
+    assert court.judge("a good one", court.good, reason).promoted
     assert court.shop.registry.champion().bundle == GOOD

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipelines.config import EvaluationConfig, ServingConfig
 from pipelines.inference.preprocessing import Preprocessing
 from pipelines.progress import SilentProgress
+from pipelines.retrieval.neighbors import NeighborTable
 from pipelines.schemas import CompressedBundle, TrainingSet
 from pipelines.steps.evaluate_model import evaluate_model
 from pipelines.stores.experiment_tracker import ExperimentTracker
@@ -19,7 +21,7 @@ from pipelines.stores.model_registry import ModelRegistry
 from pipelines.stores.table_store import TableStore
 from tests.toys.evaluation_rows import TEST_START, row, write_rows
 from tests.toys.event_tables import day, event, tables_with
-from tests.toys.toy_bundle import write_toy_bundle
+from tests.toys.toy_bundle import ITEMS, POPULARITY, one_hot, write_toy_bundle
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +48,7 @@ class Shop:
             metrics={},
         )
 
-    def evaluate(self, compressed):
+    def evaluate(self, compressed, **settings):
         training_set = TrainingSet(
             run=compressed.run,
             folder=self.home / "training",
@@ -64,7 +66,9 @@ class Shop:
             bundles_dir=self.home / "bundles",
             registry=self.registry,
             tracker=self.tracker,
-            config=EvaluationConfig(bootstrap_samples=100, latency_requests=20, search_queries=12),
+            config=EvaluationConfig(
+                **{"bootstrap_samples": 100, "latency_requests": 20, "search_queries": 12, **settings}
+            ),
             serving=ServingConfig(),
             cache_dir=self.home / "cache",
             progress=SilentProgress(),
@@ -126,7 +130,53 @@ def test_every_case_is_measured_on_the_same_rows(shop, mlflow_folder):
     headline = backend.client.get_run(backend.find_run("run-b1")).data.metrics
     assert headline["mrr"] == report.metrics["headrace"]["mrr"].value
     plots = {entry.path for entry in backend.client.list_artifacts(logged.info.run_id, "plots")}
-    assert plots == {"plots/quality_of_each_case.png", "plots/quality_against_latency.png"}
+    assert plots == {
+        "plots/quality_of_each_case.png",
+        "plots/quality_of_each_slice.png",
+        "plots/quality_against_latency.png",
+        "plots/latency_of_an_answer.png",
+    }
+    parent = backend.client.get_run(backend.find_run("run-b1"))
+    assert parent.info.run_name == "from zero, rows until 2026-01-22, run-b1"
+    assert parent.data.params["rows_until"].startswith("2026-01-22")
+    assert {one.dataset.name for one in parent.inputs.dataset_inputs} == {"training_rows", "test_rows"}
+    assert logged.data.metrics["headrace.memory_mib"] == report.costs["headrace"]["memory_mib"] > 0
+
+
+def test_the_parent_of_an_evaluation_with_other_settings_stays(shop, mlflow_folder):
+    challenger = shop.challenger("b1")
+    shop.evaluate(challenger)
+    backend = MlflowBackend(mlflow_folder)
+    before = backend.find_run("run-b1")
+    shop.evaluate(challenger, bootstrap_samples=101)
+    assert backend.find_run("run-b1") == before
+
+
+def test_a_challenger_that_left_items_out_misses_them(shop):
+    shop.registry.set_champion(shop.challenger("b1").version)
+    places = [place for place, item in enumerate(ITEMS["item_id"].to_pylist()) if item != "f"]
+    write_toy_bundle(
+        shop.home / "bundles" / "b2",
+        encoder_name=str(shop.encoder),
+        items=ITEMS.take(places),
+        item_vectors=np.stack([one_hot(title) for title in ITEMS["title"].take(places).to_pylist()]),
+        neighbors={"item_to_item": NeighborTable.from_padded(np.full((5, 1), -1, np.int32), np.zeros((5, 1)))},
+        popularity=POPULARITY[places],
+    )
+    report = shop.evaluate(shop.challenger("b2"))
+    assert report.slice_rows["cold items"] == 2  # bob's f counts, though the challenger does not have it
+    assert report.metrics["headrace"]["cold items.recall@10"].value == 0.5
+    assert report.metrics["champion"]["cold items.recall@10"].value == 1
+
+
+def test_a_challenger_that_does_not_open_has_a_report_that_says_so(shop):
+    challenger = shop.challenger("b1")
+    (challenger.folder / "encoder.onnx").write_bytes(b"nothing")
+    report = shop.evaluate(challenger)
+    assert [(found.name, found.passed) for found in report.findings] == [("opens", False)]
+    assert "encoder.onnx of the bundle" in report.findings[0].words
+    assert report.metrics == {}
+    assert shop.registry.report(challenger.version) == report
 
 
 def test_a_challenger_that_equals_the_champion_gains_nothing(shop):
@@ -143,7 +193,9 @@ def test_running_it_twice_gives_the_same_metrics(shop):
     challenger = shop.challenger("b1")
     first = shop.evaluate(challenger)
     shop.registry.set_champion(challenger.version)  # promoted in between: it is not its own champion
-    assert shop.evaluate(challenger).metrics == first.metrics
+    again = shop.evaluate(challenger)
+    assert (again.metrics, again.findings, again.slice_rows) == (first.metrics, first.findings, first.slice_rows)
+    assert again.rows_fingerprint == first.rows_fingerprint != ""
 
 
 def test_a_champion_whose_folder_is_gone_is_fetched_from_the_registry(shop):

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 POLICY = PromotionConfig(floor_cases=("popularity",))
 
 
-def report(bundle, against, gain):
+def report(bundle, against, gain, compared_with=None):
     return EvaluationReport(
         run=f"run-{bundle}",
         bundle=bundle,
@@ -31,6 +31,7 @@ def report(bundle, against, gain):
         },
         latency_ms={"recommend_p50": 5.0},
         report=None,
+        champion=compared_with,
     )
 
 
@@ -41,7 +42,7 @@ def registry(mlflow_folder):
 
 @pytest.fixture
 def challenge(registry, mlflow_folder, tmp_path):
-    def challenge(bundle, against, gain, *, force=False):
+    def challenge(bundle, against, gain, *, force=False, compared_with=None):
         folder = tmp_path / "bundles" / bundle
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "manifest.json").write_text("{}")
@@ -56,7 +57,7 @@ def challenge(registry, mlflow_folder, tmp_path):
             metrics={},
         )
         return promote_challenger(
-            report(bundle, against, gain),
+            report(bundle, against, gain, compared_with),
             compressed,
             registry=registry,
             tracker=ExperimentTracker(mlflow_folder),
@@ -82,8 +83,8 @@ def test_a_no_leaves_the_champion_and_says_why(challenge, registry):
     decision = challenge("b2", "champion", -0.05)
     assert (decision.promoted, decision.champion) == (False, "b1")
     assert decision.reasons == (
-        "recall@10 0.3000 against 0.3500 of champion, gain -0.0500 (95 % interval -0.0600 to -0.0400): "
-        "the gain must be above 0",
+        "recall@10 0.3000 against 0.3500 of champion, gain -0.0500 (95 % interval -0.0600 to -0.0400); "
+        "policy gain: the challenger is neither fresher nor smaller, so it must be better: the gain must be above 0",
     )
     assert registry.champion().bundle == "b1"
     assert registry.find("b2").tags["promotion"] == "refused"
@@ -97,6 +98,38 @@ def test_force_promotes_in_spite_of_the_gate_and_keeps_its_objections(challenge,
     assert decision.reasons[0] == "forced by hand in spite of:"
     assert "gain -0.0500" in decision.reasons[1]
     assert registry.previous_champion().bundle == "b1"
+
+
+def test_what_was_forced_stays_the_champion_when_the_gate_looks_again(challenge, registry, mlflow_folder):
+    challenge("b1", "popularity", 0.1)
+    challenge("b2", "champion", -0.05, force=True)
+    again = challenge("b2", "champion", -0.05)
+    assert (again.promoted, again.champion) == (True, "b2")
+    assert again.reasons[0] == "it is the champion already, in spite of:"
+    assert registry.champion().tags["promotion"] == "promoted"
+    assert registry.champion().tags["promotion_reasons"].startswith("forced by hand")
+    assert registry.previous_champion().bundle == "b1"
+    backend = MlflowBackend(mlflow_folder)
+    assert backend.client.get_run(backend.find_run("run-b2")).data.tags["promotion"] == "promoted"
+
+
+def test_a_challenger_that_was_compared_with_an_earlier_champion_is_evaluated_again(challenge, registry):
+    challenge("b1", "popularity", 0.1)
+    challenge("b2", "champion", 0.05, compared_with="b1")
+    late = challenge("b3", "champion", 0.05, compared_with="b1")
+    assert (late.promoted, late.champion) == (False, "b2")
+    assert late.reasons == (
+        "it was compared with b1, and the champion is b2 now: run `headrace evaluate_model --run run-b3` again",
+    )
+    assert challenge("b2", "champion", 0.05, compared_with="b1").promoted
+
+
+def test_the_log_says_what_was_decided_and_why(challenge, caplog):
+    caplog.set_level("INFO")
+    challenge("b1", "popularity", 0.1)
+    lines = [record.getMessage() for record in caplog.records if record.name.endswith("promote_challenger")]
+    assert lines[0] == "The gate: b1 promoted. Champion: b1."
+    assert lines[1].startswith("The gate: recall@10 0.3000 against 0.2000 of popularity")
 
 
 def test_running_it_twice_gives_the_same_state(challenge, registry):
