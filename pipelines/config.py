@@ -372,7 +372,7 @@ class PromotionConfig(Settings):
     """Largest bundle."""
     max_cost_factor: float = Field(default=2, ge=1)
     """Latency, memory and size may be so many times the champion's."""
-    min_golden_share: float = Field(default=0.5, ge=0, le=1)
+    min_golden_share: float = Field(default=0.8, ge=0, le=1)
     """Share of the golden titles that must find their item among the first ten."""
     max_golden_loss: float = Field(default=0.2, ge=0, le=1)
     """How far below the champion's that share may lie, for search and for its vectors alone."""

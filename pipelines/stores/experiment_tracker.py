@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.schemas import Metric
 from pipelines.stores.mlflow_client import MlflowBackend, mlflow_errors
+from pipelines.stores.system_metrics import watched_system
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -206,7 +207,8 @@ class ExperimentTracker:
         parent = self._backend.open_run(run)
         self._set_status("RUNNING", log.run_id, parent)
         try:
-            yield log
+            with watched_system(log.run_id, self._backend.tracking_uri):
+                yield log
         except Exception:
             self._set_status("FAILED", log.run_id, parent)
             raise

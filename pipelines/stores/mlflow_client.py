@@ -127,5 +127,7 @@ class MlflowBackend:
         if step:
             tags[_PARENT_TAG] = self.open_run(run)
         with mlflow_errors(f"create run {run}"):
-            created = self.client.create_run(self.experiment_id, run_name=step or run, tags=tags)
+            created = self.client.create_run(
+                self.experiment_id, run_name=f"{step} {run[:6]}" if step else run, tags=tags
+            )
         return str(created.info.run_id)

@@ -1,6 +1,7 @@
 """The experiment tracker on a real MLflow with SQLite."""
 
 import math
+import time
 
 import pytest
 
@@ -8,6 +9,7 @@ from pipelines.errors import StoreError
 from pipelines.schemas import Metric
 from pipelines.stores.experiment_tracker import ExperimentTracker, metric_key
 from pipelines.stores.mlflow_client import MlflowBackend
+from pipelines.stores.system_metrics import are_wanted
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +31,8 @@ def read(backend, run, step=None):
 def test_metric_names_use_the_characters_that_mlflow_allows():
     assert metric_key("headrace.recall@10") == "headrace.recall_at_10"
     assert metric_key("p50 (ms)") == "p50 _ms_"
+    assert metric_key("category Food // Drinks.recall@10") == "category Food __ Drinks.recall_at_10"
+    assert len(metric_key("x" * 999)) < 250
 
 
 def test_a_step_is_a_child_of_its_training_run(tracker, backend):
@@ -36,7 +40,7 @@ def test_a_step_is_a_child_of_its_training_run(tracker, backend):
         log.params({"tower_steps": 1500})
     child, parent = read(backend, "run1", "finetune_model"), read(backend, "run1")
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    assert (child.info.run_name, parent.info.run_name) == ("finetune_model", "run1")
+    assert (child.info.run_name, parent.info.run_name) == ("finetune_model run1", "run1")
     assert (child.info.status, parent.info.status) == ("FINISHED", "FINISHED")
     assert child.data.params == {"tower_steps": "1500"}
 
@@ -130,3 +134,31 @@ def test_a_broken_database_is_named_with_the_next_action(tmp_path):
     (tmp_path / "mlflow.db").write_text("this is not a database " * 100)
     with pytest.raises(StoreError, match=r"MLflow did not open sqlite:.*not a database.*run the same command again"):
         ExperimentTracker(tmp_path).parent("run1")
+
+
+def test_the_machine_is_watched_while_a_step_runs(tracker, backend, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    with tracker.step("run1", "finetune_model") as log:
+        deadline = time.monotonic() + 20
+        while not any(name.startswith("system") for name in read(backend, "run1", "finetune_model").data.metrics):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        log.metric("loss", 1.0)
+    metrics = read(backend, "run1", "finetune_model").data.metrics
+    assert metrics["loss"] == 1
+    assert 0 < metrics["system/system_memory_usage_percentage"] <= 100
+
+
+def test_the_machine_is_not_watched_where_somebody_switched_that_off():
+    assert are_wanted({})
+    assert not are_wanted({"MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "False"})
+
+
+def test_a_run_can_be_renamed_and_keeps_its_facts(tracker, backend):
+    for rows in (7, 8):
+        parent = tracker.parent("run1")
+        parent.rename("from zero, rows until 2026-01-22")
+        parent.facts({"rows_train": rows})
+    found = read(backend, "run1")
+    assert found.info.run_name == "from zero, rows until 2026-01-22"
+    assert found.data.params == {"rows_train": "7"}
