@@ -103,14 +103,15 @@ def quality_against_latency(points: Sequence[QualityPoint], metric: str) -> "Fig
         axis.annotate(
             f"{point.case}{size}",
             (point.latency_ms, point.quality.value),
-            xytext=(6, 4),
+            # champion and challenger are often in one place
+            xytext=(8, -12) if point.case == "champion" else (8, 6),
             textcoords="offset points",
             fontsize=8,
         )
     axis.set_xscale("log")
     axis.set_xlabel("median time to rank for one user (ms)")
     axis.set_ylabel(metric)
-    axis.margins(x=0.2)
+    axis.margins(x=0.3)
     axis.grid(alpha=0.3)
     return figure
 
@@ -158,6 +159,7 @@ def latency_histogram(times: "Mapping[str, Mapping[str, np.ndarray]]") -> "Figur
         times: case -> kind of request -> milliseconds of each answer.
     """
     import numpy as np
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     kinds = list(dict.fromkeys(kind for found in times.values() for kind in found)) or [""]
     figure, axes = _figure(len(kinds), height_in=3.0)
@@ -169,6 +171,9 @@ def latency_histogram(times: "Mapping[str, Mapping[str, np.ndarray]]") -> "Figur
             for case, values in drawn.items():
                 axis.hist(values, bins=bins, histtype="step", label=case, color=_COLORS.get(case, "tab:gray"))
             axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.xaxis.set_minor_formatter(NullFormatter())
             axis.legend(frameon=False, fontsize=8)
         axis.set_title(kind)
         axis.set_xlabel("ms")

@@ -29,6 +29,16 @@ tr.own { font-weight: 600; background: #eef4fb; }
 img { max-width: 100%; }
 table.examples td { text-align: left; vertical-align: top; }
 """
+_OVER_ALL_ROWS = (
+    ("Items that are new to the user", "", "What the user had seen before is left out of the ranking."),
+    ("The whole next basket", NEXT_BASKET, "Nothing is left out; most targets were bought before."),
+    (
+        "Search",
+        SEARCH,
+        "Items that read the same as the wanted one are targets too: they can be many, so look at ndcg@10 and mrr.",
+    ),
+)
+"""Title, prefix of the metrics, and an explanation of each table."""
 _BESIDE = {
     MEMORY: "memory, MiB",
     SIZE: "size, MiB",
@@ -57,49 +67,53 @@ def evaluation_page(
         examples: Answers side by side.
         challenger: The case that wants to become the champion.
     """
-    tables = (
-        ("Items that are new to the user", "", "What the user had seen before is left out of the ranking."),
-        ("The whole next basket", NEXT_BASKET, "Nothing is left out; most targets were bought before."),
-        (
-            "Search",
-            SEARCH,
-            "Items that read the same as the wanted one are targets too: they can be many, so look at ndcg@10 and mrr.",
-        ),
-    )
+    cases = [case for case in report.metrics if not _is_gain(report, case)]
+    gains = [case for case in report.metrics if _is_gain(report, case)]
     parts = [
         f"<h1>Evaluation of bundle {escape(report.bundle)}</h1>",
-        f"<p>Test window {report.test_start:%Y-%m-%d} to {report.test_end:%Y-%m-%d}, {report.users:,} users. "
-        "Intervals hold 95 %.</p>",
-    ]
-    for title, prefix, explanation in tables:
-        names = [prefix + name for name in METRICS]
-        cases = [case for case, found in report.metrics.items() if names[0] in found and not _is_gain(report, case)]
-        if cases:
-            parts += [
-                f"<h2>{title}</h2><p>{explanation}</p>",
-                _table(report.metrics, cases, names, prefix, challenger),
-            ]
-    cases = [case for case in report.metrics if not _is_gain(report, case)]
-    slices = dict.fromkeys((*SLICES, *report.slice_rows))
-    for title, names in (
-        *((_slice_title(name, report), [f"{name}.{metric}" for metric in SLICED]) for name in slices),
-        ("The ten items shown", list(LIST_VALUES)),
-    ):
-        if any(names[0] in report.metrics[case] for case in cases):
-            prefix = names[0].removesuffix(SLICED[0])
-            parts += [f"<h3>{escape(title)}</h3>", _table(report.metrics, cases, names, prefix, challenger)]
-    gains = [case for case in report.metrics if _is_gain(report, case)]
-    parts += [
+        f"<p>Test window {report.test_start:%Y-%m-%d} to {report.test_end:%Y-%m-%d}, {report.users:,} users; champion: "
+        f"{escape(report.champion or 'none')}. Intervals hold 95 %.</p>",
+        *_findings(report),
+        *_beside_quality(report),
+        *(
+            f"<h2>{escape(caption)}</h2><img alt='{escape(caption)}' src='{_data_uri(figure)}'>"
+            for caption, figure in figures.items()
+        ),
+        *_tables(report, cases, challenger),
         "<h2>Paired gains of the challenger</h2>",
         _table(report.metrics, gains, list(METRICS), "", challenger, signed=True),
-        *_beside_quality(report),
-        *_findings(report),
+        *_slice_tables(report, cases, challenger),
+        *_side_by_side(examples),
+        "<h2>How this was measured</h2><ul>",
+        *(f"<li>{escape(note)}</li>" for note in notes),
+        "</ul>",
     ]
-    for caption, figure in figures.items():
-        parts.append(f"<h2>{escape(caption)}</h2><img alt='{escape(caption)}' src='{_data_uri(figure)}'>")
-    parts += _side_by_side(examples)
-    parts += ["<h2>How this was measured</h2><ul>", *(f"<li>{escape(note)}</li>" for note in notes), "</ul>"]
     return html_page(report.bundle, "\n".join(parts), style=_STYLE)
+
+
+def _tables(report: EvaluationReport, cases: Sequence[str], challenger: str) -> list[str]:
+    """Return the tables over all rows, those that were measured."""
+    parts = []
+    for title, prefix, explanation in _OVER_ALL_ROWS:
+        names = [prefix + name for name in METRICS]
+        found = [case for case in cases if names[0] in report.metrics[case]]
+        if found:
+            table = _table(report.metrics, found, names, prefix, challenger)
+            parts += [f"<h2>{title}</h2><p>{explanation}</p>", table]
+    if any(name in report.metrics[case] for case in cases for name in LIST_VALUES):
+        table = _table(report.metrics, cases, list(LIST_VALUES), "", challenger)
+        parts += ["<h2>The ten items shown</h2>", table]
+    return parts
+
+
+def _slice_tables(report: EvaluationReport, cases: Sequence[str], challenger: str) -> list[str]:
+    parts = []
+    for slice_name in dict.fromkeys((*SLICES, *report.slice_rows)):
+        names = [f"{slice_name}.{metric}" for metric in SLICED]
+        if any(names[0] in report.metrics[case] for case in cases):
+            table = _table(report.metrics, cases, names, f"{slice_name}.", challenger)
+            parts += [f"<h3>{escape(_slice_title(slice_name, report))}</h3>", table]
+    return ["<h2>Slices</h2><details><summary>A table each</summary>", *parts, "</details>"] if parts else []
 
 
 def _slice_title(name: str, report: EvaluationReport) -> str:

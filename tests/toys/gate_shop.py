@@ -52,8 +52,8 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 DAYS, N_USERS, N_CATEGORIES, PER_CATEGORY = 60, 120, 6, 40
 N_ITEMS = N_CATEGORIES * PER_CATEGORY
 VISITS, BASKET = 15, 3
-OLD_USERS, NEW_SINCE = 90, 10
-"""The other users come for the first time on their tenth visit."""
+OLD_USERS, NEW_SINCE = 90, 12
+"""The other users begin with their thirteenth visit, in the newest window."""
 _SYLLABLES = ["ba", "ko", "mi", "tu", "re", "sa", "ni", "po", "lu", "fe"]
 MADE_AT = datetime(2026, 3, 2, tzinfo=UTC)
 
