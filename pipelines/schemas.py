@@ -219,7 +219,9 @@ class EvaluationReport(Record):
     )
     latency_ms: dict[str, float]
     report: Path | None = Field(description="HTML page with the pictures.")
-    champion: str | None = Field(default=None, description="Bundle that was measured beside it; none: there was none.")
+    champion: str | None = Field(
+        default=None, description="The champion at that time, measured or left out; none: there was none."
+    )
     costs: dict[str, dict[str, float]] = Field(
         default={}, description="Case -> `<kind>_p<percentile>_ms`, `memory_mib`, `size_mib`, for the two bundles."
     )

@@ -1,8 +1,7 @@
 """Step: measure the challenger, the champion and the baselines on the same frozen test rows."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,16 +24,17 @@ from pipelines.evaluation.cases import (
 )
 from pipelines.evaluation.examples import Example, examples_of
 from pipelines.evaluation.foresight import look_ahead
+from pipelines.evaluation.frozen_window import FrozenWindow, MeasuredBundles, RankedCatalog, TextEncoder, read_window
 from pipelines.evaluation.golden import ask_golden_queries, golden_titles, read_golden_queries, titles_found
-from pipelines.evaluation.interactions import KNN_DAYS, POPULARITY_DAYS, Interactions, read_interactions
+from pipelines.evaluation.interactions import KNN_DAYS, POPULARITY_DAYS
 from pipelines.evaluation.invariances import query_overlaps, recommendation_checks
 from pipelines.evaluation.latency import RECOMMEND, AnswerTimes, answer_times, time_calls
 from pipelines.evaluation.memory import bundle_memory_mib
 from pipelines.evaluation.ranks import TIE_RULE
 from pipelines.evaluation.row_values import NEXT_BASKET, SLICE_NOTES, SLICES
-from pipelines.evaluation.rows import EvaluationRows, read_rows
-from pipelines.evaluation.search_cases import SEARCH, JudgedQueries, QueryScorer, measure_search, same_text_targets
-from pipelines.evaluation.slices import category_slices, script_slices
+from pipelines.evaluation.rows import EvaluationRows
+from pipelines.evaluation.search_cases import SEARCH, QueryScorer, measure_search
+from pipelines.evaluation.slices import script_slices
 from pipelines.evaluation.window_jump import JUMP_METRIC, WINDOW_JUMP, window_jump
 from pipelines.experiments.plots import (
     QualityPoint,
@@ -55,8 +55,6 @@ from pipelines.stores.experiment_tracker import ExperimentTracker, StepLog
 from pipelines.stores.files import write_text
 from pipelines.stores.model_registry import ModelRegistry
 from pipelines.stores.table_store import TableStore
-from pipelines.training.catalog import Catalog, load_catalog
-from pipelines.training.catalog_queries import catalog_pairs
 from pipelines.training.receipt import find_receipt
 
 if TYPE_CHECKING:
@@ -64,85 +62,11 @@ if TYPE_CHECKING:
 
 STEP = "evaluate_model"
 UNTOUCHED_CASE = "untouched_encoder"
-_QUERY_STREAM = 97
-"""Keeps the made-up test queries apart from those that training draws with the same seed."""
 _TIMED_ROWS = 20
 _CHECKED_ANSWERS = 50
 """Queries, and users, whose answers must not change."""
-_JUMP_ROWS = 1_000
-"""Validation rows at most that the gain on the test window is compared with."""
 _SMALLER = 0.9
 """A bundle of at most so much of the champion's size is smaller."""
-
-TextEncoder = Callable[[Sequence[str]], np.ndarray]
-"""Texts -> float32 `(n, dim)`, each row L2 norm 1."""
-
-
-@dataclass(frozen=True)
-class _Items:
-    """The catalogue that everything is ranked in: what every row number means."""
-
-    ids: list[str]
-    titles: list[str]
-    categories: list[str | None]
-
-    @classmethod
-    def of(cls, bundles: "_Bundles") -> "_Items":
-        """Return the challenger's items, then those that the champion has beside them.
-
-        A challenger that left items out must miss them.
-        """
-        own = bundles.own
-        ids, titles, categories = list(own.item_ids), list(own.titles), _categories(own)
-        if bundles.live:
-            live = bundles.live
-            for item_id, title, category in zip(live.item_ids, live.titles, _categories(live), strict=True):
-                if own.row_of(item_id) is None:
-                    ids.append(item_id)
-                    titles.append(title)
-                    categories.append(category)
-        return cls(ids, titles, categories)
-
-
-@dataclass(frozen=True)
-class _Data:
-    """What all cases share."""
-
-    item_ids: list[str]
-    title_vectors: np.ndarray
-    """float32 `(n_items, dim)` by the untouched encoder, each row L2 norm 1."""
-    rows: EvaluationRows
-    validation: EvaluationRows | None
-    """Rows of the validation window; None where the training set has none."""
-    interactions: Interactions
-    judged: JudgedQueries
-    item_slices: Mapping[str, np.ndarray]
-    """Categories and scripts of titles, bool `(n_items,)` each."""
-
-    @cached_property
-    def popularity(self) -> np.ndarray:
-        """float32 `(n_items,)`, recent events of each item."""
-        return self.interactions.newest(POPULARITY_DAYS).counts()
-
-
-def _categories(bundle: Bundle) -> list[str | None]:
-    names: list[str | None] = bundle.items["category"].to_pylist()
-    return names
-
-
-@dataclass(frozen=True)
-class _Bundles:
-    """The challenger, and the champion where one can be measured."""
-
-    own: Bundle
-    live: Bundle | None
-    left_out: tuple[str, ...] = ()
-    """Why the champion is not measured."""
-
-    @property
-    def by_case(self) -> dict[str, Bundle]:
-        """Case -> bundle."""
-        return {CHALLENGER_CASE: self.own, **({CHAMPION_CASE: self.live} if self.live else {})}
 
 
 def evaluate_model(
@@ -183,9 +107,10 @@ def evaluate_model(
             report = _closed(training_set, compressed, error)
             registry.save_report(compressed.version, report)
             return report
-        bundles = _Bundles(bundle, *_champion(compressed, bundles_dir, registry))
+        bundles = _with_champion(bundle, bundles_dir, registry)
         encode_queries, encode_items = _untouched_encoder(bundle, cache_dir, progress)
-        data = _read(training_set, _Items.of(bundles), tables, config, encode_items)
+        with tables.connect() as connection:
+            data = read_window(connection, training_set, RankedCatalog.of(bundles), config, encode_items)
         log.tags({"champion_left_out": bundles.left_out[0]} if bundles.left_out else {})
         own = BundleScorer(bundle, data.item_ids)
         live = BundleScorer(bundles.live, data.item_ids) if bundles.live else None
@@ -206,7 +131,7 @@ def evaluate_model(
             latency_ms=times[CHALLENGER_CASE].percentiles(),
             costs=_costs(bundles, times, data, config, serving),
             report=training_set.folder / "evaluation" / "report.html",
-            champion=bundles.live.bundle_id if bundles.live else None,
+            champion=bundles.champion,
             rows_fingerprint=data.rows.fingerprint,
             slice_rows=slice_rows,
             is_smaller=bool(bundles.live and _size(bundles.own) <= _SMALLER * _size(bundles.live)),
@@ -240,61 +165,6 @@ def _closed(training_set: TrainingSet, compressed: CompressedBundle, error: Bund
     )
 
 
-def _read(
-    training_set: TrainingSet, items: _Items, tables: TableStore, config: EvaluationConfig, encode_items: TextEncoder
-) -> _Data:
-    from pipelines.training.search_pairs import MIN_LOGGED_PAIRS, logged_pairs  # imports torch
-
-    with tables.connect() as connection:
-        catalog = load_catalog(connection, training_set.test_start)
-        interactions = read_interactions(connection, items.ids, training_set.test_start)
-        earlier = logged_pairs(connection, catalog, training_set.test_start)
-        logged = logged_pairs(connection, catalog, training_set.test_end)
-    # Items may have come or gone since the bundles were made: their catalogue is the one that counts.
-    text_of = dict(zip(catalog.item_ids, catalog.texts, strict=True))
-    texts = [text_of.get(item_id, title) for item_id, title in zip(items.ids, items.titles, strict=True)]
-    typed = len(logged[0]) - len(earlier[0])  # newest first, so that many are of the test window
-    fresh = (logged[0][:typed], logged[1][:typed]) if typed >= MIN_LOGGED_PAIRS else None
-    rows = read_rows(training_set.folder, "test", items.ids)
-    wanted = np.concatenate([*rows.new_targets, np.empty(0, np.int64)]).astype(np.int64)
-    return _Data(
-        item_ids=items.ids,
-        title_vectors=encode_items(texts),
-        rows=rows,
-        validation=(
-            read_rows(training_set.folder, "validation", items.ids).part(0, _JUMP_ROWS)
-            if training_set.rows.get("validation")
-            else None
-        ),
-        interactions=interactions,
-        judged=_judged_queries(fresh, catalog, items.ids, texts, config),
-        item_slices={
-            **category_slices(items.categories, wanted, config.categories),
-            **script_slices(items.titles),
-        },
-    )
-
-
-def _judged_queries(
-    fresh: tuple[list[str], np.ndarray] | None,
-    catalog: Catalog,
-    item_ids: Sequence[str],
-    texts: Sequence[str],
-    config: EvaluationConfig,
-) -> JudgedQueries:
-    """Return the searches of the test window and what was chosen; made-up ones where `fresh` is None."""
-    if fresh is None:
-        rng = np.random.default_rng([config.seed, _QUERY_STREAM])
-        queries, wanted = catalog_pairs(catalog, config.search_queries, rng)
-        origin = "made up from titles and categories, for want of a search log; drawn apart from those of training"
-    else:
-        (queries, wanted), origin = fresh, "searches of the test window"
-    row_of = {item_id: row for row, item_id in enumerate(item_ids)}
-    rows = np.asarray([row_of.get(catalog.item_ids[row], -1) for row in wanted], np.int64)
-    kept = np.flatnonzero(rows >= 0)[: config.search_queries]
-    return JudgedQueries([queries[place] for place in kept], same_text_targets(rows[kept], texts), origin)
-
-
 def _untouched_encoder(bundle: Bundle, cache_dir: Path, progress: Progress) -> tuple[TextEncoder, TextEncoder]:
     """Return the pre-trained encoder that the bundle once started from, for queries, and behind the cache for items."""
     from pipelines.model.encoder import EmbeddingCache, encode_texts, encoder_fingerprint, load_encoder
@@ -311,7 +181,7 @@ def _untouched_encoder(bundle: Bundle, cache_dir: Path, progress: Progress) -> t
     return encode, lambda texts: EmbeddingCache(cache_dir).encode(texts, name, encoder.dim, encode)
 
 
-def _cases(own: BundleScorer, live: BundleScorer | None, data: _Data) -> list[Case]:
+def _cases(own: BundleScorer, live: BundleScorer | None, data: FrozenWindow) -> list[Case]:
     known = data.interactions.newest(KNN_DAYS)
     return [
         Case(CHALLENGER_CASE, own.fused_scores, own_fallback=True),
@@ -324,7 +194,7 @@ def _cases(own: BundleScorer, live: BundleScorer | None, data: _Data) -> list[Ca
 
 
 def _search_scorers(
-    own: BundleScorer, live: BundleScorer | None, data: _Data, encode_queries: TextEncoder
+    own: BundleScorer, live: BundleScorer | None, data: FrozenWindow, encode_queries: TextEncoder
 ) -> dict[str, QueryScorer]:
     return {
         CHALLENGER_CASE: own.search_scores,
@@ -335,30 +205,25 @@ def _search_scorers(
     }
 
 
-def _champion(
-    compressed: CompressedBundle, bundles_dir: Path, registry: ModelRegistry
-) -> tuple[Bundle | None, tuple[str, ...]]:
-    """Open the champion; where the challenger already is the champion, the one before it.
-
-    Returns:
-        The bundle, or none with the reason why it cannot be measured.
-    """
+def _with_champion(own: Bundle, bundles_dir: Path, registry: ModelRegistry) -> MeasuredBundles:
+    """Open the champion; where the challenger already is the champion, the one before it."""
     found = registry.champion()
-    if found is not None and found.bundle == compressed.bundle:
+    if found is not None and found.bundle == own.folder.name:
         found = registry.previous_champion()
     if found is None:
-        return None, ()
+        return MeasuredBundles(own)
     folder = bundles_dir / found.bundle
     try:
-        return load_bundle(folder if folder.is_dir() else registry.fetch(found.version, bundles_dir)), ()
+        live = load_bundle(folder if folder.is_dir() else registry.fetch(found.version, bundles_dir))
     except OtherVersionError as error:
-        return None, (f"The champion is left out. {error}",)
+        return MeasuredBundles(own, champion=found.bundle, left_out=(f"The champion is left out. {error}",))
+    return MeasuredBundles(own, live, found.bundle)
 
 
 def _metrics(
     cases: Sequence[Case],
     search_scorers: Mapping[str, QueryScorer],
-    data: _Data,
+    data: FrozenWindow,
     config: EvaluationConfig,
     progress: Progress,
 ) -> tuple[dict[str, dict[str, Metric]], dict[str, int]]:
@@ -398,7 +263,7 @@ def _metrics(
 def _jump(
     cases: Sequence[Case],
     results: Mapping[str, CaseResult],
-    data: _Data,
+    data: FrozenWindow,
     config: EvaluationConfig,
     progress: Progress,
 ) -> Metric | None:
@@ -420,7 +285,7 @@ def _jump(
 
 
 def _answers(
-    bundles: _Bundles, data: _Data, config: EvaluationConfig, serving: ServingConfig
+    bundles: MeasuredBundles, data: FrozenWindow, config: EvaluationConfig, serving: ServingConfig
 ) -> dict[str, dict[str, float]]:
     """Return, for both bundles, whether titles find their items and answers stay what they are."""
     queries = data.judged.queries[:_CHECKED_ANSWERS]
@@ -437,9 +302,9 @@ def _answers(
 
 
 def _costs(
-    bundles: _Bundles,
+    bundles: MeasuredBundles,
     times: Mapping[str, AnswerTimes],
-    data: _Data,
+    data: FrozenWindow,
     config: EvaluationConfig,
     serving: ServingConfig,
 ) -> dict[str, dict[str, float]]:
@@ -459,7 +324,7 @@ def _size(bundle: Bundle) -> float:
     return bundle.manifest.size_mib
 
 
-def _notes(data: _Data, config: EvaluationConfig) -> list[str]:
+def _notes(data: FrozenWindow, config: EvaluationConfig) -> list[str]:
     rows = data.rows
     with_new = sum(len(targets) > 0 for targets in rows.new_targets)
     return [
@@ -490,7 +355,7 @@ def _publish(
     figures: "Mapping[str, Figure]",
     notes: Sequence[str],
     examples: Sequence[Example],
-    data: _Data,
+    data: FrozenWindow,
     registry: ModelRegistry,
     tracker: ExperimentTracker,
     log: StepLog,
@@ -509,7 +374,7 @@ def _publish(
     _summarize(report, training_set, data, tracker.parent(report.run))
 
 
-def _summarize(report: EvaluationReport, training_set: TrainingSet, data: _Data, parent: StepLog) -> None:
+def _summarize(report: EvaluationReport, training_set: TrainingSet, data: FrozenWindow, parent: StepLog) -> None:
     """Give the parent run what a comparison of runs needs: a name, what it was made from, and its own metrics."""
     kind = "incremental" if training_set.incremental else "from zero"
     parent.rename(f"{kind}, rows until {training_set.validation_start:%Y-%m-%d}, {report.run[:6]}")

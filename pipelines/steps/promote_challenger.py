@@ -3,7 +3,7 @@
 import logging
 
 from pipelines.config import PromotionConfig
-from pipelines.promotion.gate import GateAnswer, decide_promotion, refuse_diverged
+from pipelines.promotion.gate import CHAMPION_CASE, GateAnswer, decide_promotion, refuse_diverged
 from pipelines.schemas import CompressedBundle, EvaluationReport, PromotionDecision
 from pipelines.steps.rollback_champion import ROLLED_BACK
 from pipelines.stores.experiment_tracker import ExperimentTracker, StepLog
@@ -71,11 +71,13 @@ def _answer(
 
 
 def _compared_with_another(report: EvaluationReport, champion: ModelVersion | None) -> str | None:
-    """Say that the champion has changed since the evaluation; a champion that could not be measured is not compared."""
-    if champion is None or report.champion is None or champion.bundle in (report.bundle, report.champion):
+    """Say that the champion has changed since the evaluation, in which the baselines alone may have been compared."""
+    if champion is None or champion.bundle in (report.bundle, report.champion):
         return None
+    if report.champion is None and CHAMPION_CASE in report.metrics:
+        return None  # a report of an earlier version, which did not say with which one
     return (
-        f"it was compared with {report.champion}, and the champion is {champion.bundle} now: run "
+        f"it was compared with {report.champion or 'no champion'}, and the champion is {champion.bundle} now: run "
         f"`headrace evaluate_model --run {report.run}` again"
     )
 

@@ -229,4 +229,5 @@ def test_a_champion_of_another_format_is_left_out_with_the_reason(shop):
     report = shop.evaluate(shop.challenger("new"))
 
     assert "champion" not in report.metrics
+    assert report.champion == "old"
     assert "has format 1" in report.report.read_text()

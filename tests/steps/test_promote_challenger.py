@@ -122,6 +122,8 @@ def test_a_challenger_that_was_compared_with_an_earlier_champion_is_evaluated_ag
         "it was compared with b1, and the champion is b2 now: run `headrace evaluate_model --run run-b3` again",
     )
     assert challenge("b2", "champion", 0.05, compared_with="b1").promoted
+    never = challenge("b4", "popularity", 0.1)
+    assert never.reasons[0].startswith("it was compared with no champion, and the champion is b2 now")
 
 
 def test_the_log_says_what_was_decided_and_why(challenge, caplog):
