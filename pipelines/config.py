@@ -379,7 +379,7 @@ class PromotionConfig(Settings):
     min_overlap: float = Field(default=0.8, ge=0, le=1)
     """Share of the ten answers that a query must keep in another case or with other white space. Lower it for an
     encoder that tells case apart."""
-    max_tied: float = Field(default=0.1, ge=0, le=1)
+    max_tied: float = Field(default=0.5, ge=0, le=1)
     """Share of the recommendations in which the order of the catalogue, and no score, decides who is among the ten."""
     max_window_jump: float = Field(default=0.2, ge=0)
     """How much more the towers may gain on the test window than on the validation window, neither of which they were
