@@ -352,8 +352,8 @@ class PromotionConfig(Settings):
     """`gain`: how far below zero the lower end of the gain's 95 % interval may lie, relative to the champion."""
     margin: float = Field(default=0.1, ge=0)
     """`non_inferior`: loss, relative to the champion, that must be ruled out with 95 % confidence."""
-    max_mean_loss: float = Field(default=0.02, ge=0)
-    """`non_inferior`: loss of the mean, relative to the champion, so that small steps down do not add up."""
+    max_sure_loss: float = Field(default=0.01, ge=0)
+    """`non_inferior`: loss, relative to the champion, that must not be sure, so that small steps down do not add up."""
     floor_cases: tuple[str, ...] = ("popularity", "untouched_encoder")
     """Baselines that a first challenger must beat, and that no later one may surely be worse than."""
     max_slice_loss: float = Field(default=0.2, ge=0)

@@ -36,10 +36,10 @@ def compare_with_champion(report: EvaluationReport, policy: PromotionConfig) -> 
         return Verdict(passed=False, words=_missing(report, CHAMPION_CASE, metric))
     name, why = policy_in_use(report, policy)
     words = f"{gain_in_words(report, CHAMPION_CASE, metric, gain)}; policy {name}: {why}"
-    if gain.low is None:
+    if gain.low is None or gain.high is None:
         return Verdict(passed=False, words=f"{words}: too few users for an interval")
     champion = report.metrics[CHAMPION_CASE][metric].value
-    objection = (_not_better if name == GAIN else _inferior)(gain.value, gain.low, champion, policy)
+    objection = (_not_better if name == GAIN else _inferior)(gain, champion, policy)
     return Verdict(passed=objection is None, words=words if objection is None else f"{words}: {objection}")
 
 
@@ -96,17 +96,17 @@ def _variety_lost(report: EvaluationReport, policy: PromotionConfig) -> list[str
     ]
 
 
-def _not_better(gain: float, low: float, champion: float, policy: PromotionConfig) -> str | None:
-    if not gain > policy.min_gain:
+def _not_better(gain: Metric, champion: float, policy: PromotionConfig) -> str | None:
+    if not gain.value > policy.min_gain:
         return f"the gain must be above {policy.min_gain:g}"
     lowest = 0.0 - policy.max_regression * champion
-    return None if low >= lowest else f"the interval may not go below {lowest:.4f}"
+    return None if (gain.low or 0.0) >= lowest else f"the interval may not go below {lowest:.4f}"
 
 
-def _inferior(gain: float, low: float, champion: float, policy: PromotionConfig) -> str | None:
-    lowest = 0.0 - policy.max_mean_loss * champion
-    if gain < lowest:
-        return f"the gain may not be below {lowest:.4f}, {policy.max_mean_loss:.0%} of the champion"
+def _inferior(gain: Metric, champion: float, policy: PromotionConfig) -> str | None:
+    low, high = gain.low or 0.0, gain.high or 0.0
+    if high < 0.0 - policy.max_sure_loss * champion:
+        return f"it surely loses more than {policy.max_sure_loss:.0%} of what the champion reaches"
     margin = 0.0 - policy.margin * champion
     if low < margin:
         return f"a loss of more than {policy.margin:.0%} ({margin:.4f}) cannot be ruled out; more test users can tell"

@@ -71,8 +71,11 @@ def _answer(
 
 
 def _compared_with_another(report: EvaluationReport, champion: ModelVersion | None) -> str | None:
-    """Say that the champion has changed since the evaluation, in which the baselines alone may have been compared."""
-    if champion is None or champion.bundle in (report.bundle, report.champion):
+    """Say that the champion has changed since the evaluation, in which it may have been compared with baselines alone.
+
+    What was never measured, because it does not open, was compared with nothing.
+    """
+    if champion is None or not report.metrics or champion.bundle in (report.bundle, report.champion):
         return None
     if report.champion is None and CHAMPION_CASE in report.metrics:
         return None  # a report of an earlier version, which did not say with which one
