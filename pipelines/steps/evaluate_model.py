@@ -30,6 +30,7 @@ from pipelines.evaluation.interactions import KNN_DAYS, POPULARITY_DAYS
 from pipelines.evaluation.invariances import query_overlaps, recommendation_checks
 from pipelines.evaluation.latency import RECOMMEND, AnswerTimes, answer_times, time_calls
 from pipelines.evaluation.memory import bundle_memory_mib
+from pipelines.evaluation.metrics import METRICS
 from pipelines.evaluation.ranks import TIE_RULE
 from pipelines.evaluation.row_values import NEXT_BASKET, SLICE_NOTES, SLICES
 from pipelines.evaluation.rows import EvaluationRows
@@ -106,6 +107,7 @@ def evaluate_model(
         except BundleError as error:
             report = _closed(training_set, compressed, error)
             registry.save_report(compressed.version, report)
+            _introduce(training_set, tracker.parent(training_set.run))
             return report
         bundles = _with_champion(bundle, bundles_dir, registry)
         encode_queries, encode_items = _untouched_encoder(bundle, cache_dir, progress)
@@ -374,23 +376,31 @@ def _publish(
     _summarize(report, training_set, data, tracker.parent(report.run))
 
 
-def _summarize(report: EvaluationReport, training_set: TrainingSet, data: FrozenWindow, parent: StepLog) -> None:
-    """Give the parent run what a comparison of runs needs: a name, what it was made from, and its own metrics."""
+def _introduce(training_set: TrainingSet, parent: StepLog) -> None:
+    """Give the parent run a name that says what it is, and what it was made from."""
     kind = "incremental" if training_set.incremental else "from zero"
-    parent.rename(f"{kind}, rows until {training_set.validation_start:%Y-%m-%d}, {report.run[:6]}")
+    # the end of the training rows comes first: MLflow's lists cut names off
+    parent.rename(f"{training_set.validation_start:%Y-%m-%d} {kind} {training_set.run[:6]}")
     parent.facts(
         {
             "kind": kind,
             "started_from": training_set.champion or "pre-trained encoder",
-            "rows_since": training_set.since or "",
-            "rows_until": training_set.validation_start,
+            "rows_since": f"{training_set.since:%Y-%m-%d}" if training_set.since else "",
+            "rows_until": f"{training_set.validation_start:%Y-%m-%d}",
             "rows_train": training_set.rows.get("train", 0),
             "rows_replayed": training_set.replayed,
             "test_window": f"{training_set.test_start:%Y-%m-%d} to {training_set.test_end:%Y-%m-%d}",
         }
     )
-    parent.metrics({**_comparable(report, CHALLENGER_CASE), **report.costs[CHALLENGER_CASE]})
-    parent.metrics(_comparable(report, gain_over(CHAMPION_CASE)), prefix="gain_over_champion.")
+
+
+def _summarize(report: EvaluationReport, training_set: TrainingSet, data: FrozenWindow, parent: StepLog) -> None:
+    """Give the parent run the metrics by which runs are compared: intervals for the gain over the champion alone."""
+    _introduce(training_set, parent)
+    own = {name: metric.value for name, metric in _comparable(report, CHALLENGER_CASE).items()}
+    gains = report.metrics.get(gain_over(CHAMPION_CASE), {})
+    parent.metrics({**own, **report.costs[CHALLENGER_CASE]})
+    parent.metrics({name: gains[name] for name in METRICS if name in gains}, prefix="gain_over_champion.")
     parent.tags({"champion": report.champion or "none"})
     parent.dataset("training_rows", training_set.fingerprint, training_set.rows.get("train", 0), "training set")
     parent.dataset("test_rows", data.rows.fingerprint, len(data.rows), "training set", context="evaluation")

@@ -137,7 +137,7 @@ def test_every_case_is_measured_on_the_same_rows(shop, mlflow_folder):
         "plots/latency_of_an_answer.png",
     }
     parent = backend.client.get_run(backend.find_run("run-b1"))
-    assert parent.info.run_name == "from zero, rows until 2026-01-22, run-b1"
+    assert parent.info.run_name == "2026-01-22 from zero run-b1"
     assert parent.data.params["rows_until"].startswith("2026-01-22")
     assert {one.dataset.name for one in parent.inputs.dataset_inputs} == {"training_rows", "test_rows"}
     assert logged.data.metrics["headrace.memory_mib"] == report.costs["headrace"]["memory_mib"] > 0
