@@ -237,6 +237,16 @@ class Deployment(Record):
     bundle: str
     previous: str | None
     checked: dict[str, str] = Field(description="What was asked of the new bundle before the swap, and the result.")
+    services: tuple[str, ...] = Field(default=(), description="Running services that answer from it, host and process.")
+    swap_s: float | None = Field(default=None, description="Seconds until all of them did; null where none runs.")
+
+
+class PrunedBundles(Record):
+    """Bundles that were removed from this disk; the registry keeps its copies."""
+
+    removed: tuple[str, ...]
+    freed_mib: float
+    kept: dict[str, str] = Field(description="Bundle -> why it stays.")
 
 
 class SkewExample(Record):
