@@ -255,30 +255,18 @@ def models(as_json: bool) -> None:
 @cli.command()
 @click.option("--to", metavar="ID", help="Bundle id (default: the previous champion); `headrace models` lists them.")
 def rollback(to: str | None) -> None:
-    """Go back to the previous champion at once: alias, pointer, and wait until the running service answers from it.
+    """Go back to the previous champion at once: pointer, alias, and wait until the running service answers from it.
 
-    No request fails. A bundle that was removed from this disk is fetched from the registry. Each call without --to goes
-    one champion further back.
+    No request fails, and a registry that does not answer delays nothing: the pointer moves first. A bundle that was
+    removed from this disk is fetched from the registry. Each call without --to goes one champion further back.
 
     \b
     Example: headrace rollback
     Example: headrace rollback --to 20260131T020000-1a2b3c
     """
-    import time
+    from pipelines.rollback_command import roll_back
 
-    from pipelines.wiring import Wiring, run_step
-
-    began = time.monotonic()
-    wiring = Wiring.from_environment()
-    decision = run_step("rollback_champion", wiring=wiring, to=to)
-    deployed = run_step("deploy_bundle", wiring=wiring, bundle=decision["champion"], known=True)
-    services = len(deployed["services"])
-    answering = f"{services} running service{'s' * (services != 1)} answer from it" if services else "no service runs"
-    swapped = f", {deployed['swap_s']:.1f} s after the pointer moved" if services else ""
-    click.echo(
-        f"Bundle {deployed['bundle']} is champion and live again, {decision['reasons'][0]}: {answering}{swapped}; "
-        f"{time.monotonic() - began:.1f} s in all."
-    )
+    click.echo(roll_back(to))
 
 
 _share = click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.05, show_default=True)

@@ -507,8 +507,13 @@ def _build_bento(wiring: Wiring, *, bundle: str | None = None) -> tuple[str, Rec
     return bundle, bento
 
 
-def _deploy_bundle(wiring: Wiring, *, bundle: str | None = None, known: bool = False) -> tuple[str, Record]:
-    """Deploy; a bundle that is `known`, because it was live before, does not rehearse and goes live first of all."""
+def _deploy_bundle(
+    wiring: Wiring, *, bundle: str | None = None, known: bool = False, at_once: bool = False
+) -> tuple[str, Record]:
+    """Deploy; a bundle that is `known`, because it was live before, does not rehearse and goes live first of all.
+
+    With `at_once`, what can wait is left to the caller: `after_rollback`.
+    """
     from pipelines.rollout_command import follow_registry
     from pipelines.steps.deploy_bundle import deploy_bundle, rehearse_beside
     from pipelines.steps.rollback_champion import withdraw_champion
@@ -537,14 +542,23 @@ def _deploy_bundle(wiring: Wiring, *, bundle: str | None = None, known: bool = F
             ),
         )
     except BundleError as error:
-        if (places.mlflow / "mlflow.db").is_file() or os.environ.get("HEADRACE_MLFLOW_URI"):
+        if not at_once and ((places.mlflow / "mlflow.db").is_file() or os.environ.get("HEADRACE_MLFLOW_URI")):
             withdraw_champion(bundle, str(error), registry=wiring.registry)
         raise
-    if known:
-        _embed_beside(wiring, bundle)
-    if places.rollout.is_file():  # what is live now is not tried any more
+    if known and not at_once:
+        after_rollback(wiring, bundle)
+    elif places.rollout.is_file() and not at_once:  # what is live now is not tried any more
         follow_registry(wiring.registry, places)
     return bundle, deployment
+
+
+def after_rollback(wiring: Wiring, bundle: str) -> None:
+    """Do what a rollback need not wait for: new items beside the bundle, and nothing tried that is live."""
+    from pipelines.rollout_command import follow_registry
+
+    _embed_beside(wiring, bundle)
+    if wiring.places.rollout.is_file():
+        follow_registry(wiring.registry, wiring.places)
 
 
 def _embed_beside(wiring: Wiring, bundle: str) -> None:

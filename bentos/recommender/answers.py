@@ -200,11 +200,15 @@ class Answers:
         Raises:
             StoreError: the feature store does not answer; everything else is warm then.
         """
+        self._warm_up_bundle()
+        self._features.warm_up()
+
+    def _warm_up_bundle(self) -> None:
+        """Ask the bundle; apart, because a library that keeps the frames above its import would keep the bundle."""
         bundle = self._live.current.bundle
         options: dict[str, Any] = {"k": 1, "now_s": self._now().timestamp(), "serving": self.serving}
         recommend(bundle, None, seed_items=bundle.item_ids[:1], **options)
         search(bundle, bundle.titles[0], **options)
-        self._features.warm_up()
 
     def close(self) -> None:
         """Stop the background work."""

@@ -36,7 +36,7 @@ RATE = 60.0
 """Requests a second."""
 NEEDED_RATE = 50.0
 MAX_ROLLBACK_S = 5.0
-_ITEMS, _USERS, _WORDS, _SALES, _DIM = 5_000, 400, 4_000, 8_000, 384
+_ITEMS, _USERS, _WORDS, _SALES, _DIM = 10_000, 400, 8_000, 8_000, 384
 _SEED = 13
 _WARM_S = 5.0
 _BUNDLES = ("first", "second")

@@ -29,6 +29,8 @@ _SYLLABLES = ("ba", "do", "fi", "ka", "lo", "mi", "nu", "pa", "ri", "su", "ta", 
 _CATEGORIES = 20
 _NEIGHBORS = 20
 _TITLE_WORDS = 4
+Value = tuple[str, int, Sequence[str | int]]
+"""Name, type and shape of a model's input or output."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +147,11 @@ def _write_encoder(path: Path, table: np.ndarray) -> Path:
         helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
         *_masked_sum("tokens", "sentence_embedding"),
     ]
-    texts = [("input_ids", TensorProto.INT64, ["n", "t"]), ("attention_mask", TensorProto.INT64, ["n", "t"])]
-    outputs = [("sentence_embedding", TensorProto.FLOAT, ["n", table.shape[1]])]
+    texts: list[Value] = [
+        ("input_ids", TensorProto.INT64, ["n", "t"]),
+        ("attention_mask", TensorProto.INT64, ["n", "t"]),
+    ]
+    outputs: list[Value] = [("sentence_embedding", TensorProto.FLOAT, ["n", table.shape[1]])]
     return _write_model(path, nodes, texts, outputs, {"table": table})
 
 
@@ -159,18 +164,21 @@ def _write_user_tower(path: Path, dim: int) -> Path:
         helper.make_node("ReduceSum", ["mask", "middle"], ["events"], keepdims=1),
         helper.make_node("Div", ["mask", "events"], ["attention"]),
     ]
-    inputs = [
+    inputs: list[Value] = [
         ("item_vectors", TensorProto.FLOAT, ["b", "t", dim]),
         ("event_types", TensorProto.INT64, ["b", "t"]),
         ("gap_buckets", TensorProto.INT64, ["b", "t"]),
         ("mask", TensorProto.FLOAT, ["b", "t"]),
         ("activity", TensorProto.FLOAT, ["b", "a"]),
     ]
-    outputs = [("user_embedding", TensorProto.FLOAT, ["b", dim]), ("attention", TensorProto.FLOAT, ["b", "t"])]
+    outputs: list[Value] = [
+        ("user_embedding", TensorProto.FLOAT, ["b", dim]),
+        ("attention", TensorProto.FLOAT, ["b", "t"]),
+    ]
     return _write_model(path, nodes, inputs, outputs, {})
 
 
-def _masked_sum(vectors: str, name: str) -> "list[object]":
+def _masked_sum(vectors: str, name: str) -> list[object]:
     from onnx import helper
 
     return [
@@ -184,8 +192,8 @@ def _masked_sum(vectors: str, name: str) -> "list[object]":
 def _write_model(
     path: Path,
     nodes: Sequence[object],
-    inputs: Sequence[tuple[str, int, Sequence[str | int]]],
-    outputs: Sequence[tuple[str, int, Sequence[str | int]]],
+    inputs: Sequence[Value],
+    outputs: Sequence[Value],
     constants: dict[str, np.ndarray],
 ) -> Path:
     import onnx

@@ -44,7 +44,7 @@ def deploy_bundle(
         places: Where bundles and pointer are.
         config: What the bundle has to show.
         now: The moment of the deployment.
-        rehearse: Lets the bundle of a folder answer; None leaves that out, for a bundle that was live before.
+        rehearse: Lets the bundle of a folder answer; None for a rollback, to a bundle that was live before.
 
     Raises:
         BundleError: the bundle is corrupt, gives bad answers, is too slow or hangs; the live one stays.
@@ -61,9 +61,12 @@ def deploy_bundle(
     previous = before.bundle if before is not None else None
     if before is not None and before.bundle == bundle_id and before.folder == folder.resolve():
         previous = before.previous
-    else:
-        pointer = ServingPointer(bundle=bundle_id, folder=folder.resolve(), deployed_at=now, previous=previous)
+    elif before is None:
+        pointer = ServingPointer(bundle=bundle_id, folder=folder.resolve(), deployed_at=now)
         write_pointer(places.current_bundle, pointer)
+    else:
+        move = before.followed_by if rehearse is not None else before.rolled_back_to
+        write_pointer(places.current_bundle, move(bundle_id, folder.resolve(), now))
     began = time.monotonic()
     services = _await_services(bundle_id, places, config.swap_timeout_s, before)
     return Deployment(
