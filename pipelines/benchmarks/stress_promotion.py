@@ -38,7 +38,8 @@ NEEDED_RATE = 50.0
 MAX_ROLLBACK_S = 5.0
 _ITEMS, _USERS, _WORDS, _SALES, _DIM = 10_000, 400, 8_000, 8_000, 384
 _SEED = 13
-_WARM_S = 5.0
+_WARM_S = 15.0
+"""Seconds under load before the first promotion, and after the last rollback."""
 _BUNDLES = ("first", "second")
 _PREPARATION = ("ingest_tables", "validate_tables", "build_features", "materialize_features")
 _PROJECT = Path(__file__).resolve().parents[2]
