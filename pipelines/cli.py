@@ -536,8 +536,8 @@ def bench_stress_data(kills: int, seed: int, json_file: Path | None, work_dir: P
 def bench_stress_promotion(rounds: int, rate: float, json_file: Path | None, work_dir: Path | None) -> None:
     """Promote and roll back under load; exit code 1 if a request fails or memory grows by a bundle or more.
 
-    Makes a shop of some thousand items and two bundles of it, serves it, and sends requests from another process all
-    the time. Touches no home but its own.
+    Makes a shop of some thousand items and bundles of it, serves it, and sends requests from another process all the
+    time. At the end a bad canary has to be stopped by its guard. Touches no home but its own.
 
     \b
     Example: headrace bench stress-promotion --rounds 20 --json stress-promotion.json

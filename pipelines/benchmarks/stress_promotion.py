@@ -2,9 +2,11 @@
 
 Each round promotes the second bundle as the deployment pipeline does (alias, Bento, files, rehearsal with kept
 requests, pointer, wait for the service), and then rolls back with the command `headrace rollback`, while another
-process sends requests at a steady rate.
+process sends requests at a steady rate. At the end, a bundle that finds nothing is the canary of a fifth of the users,
+until the guard of the service stops it.
 """
 
+import math
 import os
 import secrets
 import subprocess
@@ -28,6 +30,7 @@ from pipelines.places import HOME_VARIABLE, Places
 from pipelines.ports import free_port
 from pipelines.pseudonyms import KEY_VARIABLE
 from pipelines.stores.model_registry import ModelRegistry
+from pipelines.stores.rollout_file import read_plan, read_stop
 from pipelines.stores.service_status import running_services
 
 BENCH = "stress-promotion"
@@ -35,12 +38,14 @@ ROUNDS = 20
 RATE = 60.0
 """Requests a second."""
 NEEDED_RATE = 50.0
-MAX_ROLLBACK_S = 5.0
+MAX_GUARD_S = 60.0
 _ITEMS, _USERS, _WORDS, _SALES, _DIM = 10_000, 400, 8_000, 8_000, 384
 _SEED = 13
 _WARM_S = 15.0
 """Seconds under load before the first promotion, and after the last rollback."""
 _BUNDLES = ("first", "second")
+_BAD, _BAD_SHARE = "bad", 0.2
+_POLL_S = 0.1
 _PREPARATION = ("ingest_tables", "validate_tables", "build_features", "materialize_features")
 _PROJECT = Path(__file__).resolve().parents[2]
 
@@ -59,6 +64,8 @@ class Outcome:
     """From the alias until the service answers from the new bundle."""
     rollbacks_s: list[float] = field(default_factory=list)
     """From the start of the command until the service answers from the old bundle."""
+    guard_s: float = float("nan")
+    """From the plan of a bad canary until its guard had stopped it; not a number where it did not in time."""
     wrong_answers: list[str] = field(default_factory=list)
     """Swaps after which the service did not answer from the bundle it should."""
 
@@ -82,6 +89,10 @@ class Outcome:
             )
         if not self.growth_mib < self.bundle_mib:
             found.append(f"memory grew by {self.growth_mib:.1f} MiB, a bundle has {self.bundle_mib:.1f} MiB")
+        if not self.guard_s <= MAX_GUARD_S:
+            found.append(f"a canary that finds nothing was not stopped within {MAX_GUARD_S:g} s")
+        if self.tally.versions[_BAD]:
+            found.append(f"{self.tally.versions[_BAD]} answers came from a bundle that finds nothing")
         if self.wanted_rate >= NEEDED_RATE > self.reached_rate:
             found.append(f"{self.reached_rate:.1f} requests a second were sent, {NEEDED_RATE:g} are needed")
         return found
@@ -120,6 +131,7 @@ def stress_promotion(
                     click.echo(_progress(number, outcome), err=True)
                 time.sleep(_WARM_S)
                 outcome.memory_mib.append(_memory_mib(process.pid))
+                outcome.guard_s = home.try_bad_canary()
                 outcome.tally = running.stop()
     records = _records(outcome, f"{len(shop.titles):,} made-up items, bundle of {outcome.bundle_mib:.0f} MiB")
     click.echo(records_table(records))
@@ -177,6 +189,9 @@ class _Home:
             manifest = write_shop_bundle(shop, self.places.bundles / bundle, dim=_DIM, seed=seed)
             self.bundle_mib = manifest.size_mib
             self._versions[bundle] = self._registry.register(f"run-{bundle}", bundle, self.places.bundles / bundle)
+        bad = self.places.bundles / _BAD
+        write_shop_bundle(shop, bad, dim=_DIM, seed=len(_BUNDLES), available=False)
+        self._versions[_BAD] = self._registry.register(f"run-{_BAD}", _BAD, bad)
         self._registry.set_champion(self._versions[_BUNDLES[0]])
         self._deploy(_BUNDLES[0])
         return shop
@@ -189,6 +204,17 @@ class _Home:
     def roll_back(self) -> None:
         """Do what a person does."""
         self._headrace("rollback")
+
+    def try_bad_canary(self) -> float:
+        """Have a bundle that finds nothing answer some users; return the seconds until it was stopped, or NaN."""
+        self._headrace("canary", _BAD, "--share", str(_BAD_SHARE))
+        began = time.monotonic()
+        canary = read_plan(self.places.rollout).canary
+        while canary is not None and time.monotonic() < began + MAX_GUARD_S:
+            if read_stop(self.places.canary_stops, canary.id) is not None:
+                return time.monotonic() - began
+            time.sleep(_POLL_S)
+        return float("nan")
 
     def _deploy(self, bundle: str) -> None:
         self._headrace("build_bento", "--bundle", bundle)
@@ -257,7 +283,10 @@ def _records(outcome: Outcome, data: str) -> list[BenchmarkRecord]:
         make(bench=BENCH, data=data, case="under load", metric=metric, value=value, unit=unit, seeds=1)
         for metric, value, unit in single
     ]
-    for case, seconds in (("promotion", outcome.promotions_s), ("rollback", outcome.rollbacks_s)):
+    cases = {"promotion": outcome.promotions_s, "rollback": outcome.rollbacks_s}
+    if math.isfinite(outcome.guard_s):
+        cases["bad canary stopped"] = [outcome.guard_s]
+    for case, seconds in cases.items():
         for metric, value in (("p50_s", float(np.median(seconds))), ("max_s", max(seconds))) if seconds else ():
             records.append(
                 make(bench=BENCH, data=data, case=case, metric=metric, value=value, unit="s", seeds=len(seconds))

@@ -76,8 +76,16 @@ def write_files(shop: Shop, folder: Path, *, sales: int, now: datetime, seed: in
     return folder / "mapping.yaml"
 
 
-def write_shop_bundle(shop: Shop, folder: Path, *, dim: int, seed: int) -> Manifest:
-    """Write a bundle of the shop: word vectors are drawn from the seed, an item is the sum of its words."""
+def write_shop_bundle(shop: Shop, folder: Path, *, dim: int, seed: int, available: bool = True) -> Manifest:
+    """Write a bundle of the shop: word vectors are drawn from the seed, an item is the sum of its words.
+
+    Args:
+        shop: The catalogue.
+        folder: Where the bundle goes.
+        dim: Width of a vector.
+        seed: Of the vectors, neighbors and popularity.
+        available: Whether anything can be bought; a bundle of a shop that is sold out finds nothing.
+    """
     generator = np.random.default_rng(seed)
     table = generator.standard_normal((len(shop.words) + 2, dim)).astype(np.float32)
     table[0] = 0
@@ -93,7 +101,7 @@ def write_shop_bundle(shop: Shop, folder: Path, *, dim: int, seed: int) -> Manif
         tokenizer=_write_tokenizer(sources / "tokenizer.json", shop.words),
         user_tower=_write_user_tower(sources / "user_tower.onnx", dim),
         item_vectors=vectors,
-        items=_items(shop),
+        items=_items(shop, available),
         neighbors={
             "item_to_item": NeighborTable.from_padded(
                 generator.integers(0, n, (n, _NEIGHBORS)).astype(np.int32),
@@ -106,7 +114,7 @@ def write_shop_bundle(shop: Shop, folder: Path, *, dim: int, seed: int) -> Manif
     return write_bundle(folder, parts=parts, created_at=datetime.now(UTC))
 
 
-def _items(shop: Shop) -> pa.Table:
+def _items(shop: Shop, available: bool) -> pa.Table:
     n = len(shop.titles)
     return pa.table(
         {
@@ -116,7 +124,7 @@ def _items(shop: Shop) -> pa.Table:
             "brand": pa.nulls(n, pa.string()),
             "price": [float(1 + number % 50) for number in range(n)],
             "currency": ["EUR"] * n,
-            "available": [True] * n,
+            "available": [available] * n,
         }
     )
 
