@@ -333,13 +333,22 @@ def _try_bundle(kind: Any, bundle: str | None, share: float, wiring: Any) -> Non
     from datetime import UTC, datetime
 
     from pipelines.rollout_command import end_trial, start_trial
+    from pipelines.wiring import embed_beside
 
     if bundle is None:
         end_trial(kind, registry=wiring.registry, places=wiring.places)
         click.echo(f"There is no {kind} any more.")
         return
     now = datetime.now(UTC)
-    trial = start_trial(kind, bundle, share, registry=wiring.registry, places=wiring.places, now=now)
+    trial = start_trial(
+        kind,
+        bundle,
+        share,
+        registry=wiring.registry,
+        places=wiring.places,
+        now=now,
+        prepare=lambda known: embed_beside(wiring, known),
+    )
     whose = "users are answered from" if kind == "canary" else "requests are also asked of"
     click.echo(f"{trial.share:.1%} of the {whose} {trial.bundle} (`headrace {kind} --off` ends it).")
 

@@ -5,15 +5,16 @@ second. What the guard of a service stopped comes back the same way, as a file, 
 command that looks.
 """
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Literal
 
-from pipelines.errors import ConfigError, DataError
+from pipelines.errors import BundleError, ConfigError, DataError
 from pipelines.inference.bundle import read_manifest, verify_files
 from pipelines.places import Places
 from pipelines.rollout.plan import CANARY, SHADOW, CanaryStop, RolloutPlan, Trial
 from pipelines.stores.model_registry import ModelRegistry, ModelVersion
-from pipelines.stores.rollout_file import read_stop, write_plan
+from pipelines.stores.rollout_file import read_plan, read_stop, write_plan
 from pipelines.stores.serving_pointer import read_pointer
 
 Kind = Literal["shadow", "canary"]
@@ -22,9 +23,25 @@ STOPPED = "canary_stopped"
 
 
 def start_trial(
-    kind: Kind, bundle: str, share: float, *, registry: ModelRegistry, places: Places, now: datetime
+    kind: Kind,
+    bundle: str,
+    share: float,
+    *,
+    registry: ModelRegistry,
+    places: Places,
+    now: datetime,
+    prepare: Callable[[str], None] = lambda _: None,
 ) -> Trial:
     """Have a registered bundle tried; with another share, the same trial goes on.
+
+    Args:
+        kind: How it is tried.
+        bundle: Its id.
+        share: Of the requests for a shadow, of the users for a canary; in (0, 1].
+        registry: Where the trial is written down.
+        places: Where the service reads of it.
+        now: The moment.
+        prepare: Puts the items that arrived since beside the bundle.
 
     Raises:
         DataError: the bundle is not registered.
@@ -41,6 +58,7 @@ def start_trial(
     if not (places.bundles / bundle).is_dir():
         registry.fetch(version.version, places.bundles)
     verify_files(places.bundles / bundle, read_manifest(places.bundles / bundle))
+    prepare(bundle)
     running = _trial(kind, registry.holder(kind))
     goes_on = running is not None and running.bundle == bundle and _stop_of(kind, running, places) is None
     if not goes_on:
@@ -81,8 +99,16 @@ def follow_registry(registry: ModelRegistry, places: Places) -> RolloutPlan:
         else:
             planned[kind] = trial
     plan = RolloutPlan(shadow=planned.get(SHADOW), canary=planned.get(CANARY))
-    write_plan(places.rollout, plan)
+    if plan != _written_plan(places):
+        write_plan(places.rollout, plan)
     return plan
+
+
+def _written_plan(places: Places) -> RolloutPlan | None:
+    try:
+        return read_plan(places.rollout)
+    except BundleError:
+        return None  # a broken one is replaced
 
 
 def _trial(kind: str, holder: ModelVersion | None) -> Trial | None:

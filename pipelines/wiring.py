@@ -523,7 +523,7 @@ def _deploy_bundle(
     if not (places.bundles / bundle).is_dir() and (version := wiring.registry.find(bundle)):
         wiring.registry.fetch(version.version, places.bundles)  # removed from this disk
     if not known:  # what arrived while it was trained is to be found from its first answer on
-        _embed_beside(wiring, bundle)
+        embed_beside(wiring, bundle)
     try:
         deployment = deploy_bundle(
             bundle,
@@ -556,12 +556,12 @@ def after_rollback(wiring: Wiring, bundle: str) -> None:
     """Do what a rollback need not wait for: new items beside the bundle, and nothing tried that is live."""
     from pipelines.rollout_command import follow_registry
 
-    _embed_beside(wiring, bundle)
+    embed_beside(wiring, bundle)
     if wiring.places.rollout.is_file():
         follow_registry(wiring.registry, wiring.places)
 
 
-def _embed_beside(wiring: Wiring, bundle: str) -> None:
+def embed_beside(wiring: Wiring, bundle: str) -> None:
     """Embed the items that arrived since the bundle was made."""
     from pipelines.steps.embed_new_items import embed_new_items
     from pipelines.training.item_images import item_images

@@ -114,11 +114,15 @@ def test_a_champion_that_cannot_go_live_loses_the_alias_and_says_why(promoted):
 def test_old_bundles_go_and_what_is_needed_stays(promoted):
     old = CREATED_AT + timedelta(days=100)
     policy = DeploymentConfig(keep_champions=2, keep_days=14)
+    bentos = promoted.places.bentoml / "bentos" / "headrace"
+    for bundle in ("b1", "b3"):
+        shutil.copytree(promoted.places.bundles / bundle, bentos / f"{bundle}-0a" / "src" / "bundle")
     pruned = prune_bundles(registry=promoted.registry, places=promoted.places, config=policy, now=old)
     assert pruned.removed == ("b1", "other")
     assert pruned.kept == {"b2": "champion before", "b3": "live"}
     assert pruned.freed_mib >= 0
     assert sorted(path.name for path in promoted.places.bundles.iterdir() if "source" not in path.name) == ["b2", "b3"]
+    assert [path.name for path in bentos.iterdir()] == ["b3-0a"]
     again = prune_bundles(registry=promoted.registry, places=promoted.places, config=policy, now=old)
     assert again.removed == ()
 

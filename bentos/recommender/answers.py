@@ -383,6 +383,8 @@ class Answers:
         try:
             found = _timed(find, canary.serving)
             is_sound = found.problem is None
+        except RequestError:  # about an item that the canary does not have: not its fault, nor a failure
+            return None
         except Exception:
             _logger.exception("The canary %s failed", canary.trial.bundle)
             found, is_sound = None, False

@@ -201,8 +201,9 @@ class LiveBundle:
                 reason=reason,
                 **self._beside(),
             )
-        except OSError as error:
-            _logger.warning("The status of the service cannot be written: %s", error)
+        except OSError as error:  # a disk of others that this service only reads
+            _logger.warning("The status of the service is not written, no deployment waits for it: %s", error)
+            self._status = None
 
     def _watch(self) -> None:
         while not self._stop.wait(_WATCH_INTERVAL_S):

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from pipelines.config import DeploymentConfig
-from pipelines.errors import BundleError, StoreError
+from pipelines.errors import BundleError, ConfigError, StoreError
 from pipelines.inference.bundle import read_manifest, verify_files
 from pipelines.places import HOME_VARIABLE, Places
 from pipelines.schemas import Deployment, Rehearsal
@@ -48,16 +48,24 @@ def deploy_bundle(
 
     Raises:
         BundleError: the bundle is corrupt, gives bad answers, is too slow or hangs; the live one stays.
+        ConfigError: somebody else moved the pointer meanwhile, such as a rollback; that stays.
         StoreError: a running service does not answer from it in time; the pointer stays.
     """
     folder = places.bundles / bundle_id
     manifest = read_manifest(folder)
+    at_first = _live(places.current_bundle)
     if rehearse is None:
         verify_files(folder, manifest)
         checked = {"files": f"{len(manifest.files)} files have the SHA-256 of the manifest"}
     else:
         checked = _judged(bundle_id, rehearse(folder), config)
     before = _live(places.current_bundle)
+    if before != at_first:
+        raise ConfigError(
+            f"While the bundle {bundle_id} rehearsed, {before.bundle if before else 'nothing'} went live in place of "
+            f"{at_first.bundle if at_first else 'nothing'}: that stays. To deploy what is champion now, run `headrace "
+            "deploy_bundle`."
+        )
     previous = before.bundle if before is not None else None
     if before is not None and before.bundle == bundle_id and before.folder == folder.resolve():
         previous = before.previous

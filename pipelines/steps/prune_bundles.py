@@ -1,6 +1,7 @@
 """Step: remove old bundles from this disk; the registry keeps its copies."""
 
 import shutil
+from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from pipelines.inference.bundle import Manifest, read_manifest
 from pipelines.places import Places
 from pipelines.rollout.retention import reasons_to_keep
 from pipelines.schemas import PrunedBundles
+from pipelines.steps.build_bento import BENTO
 from pipelines.stores.model_registry import ModelRegistry
 from pipelines.stores.new_items_store import remove_new_items
 from pipelines.stores.rollout_file import read_plan
@@ -17,7 +19,7 @@ from pipelines.stores.serving_pointer import read_pointer
 
 
 def prune_bundles(*, registry: ModelRegistry, places: Places, config: DeploymentConfig, now: datetime) -> PrunedBundles:
-    """Remove what no policy keeps: the folder of the bundle and the items beside it.
+    """Remove what no policy keeps: the folder of the bundle, the items beside it and its Bentos.
 
     Never removed: the live bundle and the one before it, the champion and the one before it, the challenger, what a
     shadow or canary runs, and what the registry has no copy of. A rollback to a removed bundle fetches it again. Safe
@@ -42,6 +44,8 @@ def prune_bundles(*, registry: ModelRegistry, places: Places, config: Deployment
         leaving = places.bundles / f".{bundle}.removed"
         (places.bundles / bundle).rename(leaving)  # nobody opens half of it
         shutil.rmtree(leaving)
+    for bento in _bentos_of(removed, places.bentoml):
+        shutil.rmtree(bento)
     return PrunedBundles(
         removed=tuple(removed), freed_mib=round(sum(found[bundle].size_mib for bundle in removed), 1), kept=kept
     )
@@ -53,6 +57,18 @@ def _bundles(folder: Path) -> dict[str, Manifest]:
     for path in sorted(folder.glob("[!.]*")):
         try:
             found[path.name] = read_manifest(path)
+        except BundleError:
+            continue
+    return found
+
+
+def _bentos_of(bundles: Collection[str], bentoml_home: Path) -> list[Path]:
+    """Return the Bentos that carry one of the bundles."""
+    found = []
+    for bento in sorted((bentoml_home / "bentos" / BENTO).glob("*/")):
+        try:
+            if read_manifest(bento / "src" / "bundle").bundle_id in bundles:
+                found.append(bento)
         except BundleError:
             continue
     return found

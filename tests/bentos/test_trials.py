@@ -124,6 +124,15 @@ def test_where_the_canary_finds_nothing_the_live_bundle_answers(shop, monkeypatc
     assert stop.reason == "4 of 4 answers were empty, 1% are allowed"
 
 
+def test_an_item_that_only_the_live_bundle_has_is_no_failure_of_the_canary(shop, monkeypatch):
+    shop.plan(canary=1.0)
+    monkeypatch.setattr(shop.trials.canary.serving.bundle, "_rows", {})
+    for _ in range(10):
+        answer = shop.answers.recommend(RecommendBody(user_id="ann", seed_items=["a"]))
+        assert answer["model_version"] == "b1"
+    assert shop.trials.canary.guard.answers == 0
+
+
 def test_a_canary_that_was_stopped_stays_out_after_a_restart(shop):
     shop.plan(canary=1.0)
     shop.trials.canary.guard.reason = "slow"

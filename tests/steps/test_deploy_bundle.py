@@ -10,7 +10,7 @@ import pytest
 from bentos.recommender.live_bundle import LiveBundle
 from bentos.recommender.rehearsal import rehearse
 from pipelines.config import DeploymentConfig, ServingConfig
-from pipelines.errors import BundleError, StoreError
+from pipelines.errors import BundleError, ConfigError, StoreError
 from pipelines.places import Places
 from pipelines.schemas import Deployment, Rehearsal
 from pipelines.steps.deploy_bundle import deploy_bundle
@@ -76,6 +76,19 @@ def test_a_bundle_that_is_too_slow_leaves_the_live_one(places):
     slow = Rehearsal(checked={}, replayed=10, left_out=0, median_ms=101.0, p95_ms=120.0)
     with pytest.raises(BundleError, match=r"b2 takes 101\.0 ms .* at the median, at most 100 ms are allowed"):
         deploy(places, "b2", rehearse=lambda _: slow)
+    assert pointer_of(places).bundle == "b1"
+
+
+def test_a_rollback_during_the_rehearsal_stays(places):
+    for bundle in ("b1", "b2"):
+        deploy(places, bundle)
+
+    def roll_back_meanwhile(folder: Path) -> Rehearsal:
+        deploy(places, "b1", rehearse=None)
+        return IN_THIS_PROCESS(folder)
+
+    with pytest.raises(ConfigError, match=r"While the bundle b3 rehearsed, b1 went live in place of b2: that stays"):
+        deploy(places, "b3", rehearse=roll_back_meanwhile)
     assert pointer_of(places).bundle == "b1"
 
 
