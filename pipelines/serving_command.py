@@ -68,7 +68,7 @@ def serving_environment(places: Places, environment: Mapping[str, str]) -> dict[
     """
     return {
         "MALLOC_ARENA_MAX": "2",
-        "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),
+        "MALLOC_MMAP_THRESHOLD_": str(2**20),
         "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",

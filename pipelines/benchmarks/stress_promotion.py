@@ -39,9 +39,9 @@ RATE = 60.0
 """Requests a second."""
 NEEDED_RATE = 50.0
 MAX_GUARD_S = 60.0
-_ITEMS, _USERS, _WORDS, _SALES, _DIM = 10_000, 400, 8_000, 8_000, 384
+_ITEMS, _USERS, _WORDS, _SALES, _DIM = 20_000, 400, 12_000, 8_000, 384
 _SEED = 13
-_WARM_S = 15.0
+_WARM_S = 20.0
 """Seconds under load before the first promotion, and after the last rollback."""
 _BUNDLES = ("first", "second")
 _BAD, _BAD_SHARE = "bad", 0.2
@@ -208,11 +208,11 @@ class _Home:
     def try_bad_canary(self) -> float:
         """Have a bundle that finds nothing answer some users; return the seconds until it was stopped, or NaN."""
         self._headrace("canary", _BAD, "--share", str(_BAD_SHARE))
-        began = time.monotonic()
         canary = read_plan(self.places.rollout).canary
-        while canary is not None and time.monotonic() < began + MAX_GUARD_S:
-            if read_stop(self.places.canary_stops, canary.id) is not None:
-                return time.monotonic() - began
+        planned_s = self.places.rollout.stat().st_mtime
+        while canary is not None and time.time() < planned_s + MAX_GUARD_S:
+            if stop := read_stop(self.places.canary_stops, canary.id):
+                return stop.stopped_at.timestamp() - planned_s
             time.sleep(_POLL_S)
         return float("nan")
 
