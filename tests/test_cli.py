@@ -79,7 +79,12 @@ def test_looking_at_the_command_line_writes_nothing(tmp_path):
     ("arguments", "said"),
     [
         pytest.param(["validate_tables"], "Run `headrace ingest_tables` first", id="no run yet"),
-        pytest.param(["compress_model", "--run", "abc"], "run `headrace build_training_set --run abc` first", id="run"),
+        pytest.param(
+            ["compress_model", "--run", "abc"],
+            "run `headrace build_training_set --run abc` first",
+            id="run",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(["serve", "--port", "3999"], "Run `headrace loop`", id="nothing to serve"),
         pytest.param(["mlflow", "--port", "5999"], "There is no tracking store", id="no tracking store"),
     ],

@@ -5,6 +5,7 @@ Training rows and served requests call it alike. Nothing of it is stored.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -29,6 +30,11 @@ class ItemFacts:
     """int64 `(n,)`, 0 where unknown."""
     brands: np.ndarray
     """int64 `(n,)`, 0 where unknown."""
+
+    @cached_property
+    def n_kinds(self) -> tuple[int, int]:
+        """How many categories and brands there are, the unknown one included."""
+        return int(self.categories.max(initial=0)) + 1, int(self.brands.max(initial=0)) + 1
 
 
 def item_facts(
@@ -96,9 +102,8 @@ def candidate_features(rows: np.ndarray, times: np.ndarray, candidates: np.ndarr
     known = rows >= 0
     weights = _weights(times, np.zeros(len(times), np.int64), now_s)[known]
     columns = [facts.log_prices[candidates] - affinity]
-    for values in (facts.categories, facts.brands):
-        mine = values[rows[known]]
-        held = np.bincount(mine, weights, minlength=int(values.max(initial=0)) + 1)
+    for values, n_kinds in zip((facts.categories, facts.brands), facts.n_kinds, strict=True):
+        held = np.bincount(values[rows[known]], weights, minlength=n_kinds)
         held[_UNKNOWN] = 0.0
         wanted = values[candidates]
         columns.append(np.where(wanted == _UNKNOWN, np.nan, _ratio(held[wanted], held.sum())))

@@ -15,7 +15,7 @@ from pipelines.errors import DataError
 from pipelines.inference.bundle import ITEM_TO_ITEM, Bundle
 from pipelines.inference.preprocessing import UserFeatures
 from pipelines.ranking.filtering import Filters, allowed_items, recently_purchased
-from pipelines.ranking.fusion import Parts, history_scores, weighted_mean
+from pipelines.ranking.fusion import Parts, history_scores, history_scores_of, weighted_mean
 from pipelines.ranking.learned import rank_candidates
 from pipelines.ranking.ordering import top_rows
 from pipelines.ranking.search_ranker import RankedSearch, ranked_search
@@ -71,22 +71,27 @@ def recommend(
         scores = bundle.popularity_score[rows]
         return Ranking(rows, scores, {"popularity": scores}, personalized=False)
     vector, _ = embedded
-    weights = bundle.preprocessing.fusion.recommend.model_dump()
-    parts = {
-        "dense": np.maximum(bundle.dense_index.scores(vector), 0.0),
-        "item_to_item": history_scores(bundle, features),
-        "popularity": bundle.popularity_score,
-    }
     excluded = [
         *recently_purchased(bundle, features, now_s, serving.exclude_purchased_days),
         *(row for row in map(bundle.row_of, seed_items) if row is not None),
     ]
     allowed = allowed_items(bundle, filters, excluded)
     if bundle.ranker is not None:
-        rows, scores = rank_candidates(bundle, features, vector, now_s, allowed, dense_scores=parts["dense"])
+        rows, scores = rank_candidates(bundle, features, vector, now_s, allowed)
         best = top_rows(scores, k)
         shown = rows[best]
-        return Ranking(shown, scores[best], {name: part[shown] for name, part in parts.items()}, personalized=True)
+        of_shown = {
+            "dense": np.maximum(bundle.item_vectors[shown] @ vector, 0.0),
+            "item_to_item": history_scores_of(bundle, features, shown),
+            "popularity": bundle.popularity_score[shown],
+        }
+        return Ranking(shown, scores[best], of_shown, personalized=True)
+    parts = {
+        "dense": np.maximum(bundle.dense_index.scores(vector), 0.0),
+        "item_to_item": history_scores(bundle, features),
+        "popularity": bundle.popularity_score,
+    }
+    weights = bundle.preprocessing.fusion.recommend.model_dump()
     return _finish(bundle, parts, weights, {"dense": vector}, k, serving, allowed, True)
 
 

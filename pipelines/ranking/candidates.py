@@ -16,8 +16,9 @@ from pipelines.features.on_demand import candidate_features
 from pipelines.inference.bundle import DENSE, Bundle
 from pipelines.inference.preprocessing import UserFeatures
 from pipelines.inference.ranker_features import OF_PAIR, OF_USER
-from pipelines.ranking.ordering import top_rows
+from pipelines.ranking.ordering import first_allowed, top_rows
 from pipelines.retrieval.cooccurrence import history_weights
+from pipelines.retrieval.neighbors import Reached
 
 TRENDING = "trending"
 CANDIDATES_PER_GENERATOR = 100
@@ -65,19 +66,26 @@ def recommend_candidates(
     every, every_times = rows[known], np.asarray(features.event_times, np.int64)[known]
     rows, times = (part[-bundle.preprocessing.max_history :] for part in (every, every_times))
     generators = bundle.generators
-    scores = _scores(bundle, rows, times)
-    scores[DENSE] = bundle.dense_index.scores(user_vector) if dense_scores is None else dense_scores
+    weights = _weights(bundle, times)
+    reached = {name: table.reached(rows, weights) for name, table in bundle.neighbors.items()}
+    cosines = bundle.dense_index.scores(user_vector) if dense_scores is None else dense_scores
     trends = bundle.trends.of_day(now_s)
-    proposed = [top_rows(scores[name], per_generator, allowed & (scores[name] > 0)) for name in generators]
-    proposed.append(top_rows(trends[:, 0], per_generator, allowed & (trends[:, 0] > 0)))
+    proposed = [
+        top_rows(cosines, per_generator, allowed & (cosines > 0))
+        if name == DENSE
+        else _best_reached(reached[name], per_generator, allowed)
+        for name in generators
+    ]
+    proposed.append(first_allowed(trends.popular, per_generator, allowed))
     proposed.append(np.unique(every[allowed[every]]))
-    candidates, found_by = _merged(proposed, bundle.n_items)
-    columns = _generator_columns(bundle, scores, rows, times, candidates, user_vector)
+    candidates, found_by = _merged(proposed)
+    columns = _generator_columns(bundle, reached, weights, rows, candidates, user_vector)
+    affinities = candidate_features(rows, times, candidates, bundle.facts)
     described = np.concatenate(
         [
             columns,
-            trends[candidates],
-            np.nan_to_num(candidate_features(rows, times, candidates, bundle.facts)).astype(np.float32),
+            trends.features[candidates],
+            np.where(np.isnan(affinities), 0, affinities).astype(np.float32),
             _touched(every, every_times, candidates, now_s),
             np.broadcast_to(_of_user(times, now_s), (len(candidates), len(OF_USER))),
         ],
@@ -86,46 +94,47 @@ def recommend_candidates(
     return Candidates(candidates, described, found_by)
 
 
-def _scores(bundle: Bundle, rows: np.ndarray, times: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the scores of every item by neighbor table, float32 `(n_items,)` each."""
-    weights = history_weights(times, bundle.preprocessing.history_decay)
-    return {name: table.spread(rows, weights) for name, table in bundle.neighbors.items()}
+def _weights(bundle: Bundle, times: np.ndarray) -> np.ndarray:
+    """Return three ways to weight a history, float32 `(3, t)`: by moments, by steps, its newest moment alone."""
+    steps = POSITION_DECAY ** np.arange(len(times))[::-1]
+    newest = times == times.max(initial=0)
+    by_moments = history_weights(times, bundle.preprocessing.history_decay)
+    return np.stack([by_moments, steps, newest]).astype(np.float32)
 
 
-def _merged(proposed: Sequence[np.ndarray], n_items: int) -> tuple[np.ndarray, np.ndarray]:
+def _best_reached(reached: Reached, most: int, allowed: np.ndarray) -> np.ndarray:
+    scores = reached.scores[0]
+    return reached.rows[top_rows(scores, most, allowed[reached.rows] & (scores > 0))]
+
+
+def _merged(proposed: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct rows, rising, and which part each is in, bool `(c, n_parts)`."""
-    bits = np.zeros(n_items, np.uint16)
+    candidates = np.unique(np.concatenate(proposed))
+    found_by = np.zeros((len(candidates), len(proposed)), bool)
     for number, rows in enumerate(proposed):
-        bits[rows] |= np.uint16(1 << number)
-    candidates = np.flatnonzero(bits)
-    return candidates, (bits[candidates][:, None] >> np.arange(len(proposed), dtype=np.uint16)) & 1 > 0
+        found_by[np.searchsorted(candidates, rows), number] = True
+    return candidates, found_by
 
 
 def _generator_columns(
     bundle: Bundle,
-    scores: Mapping[str, np.ndarray],
+    reached: Mapping[str, Reached],
+    weights: np.ndarray,
     rows: np.ndarray,
-    times: np.ndarray,
     candidates: np.ndarray,
     user_vector: np.ndarray,
 ) -> np.ndarray:
     """Return what the generators say of the candidates, float32 `(c, 6 · n_generators)`."""
-    newest = times == times.max(initial=0)
-    steps = POSITION_DECAY ** np.arange(len(rows))[::-1]
-    vectors = bundle.item_vectors[candidates]
+    vectors, seen = bundle.item_vectors[candidates], bundle.item_vectors[rows]
     columns, best = [], []
     for name in bundle.generators:
         if name == DENSE:
             values = np.maximum(vectors @ user_vector, 0)
-            recent = np.maximum(vectors @ _unit(steps.astype(np.float32) @ bundle.item_vectors[rows]), 0)
-            last = np.maximum(vectors @ _unit(bundle.item_vectors[rows[newest]].sum(axis=0)), 0)
+            recent, last = (np.maximum(vectors @ _unit(way @ seen), 0) for way in weights[1:])
             top, tops = values.max(initial=0), (1.0, 1.0)
         else:
-            table = bundle.neighbors[name]
-            values, top = scores[name][candidates], scores[name].max(initial=0)
-            spread = [table.spread(rows, steps), table.spread(rows[newest], np.ones(newest.sum(), np.float32))]
-            recent, last = spread[0][candidates], spread[1][candidates]
-            tops = (spread[0].max(initial=0), spread[1].max(initial=0))
+            values, recent, last = reached[name].of(candidates)
+            top, *tops = reached[name].scores.max(axis=1, initial=0)
         places = np.empty(len(values), np.int64)
         places[np.argsort(-values, kind="stable")] = np.arange(len(values))
         columns += [

@@ -2,6 +2,10 @@
 
 import numpy as np
 
+_GROUPED = 8_192
+"""Scores from which on the search for the best looks at groups first."""
+_GROUP = 64
+
 
 def top_rows(scores: np.ndarray, k: int, allowed: np.ndarray | None = None) -> np.ndarray:
     """Return the row numbers of the `k` best scores, best first, ties in row order.
@@ -14,7 +18,7 @@ def top_rows(scores: np.ndarray, k: int, allowed: np.ndarray | None = None) -> n
     Returns:
         int64 `(<=k,)`.
     """
-    candidates = np.arange(len(scores)) if allowed is None else np.flatnonzero(allowed)
+    candidates = _candidates(scores, k, allowed)
     if k < len(candidates):
         values = scores[candidates]
         threshold = np.partition(values, -k)[-k] if k else np.inf
@@ -22,3 +26,25 @@ def top_rows(scores: np.ndarray, k: int, allowed: np.ndarray | None = None) -> n
     order = np.argsort(-scores[candidates], kind="stable")[:k]
     rows: np.ndarray = candidates[order]
     return rows
+
+
+def first_allowed(rows: np.ndarray, k: int, allowed: np.ndarray) -> np.ndarray:
+    """Return the first `k` of `rows`, int64 `(<=k,)`, that are allowed, bool `(n_items,)`."""
+    first = rows[: 4 * k]
+    found = first[allowed[first]]
+    return (found if len(found) >= k else rows[allowed[rows]])[:k]
+
+
+def _candidates(scores: np.ndarray, k: int, allowed: np.ndarray | None) -> np.ndarray:
+    """Return the allowed rows, int64, rising; of many, those that can be among the best `k`.
+
+    The k-th best of the bests of disjoint groups is a lower bound of the k-th best score.
+    """
+    n_groups = len(scores) // _GROUP
+    if len(scores) >= _GROUPED and 0 < k <= n_groups:
+        open_scores = scores if allowed is None else np.where(allowed, scores, -np.inf)
+        bests = open_scores[: n_groups * _GROUP].reshape(_GROUP, n_groups).max(axis=0)
+        bound = np.partition(bests, -k)[-k]
+        if bound > -np.inf:
+            return np.flatnonzero(open_scores >= bound)
+    return np.arange(len(scores)) if allowed is None else np.flatnonzero(allowed)

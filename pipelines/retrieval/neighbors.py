@@ -16,6 +16,23 @@ _FILES = ("offsets", "ids", "scores")
 
 
 @dataclass(frozen=True)
+class Reached:
+    """The items that a history reaches in a table: a few thousand of a catalogue of any size."""
+
+    rows: np.ndarray
+    """int64 `(m,)`, distinct row numbers, rising."""
+    scores: np.ndarray
+    """float32 `(w, m)`, what its neighbors add up to by each way of weighting the history."""
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the scores of the items asked for, float32 `(w, c)`, 0 for those that were not reached."""
+        if not len(self.rows):
+            return np.zeros((len(self.scores), len(rows)), np.float32)
+        places = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
+        return np.where(self.rows[places] == rows, self.scores[:, places], np.float32(0))
+
+
+@dataclass(frozen=True)
 class NeighborTable:
     """Neighbors of `n` items, each list best first, in compressed rows."""
 
@@ -47,13 +64,30 @@ class NeighborTable:
         part = slice(self.offsets[row], self.offsets[row + 1])
         return self.ids[part], self.scores[part]
 
-    def links(self, rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the neighbors of all rows one after the other, int32 `(k,)`, and their weighted scores, float32."""
+    def reached(self, rows: np.ndarray, weights: np.ndarray) -> Reached:
+        """Add up the neighbors of a history in several ways, looking only at items that are neighbors.
+
+        Args:
+            rows: int64 `(t,)`, items of the history, without unknown ones.
+            weights: float32 `(w, t)`, weight of each, by `w` ways of weighting.
+        """
+        ids, scores, lengths = self._links(rows)
+        marked = np.zeros(len(self), bool)
+        marked[ids] = True
+        distinct = np.flatnonzero(marked)
+        numbers = np.empty(len(self), np.int32)  # only the marked ones are written and read
+        numbers[distinct] = np.arange(len(distinct), dtype=np.int32)
+        places = numbers[ids]
+        sums = [np.bincount(places, scores * np.repeat(way, lengths), minlength=len(distinct)) for way in weights]
+        return Reached(distinct, np.stack(sums).astype(np.float32))
+
+    def _links(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the neighbors of all rows one after the other, their scores, and how many each row has."""
         starts = self.offsets[rows]
         lengths = self.offsets[rows + 1] - starts
         ends = np.cumsum(lengths)
         places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
-        return self.ids[places], self.scores[places] * np.repeat(weights, lengths)
+        return self.ids[places], self.scores[places], lengths
 
     def spread(self, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Add up the neighbors of a history.
@@ -65,8 +99,8 @@ class NeighborTable:
         Returns:
             float32 `(n,)`, 0 for items that are nobody's neighbor.
         """
-        ids, values = self.links(rows, weights)
-        return np.bincount(ids, values, minlength=len(self)).astype(np.float32)
+        ids, scores, lengths = self._links(rows)
+        return np.bincount(ids, scores * np.repeat(weights, lengths), minlength=len(self)).astype(np.float32)
 
     def grown(self, count: int) -> "NeighborTable":
         """Return the table with `count` more items at the end, without neighbors."""

@@ -67,13 +67,18 @@ class ItemTrends:
         )
         return np.where(found[:, None], np.log1p(np.maximum(columns, 0)), np.float32(0))
 
-    def of_day(self, now_s: float) -> np.ndarray:
-        """Return `at` for all items, float32 `(n_items, 4)`; a few days are kept, so do not change it."""
+    def of_day(self, now_s: float) -> "DayTrends":
+        """Return what is known on the day of a moment, of all items; a few days are kept, so do not change it."""
         return self._days(int(now_s // _DAY_S))
 
     @cached_property
-    def _days(self) -> Callable[[int], np.ndarray]:
-        return lru_cache(maxsize=_KEPT_DAYS)(lambda day: self.at(day * _DAY_S))
+    def _days(self) -> Callable[[int], "DayTrends"]:
+        return lru_cache(maxsize=_KEPT_DAYS)(self._day)
+
+    def _day(self, day: int) -> "DayTrends":
+        features = self.at(day * _DAY_S)
+        known = np.flatnonzero(features[:, 0] > 0)
+        return DayTrends(features, known[np.argsort(-features[known, 0], kind="stable")])
 
     def grown(self, count: int) -> "ItemTrends":
         """Return the trends with `count` more items at the end, without events."""
@@ -101,6 +106,16 @@ class ItemTrends:
         if len(lengths) != 1 or not numbers or not inside or (np.diff(arrays["keys"]) <= 0).any():
             raise DataError(f"The item trends in {folder} do not fit together: make the bundle again.")
         return cls(n_items=n_items, **arrays)
+
+
+@dataclass(frozen=True)
+class DayTrends:
+    """The trends of all items on one day."""
+
+    features: np.ndarray
+    """float32 `(n_items, 4)`, TREND_FEATURES."""
+    popular: np.ndarray
+    """int64 `(m,)`, the items with a count, the highest fast one first."""
 
 
 _ARRAYS = tuple(entry.name for entry in fields(ItemTrends) if entry.name != "n_items")

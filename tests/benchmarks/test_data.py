@@ -37,6 +37,7 @@ def test_copies_have_users_of_their_own_and_the_same_number_of_lines(tmp_path):
     assert shop.events == 2 * copies[0][1]
 
 
+@pytest.mark.slow
 def test_only_delivered_days_are_found_by_the_source(shop):
     shop.deliver(shop.days[:3])
     try:

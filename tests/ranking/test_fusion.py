@@ -5,7 +5,7 @@ import pytest
 
 from pipelines.inference.bundle import Fusion, Preprocessing, RecommendFusion, load_bundle
 from pipelines.ranking.fusion import fit_fusion_weights, recommendation_parts, weighted_mean
-from pipelines.ranking.ordering import top_rows
+from pipelines.ranking.ordering import first_allowed, top_rows
 from tests.toys.toy_bundle import User, bought, write_toy_bundle
 
 NOW_S = 1_000.0
@@ -82,3 +82,21 @@ def test_top_rows(k, allowed, expected):
     scores = np.array([0.1, 0.5, 0.5, 0.5 if allowed is None else 0.4], np.float32)
     mask = None if allowed is None else np.array(allowed)
     assert top_rows(scores, k, mask).tolist() == expected
+
+
+@pytest.mark.parametrize("share", [pytest.param(1.0, id="all allowed"), pytest.param(0.002, id="few allowed")])
+def test_the_best_of_many_are_those_of_a_full_sort(share):
+    rng = np.random.default_rng(3)
+    scores = rng.integers(0, 500, 20_001).astype(np.float32)  # with many ties
+    allowed = rng.random(20_001) < share
+    wanted = np.flatnonzero(allowed)[np.argsort(-scores[allowed], kind="stable")[:100]]
+    assert top_rows(scores, 100, allowed).tolist() == wanted.tolist()
+
+
+def test_the_first_allowed_rows_keep_their_order():
+    allowed = np.zeros(30, bool)
+    allowed[[3, 20, 29]] = True
+    rows = np.arange(30)[::-1]
+    assert first_allowed(rows, 2, allowed).tolist() == [29, 20]
+    assert first_allowed(rows, 3, allowed).tolist() == [29, 20, 3]
+    assert first_allowed(rows, 9, allowed).tolist() == [29, 20, 3]

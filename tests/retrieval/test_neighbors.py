@@ -26,6 +26,23 @@ def test_a_history_adds_up_weighted_neighbors(table):
     assert table.spread(np.empty(0, np.int64), np.empty(0, np.float32)).tolist() == [0, 0, 0]
 
 
+def test_what_a_history_reaches_is_what_adding_up_every_item_gives():
+    rng = np.random.default_rng(0)
+    ids = np.array([rng.choice(300, 20, replace=False) for _ in range(300)], np.int32)
+    table = NeighborTable.from_padded(ids, rng.random((300, 20)).astype(np.float32))
+    rows, weights = rng.integers(0, 300, 12), rng.random((2, 12)).astype(np.float32)
+    reached = table.reached(rows, weights)
+    assert len(reached.rows) < 300
+    for way, scores in zip(weights, reached.of(np.arange(300)), strict=True):
+        np.testing.assert_array_equal(scores, table.spread(rows, way))
+
+
+def test_without_a_history_nothing_is_reached(table):
+    reached = table.reached(np.empty(0, np.int64), np.empty((2, 0), np.float32))
+    assert reached.rows.tolist() == []
+    assert reached.of(np.array([0, 2])).tolist() == [[0, 0], [0, 0]]
+
+
 def test_links_keep_the_best_ties_by_row_number():
     rows, ids = np.array([1, 0, 0, 0]), np.array([0, 3, 2, 1])
     kept = best_of_links(rows, ids, np.array([0.1, 0.5, 0.5, 0.2], np.float32), 4, 2)

@@ -195,6 +195,7 @@ def test_other_inputs_give_another_run(shop, change):
     assert shop.training_set(**change).run != shop.training_set().run
 
 
+@pytest.mark.slow
 def test_new_events_and_other_features_give_another_run(shop):
     first = shop.training_set()
     shop.build_features(END, history_length=2)

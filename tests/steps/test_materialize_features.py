@@ -54,6 +54,7 @@ def test_a_second_run_has_nothing_to_write(shop):
     assert known(shop) == before
 
 
+@pytest.mark.slow
 def test_only_users_with_something_new_are_written(shop):
     shop.materialize()
     shop.now = day(4)
@@ -64,6 +65,7 @@ def test_only_users_with_something_new_are_written(shop):
     assert known(shop) == loaded_anew(shop)
 
 
+@pytest.mark.slow
 def test_a_late_event_reaches_a_user_who_is_quiet_since(shop):
     """Its row is newer by arrival and as old as before by event time."""
     shop.materialize()
