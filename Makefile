@@ -6,6 +6,7 @@ VENV   ?= .venv
 EXTRA  ?= cpu
 EVENTS ?= 10000000
 KILLS  ?= 100
+ROUNDS ?= 20
 DATA   ?= completejourney
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.headrace-installed-$(EXTRA)
@@ -17,7 +18,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 .PHONY: help setup demo loop serve airflow mlflow test test-gate lint bench bench-data bench-recommend bench-search \
-        bench-freshness bench-joint stress-data clean distclean
+        bench-freshness bench-joint stress-data stress-promotion clean distclean
 
 # The default data on two cores within minutes; `make loop HEADRACE_CONFIG=` takes the production settings.
 demo loop serve airflow bench: export HEADRACE_CONFIG ?= demo
@@ -84,6 +85,10 @@ bench-joint: setup ## One item tower for both tasks against two, at equal parame
 stress-data: setup ## Kill ingestion and the event log's writer at random moments, and count (KILLS=100)
 	@mkdir -p .benchmarks
 	@$(BIN)/headrace bench stress-data --kills $(KILLS) --json .benchmarks/stress-data.json $(QUIETLY)
+
+stress-promotion: setup ## Promote and roll back under load, and count failures and memory (ROUNDS=20)
+	@mkdir -p .benchmarks
+	@$(BIN)/headrace bench stress-promotion --rounds $(ROUNDS) --json .benchmarks/stress-promotion.json $(QUIETLY)
 
 clean: ## Delete everything the loop wrote (.headrace) and all caches
 	rm -rf .headrace .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist

@@ -9,10 +9,11 @@ DOC = """
 ### rollback
 Gives the champion alias back and deploys that bundle. Only by hand.
 
-`rollback_champion` (to the previous champion, or to the bundle named by `to`) → `deploy_bundle` (checks it and moves
-the pointer that the running service watches).
+`rollback_champion` (to the previous champion, or to the bundle named by `to`) → `deploy_bundle` (checks its files,
+moves the pointer that the running service watches, and waits until the service answers from it). The bundle was live
+before, so it does not rehearse; one that was removed from this disk is fetched from the registry.
 
-`headrace models` lists the bundles that `to` may name.
+`headrace models` lists the bundles that `to` may name. `headrace rollback` does the same from a shell, in seconds.
 
 **When it fails**
 - `rollback_champion`: there is no earlier champion, or `to` names no registered bundle; its log lists those there are.
@@ -44,7 +45,7 @@ def rollback() -> None:
     def deploy_bundle(decision: dict[str, Any]) -> dict[str, Any]:
         from pipelines.airflow_tasks import run_task
 
-        return run_task("deploy_bundle", bundle=decision["champion"])
+        return run_task("deploy_bundle", bundle=decision["champion"], known=True)
 
     deploy_bundle(rollback_champion())
 

@@ -38,6 +38,7 @@ STEP_ORDER = (
     "promote_challenger",
     "build_bento",
     "deploy_bundle",
+    "prune_bundles",
     "rollback_champion",
     "audit_skew",
 )
@@ -234,23 +235,128 @@ def mlflow(port: int) -> None:
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def models(as_json: bool) -> None:
-    """List the model versions: bundle, aliases and how the gate decided.
+    """List the model versions: who is live, shadow or canary, metrics, what training read, how the gate decided.
 
     \b
     Example: headrace models --json
     """
+    from pipelines.models_command import as_text, model_rows
     from pipelines.wiring import Wiring
 
-    versions = Wiring.from_environment().registry.versions()
-    if not versions:
+    wiring = Wiring.from_environment()
+    _follow_registry(wiring)
+    rows = model_rows(wiring.registry, wiring.places)
+    if not rows:
         click.echo("There is no model version yet: run `headrace loop`.", err=True)
-    for version in versions:
-        if as_json:
-            click.echo(version.model_dump_json())
-        else:
-            aliases, tags = ", ".join(version.aliases), version.tags
-            decision = " ".join(part for part in (tags.get("promotion"), tags.get("promotion_reasons")) if part)
-            click.echo(f"{version.version:>4}  {version.bundle:<14}  {aliases:<22}  {decision}")
+    for row in rows:
+        click.echo(row.model_dump_json() if as_json else as_text(row))
+
+
+@cli.command()
+@click.option("--to", metavar="ID", help="Bundle id (default: the previous champion); `headrace models` lists them.")
+def rollback(to: str | None) -> None:
+    """Go back to the previous champion at once: pointer, alias, and wait until the running service answers from it.
+
+    No request fails, and a registry that does not answer delays nothing: the pointer moves first. A bundle that was
+    removed from this disk is fetched from the registry. Each call without --to goes one champion further back.
+
+    \b
+    Example: headrace rollback
+    Example: headrace rollback --to 20260131T020000-1a2b3c
+    """
+    from pipelines.rollback_command import roll_back
+
+    click.echo(roll_back(to))
+
+
+_share = click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.05, show_default=True)
+_off = click.option("--off", is_flag=True, help="Try nothing any more.")
+
+
+@cli.command()
+@click.argument("bundle", required=False)
+@_share
+@_off
+def shadow(bundle: str | None, share: float, off: bool) -> None:
+    """Ask BUNDLE a share of the live requests without answering from it; without BUNDLE, show what came of it.
+
+    Both lists go to files in the home, for a person and for the next gate. The running service follows within a
+    second; what it has no time for is left out.
+
+    \b
+    Example: headrace shadow 20260131T020000-1a2b3c --share 0.1
+    Example: headrace shadow
+    Example: headrace shadow --off
+    """
+    from pipelines.rollout.shadow_summary import summarize_shadow
+    from pipelines.stores.shadow_answers import read_shadow_answers
+    from pipelines.wiring import Wiring
+
+    wiring = Wiring.from_environment()
+    if bundle or off:
+        _try_bundle("shadow", None if off else bundle, share, wiring)
+        return
+    plan = _follow_registry(wiring)
+    click.echo(f"shadow: {plan.shadow.bundle}, {plan.shadow.share:.1%} of requests" if plan.shadow else "no shadow")
+    for summary in summarize_shadow(read_shadow_answers(wiring.places.shadow_answers)):
+        click.echo(summary.model_dump_json())
+
+
+@cli.command()
+@click.argument("bundle", required=False)
+@_share
+@_off
+def canary(bundle: str | None, share: float, off: bool) -> None:
+    """Answer a share of the users from BUNDLE; without BUNDLE, show the canary there is.
+
+    The same users for as long as it lasts. A guard in the service stops it on failures, empty or slow answers, or a
+    click rate that drops; why is kept with the version.
+
+    \b
+    Example: headrace canary 20260131T020000-1a2b3c --share 0.05
+    Example: headrace canary --off
+    """
+    from pipelines.wiring import Wiring
+
+    wiring = Wiring.from_environment()
+    if bundle or off:
+        _try_bundle("canary", None if off else bundle, share, wiring)
+        return
+    plan = _follow_registry(wiring)
+    click.echo(f"canary: {plan.canary.bundle}, {plan.canary.share:.1%} of users" if plan.canary else "no canary")
+    for version in wiring.registry.versions():
+        if version.tags.get("canary_stopped"):
+            click.echo(f"{version.bundle} was stopped {version.tags['canary_stopped']}")
+
+
+def _try_bundle(kind: Any, bundle: str | None, share: float, wiring: Any) -> None:
+    from datetime import UTC, datetime
+
+    from pipelines.rollout_command import end_trial, start_trial
+    from pipelines.wiring import embed_beside
+
+    if bundle is None:
+        end_trial(kind, registry=wiring.registry, places=wiring.places)
+        click.echo(f"There is no {kind} any more.")
+        return
+    now = datetime.now(UTC)
+    trial = start_trial(
+        kind,
+        bundle,
+        share,
+        registry=wiring.registry,
+        places=wiring.places,
+        now=now,
+        prepare=lambda known: embed_beside(wiring, known),
+    )
+    whose = "users are answered from" if kind == "canary" else "requests are also asked of"
+    click.echo(f"{trial.share:.1%} of the {whose} {trial.bundle} (`headrace {kind} --off` ends it).")
+
+
+def _follow_registry(wiring: Any) -> Any:
+    from pipelines.rollout_command import follow_registry
+
+    return follow_registry(wiring.registry, wiring.places)
 
 
 @cli.group()
@@ -424,6 +530,32 @@ def bench_stress_data(kills: int, seed: int, json_file: Path | None, work_dir: P
     tallies = stress_data(kills=kills, seed=seed, json_file=json_file, work_dir=work_dir)
     if bad := [tally.case for tally in tallies if not tally.is_clean]:
         click.echo(f"Events were lost or doubled, or none was acknowledged: {', '.join(bad)}.", err=True)
+        sys.exit(1)
+
+
+@bench.command("stress-promotion")
+@click.option("--rounds", type=click.IntRange(min=1), default=20, show_default=True, help="Promotions, and rollbacks.")
+@click.option("--rate", type=click.FloatRange(min=1), default=60, show_default=True, help="Requests a second.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the records.")
+@click.option(
+    "--work-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Where the shop is made and removed again (default: the system's temporary folder).",
+)
+def bench_stress_promotion(rounds: int, rate: float, json_file: Path | None, work_dir: Path | None) -> None:
+    """Promote and roll back under load; exit code 1 if a request fails or memory grows by a bundle or more.
+
+    Makes a shop of some thousand items and bundles of it, serves it, and sends requests from another process all the
+    time. At the end a bad canary has to be stopped by its guard. Touches no home but its own.
+
+    \b
+    Example: headrace bench stress-promotion --rounds 20 --json stress-promotion.json
+    """
+    from pipelines.benchmarks.stress_promotion import stress_promotion
+
+    outcome = stress_promotion(rounds=rounds, rate=rate, json_file=json_file, work_dir=work_dir)
+    if problems := outcome.problems:
+        click.echo("; ".join(problems), err=True)
         sys.exit(1)
 
 
@@ -742,6 +874,16 @@ def deploy_bundle(bundle: str | None) -> None:
     _perform("deploy_bundle", bundle=bundle)
 
 
+@cli.command("prune_bundles")
+def prune_bundles() -> None:
+    """Remove old bundles from this disk, as `deployment.keep_champions` and `keep_days` say; the registry keeps copies.
+
+    \b
+    Example: headrace prune_bundles
+    """
+    _perform("prune_bundles")
+
+
 @cli.command("rollback_champion")
 @click.option("--to", metavar="ID", help="Bundle id (default: the previous champion); `headrace models` lists them.")
 @click.option("--deploy/--no-deploy", default=True, show_default=True, help="Deploy it at once.")
@@ -754,7 +896,7 @@ def rollback_champion(to: str | None, deploy: bool) -> None:
     """
     record = _perform("rollback_champion", to=to)
     if deploy:
-        _perform("deploy_bundle", bundle=record["champion"])
+        _perform("deploy_bundle", bundle=record["champion"], known=True)
 
 
 @cli.command("audit_skew")

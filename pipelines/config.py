@@ -409,6 +409,63 @@ class ServingConfig(Settings):
     """Days after which they are removed."""
 
 
+class DeploymentConfig(Settings):
+    """What a bundle has to show before it goes live, and how long old ones are kept."""
+
+    sample_share: float = Field(default=0.02, ge=0, le=1)
+    """Share of the requests that the service keeps (without user ids) to ask the next bundle; 0 keeps none."""
+    sample_days: int = Field(default=7, ge=1)
+    """Days after which they are removed."""
+    replayed_requests: int = Field(default=100, ge=0)
+    """Kept requests, the newest, that a new bundle is asked before it goes live."""
+    max_median_ms: float = Field(default=100, gt=0)
+    """Median time of its answers, without HTTP and the feature store."""
+    trial_timeout_s: float = Field(default=120, gt=0)
+    """Longest time from the start of its process to its last answer; a bundle that hangs is given up then."""
+    swap_timeout_s: float = Field(default=60, gt=0)
+    """Longest wait for the running service to answer from the bundle that was deployed."""
+    keep_champions: int = Field(default=5, ge=2)
+    """Champions whose bundles stay on this disk, the newest."""
+    keep_days: int = Field(default=14, ge=0)
+    """Younger bundles stay as well, whatever the gate said."""
+
+
+class CanaryConfig(Settings):
+    """What the guard of a canary lets pass. The service reads it at start."""
+
+    max_failed_share: float = Field(default=0.01, gt=0, lt=1)
+    """Share of the canary's answers that may fail (the live bundle answers in their place)."""
+    max_empty_share: float = Field(default=0.01, gt=0, lt=1)
+    """Share of its answers that may be empty where the live bundle finds something."""
+    max_slow_share: float = Field(default=0.1, gt=0, lt=1)
+    """Share of its answers that may be slow."""
+    slow_ratio: float = Field(default=2.0, gt=1)
+    """An answer is slow if it takes so many times the live bundle's 95th percentile over its last answers,"""
+    slow_floor_ms: float = Field(default=20.0, ge=0)
+    """and longer than this."""
+    max_click_drop: float = Field(default=0.1, ge=0, lt=1)
+    """How much lower its click rate may be, relative to that of the live bundle's users."""
+    false_alarm_requests: float = Field(default=1e6, gt=1)
+    """Answers between two false alarms, on average at least, of a canary that is as bad as is just allowed."""
+    click_alpha: float = Field(default=0.01, gt=0, lt=0.5)
+    """Chance that a canary with just the click rate that is allowed is ever stopped for its clicks."""
+    min_users: int = Field(default=50, ge=2)
+    """Users on each side before clicks are compared."""
+    click_minutes: float = Field(default=30, gt=0)
+    """An event counts as a click on an answer that showed its item to its user within so many minutes before."""
+
+
+class ShadowConfig(Settings):
+    """How a bundle is asked beside the live one. The service reads it at start."""
+
+    queue_size: int = Field(default=64, ge=1)
+    """Requests that may wait to be asked; what does not fit is dropped and counted."""
+    max_busy_share: float = Field(default=0.25, gt=0, le=1)
+    """Share of the time in which the thread that asks may compute."""
+    keep_days: int = Field(default=14, ge=1)
+    """Days after which the answers are removed."""
+
+
 class LeakConfig(Settings):
     """When a column is taken for one that knows what it is to predict."""
 
@@ -452,6 +509,9 @@ class HeadraceConfig(Settings):
     leaks: LeakConfig = LeakConfig()
     skew: SkewConfig = SkewConfig()
     serving: ServingConfig = ServingConfig()
+    deployment: DeploymentConfig = DeploymentConfig()
+    canary: CanaryConfig = CanaryConfig()
+    shadow: ShadowConfig = ShadowConfig()
 
 
 def load_config(environment: Mapping[str, str] = os.environ) -> HeadraceConfig:

@@ -36,7 +36,7 @@ PIPELINES = {
         "evaluate_model",
         "promote_challenger",
     ),
-    "deployment_pipeline": ("build_bento", "deploy_bundle"),
+    "deployment_pipeline": ("build_bento", "deploy_bundle", "prune_bundles"),
 }
 """The DAGs of the loop and their tasks, in order."""
 
@@ -381,6 +381,11 @@ _DESCRIPTIONS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     ),
     "build_bento": lambda record: f"Bento {record['tag']}",
     "deploy_bundle": lambda record: f"live: {record['bundle']}",
+    "prune_bundles": lambda record: (
+        f"removed {', '.join(record['removed'])} ({record['freed_mib']:.0f} MiB)"
+        if record["removed"]
+        else f"all {len(record['kept'])} bundles stay"
+    ),
     "rollback_champion": lambda record: f"champion: {record['champion']}",
 }
 

@@ -115,6 +115,31 @@ class Places:
         return self.home / "serving" / "new_items"
 
     @property
+    def rollout(self) -> Path:
+        """Which bundles are tried beside the live one, as the registry says (JSON)."""
+        return self.home / "serving" / "rollout.json"
+
+    @property
+    def canary_stops(self) -> Path:
+        """Canaries that the guard of a service stopped, one JSON file each, with the reason."""
+        return self.home / "serving" / "canary_stops"
+
+    @property
+    def services(self) -> Path:
+        """What each running service says about itself (JSON)."""
+        return self.home / "serving" / "services"
+
+    @property
+    def served_requests(self) -> Path:
+        """A sample of the requests that were answered, without user ids, one folder a day."""
+        return self.home / "served_requests"
+
+    @property
+    def shadow_answers(self) -> Path:
+        """What the shadow bundle would have answered, beside what was answered, one folder a day."""
+        return self.home / "shadow_answers"
+
+    @property
     def embedding_cache(self) -> Path:
         """Text embeddings by hash of encoder and text."""
         return self.home / "cache" / "embeddings"

@@ -1,4 +1,4 @@
-"""One question about ports: is somebody there already?"""
+"""Two questions about ports: is somebody there already, and which one is free?"""
 
 import socket
 
@@ -23,3 +23,10 @@ def refuse_taken_port(port: int, option: str, host: str = "127.0.0.1") -> None:
                 f"Port {port} on {host} cannot be used ({error.strerror or error}): stop what listens there "
                 f"or choose another, for example `{option} {port + 1}`."
             ) from None
+
+
+def free_port() -> int:
+    """Return a port of this machine on which nobody listens at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

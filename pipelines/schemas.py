@@ -256,6 +256,26 @@ class Deployment(Record):
     bundle: str
     previous: str | None
     checked: dict[str, str] = Field(description="What was asked of the new bundle before the swap, and the result.")
+    services: tuple[str, ...] = Field(default=(), description="Running services that answer from it, host and process.")
+    swap_s: float | None = Field(default=None, description="Seconds until all of them did; null where none runs.")
+
+
+class Rehearsal(Record):
+    """What a bundle answered before it went live."""
+
+    checked: dict[str, str] = Field(description="What was asked, and the result.")
+    replayed: int = Field(description="Kept requests of users that were asked again.")
+    left_out: int = Field(description="Kept requests about items that the bundle does not have.")
+    median_ms: float = Field(description="Median time of an answer, without HTTP and the feature store.")
+    p95_ms: float
+
+
+class PrunedBundles(Record):
+    """Bundles that were removed from this disk; the registry keeps its copies."""
+
+    removed: tuple[str, ...]
+    freed_mib: float
+    kept: dict[str, str] = Field(description="Bundle -> why it stays.")
 
 
 class SkewExample(Record):

@@ -62,9 +62,14 @@ def check_surroundings(places: Places, *, host: str, port: int, environment: Map
 def serving_environment(places: Places, environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of the service: absolute places, one math thread, no telemetry.
 
-    NumPy's products are small here; with one thread each, requests do not wait for each other's cores.
+    NumPy's products are small here; with one thread each, requests do not wait for each other's cores. The allocator of
+    glibc gives the arrays of a bundle back to the system when it is replaced: without the limits it moves them into
+    arenas where they leave holes.
     """
     return {
+        "MALLOC_ARENA_MAX": "2",
+        "MALLOC_MMAP_THRESHOLD_": str(2**20),
+        "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",

@@ -15,14 +15,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
 from pipelines.config import HeadraceConfig, Settings, load_config
-from pipelines.errors import ConfigError, DivergenceError, HeadraceError, StoreError
+from pipelines.errors import BundleError, ConfigError, DivergenceError, HeadraceError, StoreError
 from pipelines.places import Places
 from pipelines.progress import PROGRESS_VARIABLE, Progress, SilentProgress, progress_from_environment
 from pipelines.schemas import (
@@ -509,13 +509,66 @@ def _build_bento(wiring: Wiring, *, bundle: str | None = None) -> tuple[str, Rec
     return bundle, bento
 
 
-def _deploy_bundle(wiring: Wiring, *, bundle: str | None = None) -> tuple[str, Record]:
-    from pipelines.steps.deploy_bundle import deploy_bundle
+def _deploy_bundle(
+    wiring: Wiring, *, bundle: str | None = None, known: bool = False, at_once: bool = False
+) -> tuple[str, Record]:
+    """Deploy; a bundle that is `known`, because it was live before, does not rehearse and goes live first of all.
+
+    With `at_once`, what can wait is left to the caller: `after_rollback`.
+    """
+    from pipelines.rollout_command import follow_registry
+    from pipelines.steps.deploy_bundle import deploy_bundle, rehearse_beside
+    from pipelines.steps.rollback_champion import withdraw_champion
+
+    bundle = bundle or wiring.champion_bundle()
+    places, config = wiring.places, wiring.config.deployment
+    if not (places.bundles / bundle).is_dir() and (version := wiring.registry.find(bundle)):
+        wiring.registry.fetch(version.version, places.bundles)  # removed from this disk
+    if not known:  # what arrived while it was trained is to be found from its first answer on
+        embed_beside(wiring, bundle)
+    try:
+        deployment = deploy_bundle(
+            bundle,
+            places=places,
+            config=config,
+            now=datetime.now(UTC),
+            rehearse=None
+            if known
+            else partial(
+                rehearse_beside,
+                requests=places.served_requests,
+                limit=config.replayed_requests,
+                timeout_s=config.trial_timeout_s,
+                project_dir=PROJECT,
+                environment=os.environ,
+            ),
+        )
+    except BundleError as error:
+        if not at_once and ((places.mlflow / "mlflow.db").is_file() or os.environ.get("HEADRACE_MLFLOW_URI")):
+            withdraw_champion(bundle, str(error), registry=wiring.registry)
+        raise
+    if known and not at_once:
+        after_rollback(wiring, bundle)
+    elif places.rollout.is_file() and not at_once:  # what is live now is not tried any more
+        follow_registry(wiring.registry, places)
+    return bundle, deployment
+
+
+def after_rollback(wiring: Wiring, bundle: str) -> None:
+    """Do what a rollback need not wait for: new items beside the bundle, and nothing tried that is live."""
+    from pipelines.rollout_command import follow_registry
+
+    embed_beside(wiring, bundle)
+    if wiring.places.rollout.is_file():
+        follow_registry(wiring.registry, wiring.places)
+
+
+def embed_beside(wiring: Wiring, bundle: str) -> None:
+    """Embed the items that arrived since the bundle was made."""
     from pipelines.steps.embed_new_items import embed_new_items
     from pipelines.training.item_images import item_images
 
-    bundle = bundle or wiring.champion_bundle()
-    if wiring.tables.accepted_until():  # what arrived while it was trained is to be found from its first answer on
+    if wiring.tables.accepted_until():
         embed_new_items(
             wiring.places.bundles / bundle,
             tables=wiring.tables,
@@ -523,14 +576,14 @@ def _deploy_bundle(wiring: Wiring, *, bundle: str | None = None) -> tuple[str, R
             progress=wiring.progress,
             images=item_images(wiring.config.training, wiring.places.embedding_cache),
         )
-    deployment = deploy_bundle(
-        bundle,
-        bundles_dir=wiring.places.bundles,
-        current_bundle=wiring.places.current_bundle,
-        serving=wiring.config.serving,
-        now=datetime.now(UTC),
-    )
-    return bundle, deployment
+
+
+def _prune_bundles(wiring: Wiring) -> tuple[str, Record]:
+    from pipelines.steps.prune_bundles import prune_bundles
+
+    now = datetime.now(UTC)
+    pruned = prune_bundles(registry=wiring.registry, places=wiring.places, config=wiring.config.deployment, now=now)
+    return f"prune-{now:%Y%m%dT%H%M%S}", pruned
 
 
 def _rollback_champion(wiring: Wiring, *, to: str | None = None) -> tuple[str, Record]:
@@ -570,6 +623,7 @@ STEPS: dict[str, Callable[..., tuple[str, Record]]] = {
     "promote_challenger": _promote_challenger,
     "build_bento": _build_bento,
     "deploy_bundle": _deploy_bundle,
+    "prune_bundles": _prune_bundles,
     "rollback_champion": _rollback_champion,
     "audit_skew": _audit_skew,
 }

@@ -52,6 +52,7 @@ ADAPTERS = {
     "demo",
     "loop",
     "mlflow_page",
+    "rollback_command",
     "serving_command",
     "wiring",
 }

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "Makefile").read_text(encoding="utf-8")
 TARGETS = ["setup", "demo", "loop", "serve", "airflow", "mlflow", "test", "test-gate", "lint", "bench"]
 TARGETS += ["bench-data", "bench-recommend", "bench-search", "bench-freshness", "bench-joint"]
-TARGETS += ["stress-data", "clean", "distclean"]
+TARGETS += ["stress-data", "stress-promotion", "clean", "distclean"]
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:

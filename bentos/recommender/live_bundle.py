@@ -1,10 +1,15 @@
 """The bundle that answers now, and its replacement without a failed request."""
 
+import ctypes
 import gc
 import logging
 import threading
+import time
+import weakref
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +18,17 @@ from pipelines.errors import BundleError, ConfigError, HeadraceError
 from pipelines.inference.bundle import Bundle, load_bundle
 from pipelines.places import Places
 from pipelines.stores.new_items_store import pointer_path, read_new_items
+from pipelines.stores.service_status import StatusFile
 from pipelines.stores.serving_pointer import read_pointer
 
 BUNDLE_VARIABLE = "HEADRACE_BUNDLE"
 PACKED = Path(__file__).resolve().parents[2] / "bundle"
 """Where a built Bento carries its bundle."""
-_WATCH_INTERVAL_S = 1.0
+_WATCH_INTERVAL_S = 0.25
+_CLOSE_TIMEOUT_S = 2.0
+_RELEASE_TIMEOUT_S = 5.0
+"""Longer than almost every request; what is in flight still goes with the next swap."""
+_RELEASE_INTERVAL_S = 0.02
 _CACHED_QUERIES = 4_096
 _logger = logging.getLogger("headrace.serving")
 
@@ -79,26 +89,44 @@ class Serving:
 class LiveBundle:
     """Holds the bundle that answers, with the items that arrived since it was made; follows both in the background."""
 
-    def __init__(self, places: Places, environment: Mapping[str, str], packed: Path = PACKED) -> None:
-        folder = find_bundle(places, environment, packed)
-        self._new_items = places.new_items
+    def __init__(
+        self,
+        places: Places,
+        environment: Mapping[str, str],
+        packed: Path = PACKED,
+        beside: Callable[[], Mapping[str, str | None]] = dict,
+    ) -> None:
+        """Open the bundle to answer from.
+
+        Args:
+            beside: What is tried beside it, for the status: `canary` and `shadow`.
+        """
         self._pointer_file = None if environment.get(BUNDLE_VARIABLE) else places.current_bundle
-        self._seen = None if self._pointer_file is None else _stamp(self._pointer_file)
+        self._seen = None if self._pointer_file is None else file_stamp(self._pointer_file)
+        folder = find_bundle(places, environment, packed)
+        self._new_items = None if self._pointer_file is None else places.new_items
         self._seen_items: tuple[int, int] | None = None
         self.current = self._opened(folder)
+        self._since = datetime.now(UTC)
+        self._refused: tuple[str, str] | None = None
+        self._beside = beside
+        self._status = None if self._pointer_file is None else StatusFile(places.services)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="bundle-watch", daemon=True)
 
     def start(self) -> None:
         """Begin to follow the pointer."""
         if self._pointer_file is not None:
+            self._tell()
             self._thread.start()
 
     def close(self) -> None:
         """Stop following the pointer."""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join(timeout=2 * _WATCH_INTERVAL_S)
+            self._thread.join(timeout=_CLOSE_TIMEOUT_S)
+            if self._status is not None:
+                self._status.remove()
 
     def refresh(self) -> bool:
         """Take over the bundle that the pointer names, if it is another one.
@@ -112,16 +140,20 @@ class LiveBundle:
         return self._refresh_bundle() or self._refresh_items()
 
     def _refresh_bundle(self) -> bool:
-        if self._pointer_file is None or (stamp := _stamp(self._pointer_file)) == self._seen:
+        if self._pointer_file is None or (stamp := file_stamp(self._pointer_file)) == self._seen:
             return False
         self._seen = stamp
+        wanted = ""
         try:
             pointer = read_pointer(self._pointer_file)
+            self._refused = None
             if pointer is None or pointer.bundle == self.current.bundle.bundle_id:
                 return False
+            wanted = pointer.bundle
             replacement = self._opened(pointer.folder)
         except (HeadraceError, OSError) as error:
             _logger.error("Bundle %s goes on answering: %s", self.current.bundle.bundle_id, error)
+            self._refused = (wanted, str(error))
             return False
         previous = self.current.bundle.bundle_id
         self._replace(replacement)
@@ -130,14 +162,15 @@ class LiveBundle:
 
     def _refresh_items(self) -> bool:
         """Take over the items that stand beside the bundle, if they are others; the bundle is opened anew for them."""
-        bundle = self.current.bundle
-        if self._pointer_file is None or (stamp := self._items_stamp(bundle)) == self._seen_items:
+        # No name for the bundle itself: it would hold what is to be released.
+        folder, bundle_id = self.current.bundle.folder, self.current.bundle.bundle_id
+        if self._new_items is None or (stamp := _items_stamp(self._new_items, bundle_id)) == self._seen_items:
             return False
         self._seen_items = stamp
         try:
-            grown = _grown(_open(bundle.folder), self._new_items)
+            grown = _grown(_open(folder), self._new_items)
         except (HeadraceError, OSError) as error:
-            _logger.error("Bundle %s goes on answering: %s", bundle.bundle_id, error)
+            _logger.error("Bundle %s goes on answering: %s", bundle_id, error)
             return False
         self._replace(Serving(grown, self.current.queries))
         added = grown.n_items - grown.manifest.n_items
@@ -145,42 +178,96 @@ class LiveBundle:
         return True
 
     def _opened(self, folder: Path) -> Serving:
-        """Open a bundle with the items beside it; alone where those cannot be used.
-
-        Raises:
-            BundleError: the bundle cannot be opened.
-        """
-        bundle = _open(folder)
-        self._seen_items = self._items_stamp(bundle)
-        if self._pointer_file is not None:
-            try:
-                bundle = _grown(bundle, self._new_items)
-            except HeadraceError as error:
-                _logger.error("Bundle %s answers without new items: %s", bundle.bundle_id, error)
-        return Serving(bundle)
+        serving, self._seen_items = open_serving(folder, self._new_items)
+        return serving
 
     def _replace(self, serving: Serving) -> None:
+        old = weakref.ref(self.current.bundle)
         self.current = serving
-        gc.collect()
-        gc.freeze()
+        self._since = datetime.now(UTC)
+        self._tell()
+        release(old)
 
-    def _items_stamp(self, bundle: Bundle) -> tuple[int, int] | None:
-        return _stamp(pointer_path(self._new_items, bundle.bundle_id))
+    def _tell(self) -> None:
+        """Say in the status file which bundle answers."""
+        if self._status is None:
+            return
+        refused, reason = self._refused or (None, "")
+        try:
+            self._status.write(
+                bundle=self.current.bundle.bundle_id,
+                since=self._since,
+                refused=refused,
+                reason=reason,
+                **self._beside(),
+            )
+        except OSError as error:  # a disk of others that this service only reads
+            _logger.warning("The status of the service is not written, no deployment waits for it: %s", error)
+            self._status = None
 
     def _watch(self) -> None:
         while not self._stop.wait(_WATCH_INTERVAL_S):
             try:
                 self.refresh()
+                self._tell()
             except Exception:  # the watch must survive what it did not expect
                 _logger.exception("Bundle %s goes on answering", self.current.bundle.bundle_id)
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def open_serving(folder: Path, new_items: Path | None) -> tuple[Serving, tuple[int, int] | None]:
+    """Open a bundle with the items beside it; alone where those cannot be used.
+
+    Args:
+        new_items: Where such items are; None takes none.
+
+    Returns:
+        What answers, and the stamp of the items that were there.
+
+    Raises:
+        BundleError: the bundle cannot be opened.
+    """
+    bundle = _open(folder)
+    if new_items is None:
+        return Serving(bundle), None
+    stamp = _items_stamp(new_items, bundle.bundle_id)
+    try:
+        bundle = _grown(bundle, new_items)
+    except HeadraceError as error:
+        _logger.error("Bundle %s answers without new items: %s", bundle.bundle_id, error)
+    return Serving(bundle), stamp
+
+
+def release(old: "weakref.ref[Bundle]") -> None:
+    """Give back the memory of a bundle that does not answer any more.
+
+    Requests that still answer from it are waited for: garbage that is frozen would never be collected.
+    """
+    deadline = time.monotonic() + _RELEASE_TIMEOUT_S
+    while old() is not None and time.monotonic() < deadline:
+        time.sleep(_RELEASE_INTERVAL_S)
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    _trim_heap()
+
+
+def _trim_heap() -> None:
+    """Let the C library return freed memory to the system, where it can be asked to (glibc)."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def file_stamp(path: Path) -> tuple[int, int] | None:
+    """Return what changes whenever the file is replaced; None where there is none."""
     try:
         status = path.stat()
     except FileNotFoundError:
         return None
     return status.st_mtime_ns, status.st_ino
+
+
+def _items_stamp(new_items: Path, bundle_id: str) -> tuple[int, int] | None:
+    return file_stamp(pointer_path(new_items, bundle_id))
 
 
 def _grown(bundle: Bundle, new_items: Path) -> Bundle:

@@ -105,18 +105,21 @@ def open_answers() -> "Answers":
     """
     from bentos.recommender.answers import Answers
     from bentos.recommender.live_bundle import LiveBundle
+    from bentos.recommender.trials import Trials
     from pipelines.config import load_config
     from pipelines.places import Places
     from pipelines.pseudonyms import Pseudonymizer, load_pseudonym_key
     from pipelines.stores.event_log import open_event_log
     from pipelines.stores.online_features import OnlineFeatures
     from pipelines.stores.served_features import ServedFeaturesLog
+    from pipelines.stores.served_requests import ServedRequestsLog
 
     places = Places.from_environment()
     pseudonymizer = Pseudonymizer(load_pseudonym_key(places.pseudonym_key, create=False))
     config = load_config()
-    serving = config.serving
-    live = LiveBundle(places, os.environ)
+    serving, deployment = config.serving, config.deployment
+    trials = Trials(places, config.canary, config.shadow)
+    live = LiveBundle(places, os.environ, beside=trials.names)
     answers = Answers(
         live=live,
         features=OnlineFeatures(
@@ -126,10 +129,15 @@ def open_answers() -> "Answers":
         pseudonymizer=pseudonymizer,
         serving=serving,
         served=ServedFeaturesLog(places.served_features, share=serving.audit_share, keep_days=serving.audit_days),
+        requests=ServedRequestsLog(
+            places.served_requests, share=deployment.sample_share, keep_days=deployment.sample_days
+        ),
+        trials=trials,
     )
     try:
         answers.warm_up()
     except StoreError as error:  # popular items and searches work without it, and it may come back
         print(f"headrace: answers are degraded for now: {error}", file=sys.stderr, flush=True)  # noqa: T201
     live.start()
+    trials.start()
     return answers

@@ -16,7 +16,6 @@ import os
 import random
 import secrets
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ import numpy as np
 from pipelines.benchmarks.records import BenchmarkRecord, records_table, write_records
 from pipelines.errors import ConfigError, StoreError
 from pipelines.places import Places
+from pipelines.ports import free_port
 from pipelines.pseudonyms import KEY_VARIABLE
 
 if TYPE_CHECKING:
@@ -86,11 +86,11 @@ def bench_serving(*, json_file: Path | None = None, requests: int = REQUESTS) ->
             KEY_VARIABLE: secrets.token_hex(32),
         }
         settings.pop("HEADRACE_API_KEY", None)
-        port = _free_port()
+        port = free_port()
         with service(copy, port=port, environment=settings) as process:
             client = Client(port)
             users = _make_users(client, bundle)
-            workers = _descendants(process.pid)
+            workers = descendants(process.pid)
             cases: dict[str, Callable[[int], Sequence[Request]]] = {
                 "recommend known user": lambda _: [
                     ("recommend", {"user_id": users[n % len(users)]}) for n in range(requests)
@@ -244,13 +244,7 @@ def _records(case: str, data: str, rounds: Sequence[Timing]) -> Iterator[Benchma
             )
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _descendants(process_id: int) -> list[int]:
+def descendants(process_id: int) -> list[int]:
     """Return the process and all below it; only itself where there is no /proc."""
     parents: dict[int, int] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):

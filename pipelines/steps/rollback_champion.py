@@ -6,6 +6,8 @@ from pipelines.stores.model_registry import ModelRegistry
 
 ROLLED_BACK = "rolled_back_to"
 """Tag of a version that was taken out of service by hand; the gate does not let it in again by itself."""
+NOT_DEPLOYED = "not_deployed_because"
+"""Tag of a champion that could not go live."""
 
 
 def rollback_champion(*, registry: ModelRegistry, to: str | None = None) -> PromotionDecision:
@@ -44,3 +46,21 @@ def rollback_champion(*, registry: ModelRegistry, to: str | None = None) -> Prom
         reasons=(f"rolled back by hand from {before}",),
         champion=target.bundle,
     )
+
+
+def withdraw_champion(bundle: str, reason: str, *, registry: ModelRegistry) -> None:
+    """Give the alias back to the champion before, if `bundle` holds it and could not go live.
+
+    The registry says what should be live: a bundle that is refused should not be. The first champion keeps the alias.
+
+    Args:
+        bundle: The bundle that was refused.
+        reason: Why; it stays with the version.
+    """
+    champion = registry.champion()
+    if champion is None or champion.bundle != bundle:
+        return
+    registry.tag(champion.version, NOT_DEPLOYED, reason)
+    before = registry.previous_champion()
+    if before is not None:
+        registry.restore_champion(before.version)

@@ -129,6 +129,28 @@ class ModelRegistry:
         with mlflow_errors(f"make version {version} the champion"):
             self._backend.client.set_registered_model_alias(MODEL, CHAMPION, version)
 
+    def champions(self) -> list[ModelVersion]:
+        """Return every version that was ever the champion, each once, the one that became it last at the end."""
+        known = {version.version: version for version in self.versions()}
+        held = self._champions()
+        newest_last = list(dict.fromkeys(reversed(held)))[::-1]
+        return [known[version] for version in newest_last if version in known]
+
+    def give_alias(self, alias: str, version: str) -> None:
+        """Give a version an alias, such as `canary`; whoever held it loses it."""
+        with mlflow_errors(f"give version {version} the alias {alias}"):
+            self._backend.client.set_registered_model_alias(MODEL, alias, version)
+
+    def take_alias(self, alias: str) -> None:
+        """Take an alias from whoever holds it."""
+        with mlflow_errors(f"take the alias {alias} away"):
+            if alias in self._aliases():
+                self._backend.client.delete_registered_model_alias(MODEL, alias)
+
+    def holder(self, alias: str) -> ModelVersion | None:
+        """Return the version that holds an alias."""
+        return self._with_alias(alias)
+
     def tag(self, version: str, key: str, value: str) -> None:
         """Set a tag of a version; the last value wins."""
         with mlflow_errors(f"tag version {version}"):

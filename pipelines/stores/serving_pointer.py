@@ -9,6 +9,8 @@ from pipelines.errors import BundleError
 from pipelines.schemas import Record
 from pipelines.stores.files import write_text
 
+_REMEMBERED = 20
+
 
 class ServingPointer(Record):
     """Which bundle is live."""
@@ -17,6 +19,22 @@ class ServingPointer(Record):
     folder: Path
     deployed_at: datetime
     previous: str | None = Field(default=None, description="Bundle that was live before.")
+    before: tuple[str, ...] = Field(default=(), description="Bundles that rollbacks go back to, the newest last.")
+
+    def followed_by(self, bundle: str, folder: Path, deployed_at: datetime) -> "ServingPointer":
+        """Return the pointer to another bundle; a rollback from it comes back here."""
+        before = (*self.before, self.bundle)[-_REMEMBERED:]
+        return ServingPointer(
+            bundle=bundle, folder=folder, deployed_at=deployed_at, previous=self.bundle, before=before
+        )
+
+    def rolled_back_to(self, bundle: str, folder: Path, deployed_at: datetime) -> "ServingPointer":
+        """Return the pointer to an earlier bundle; the next rollback goes back further, not here."""
+        known = bundle in self.before
+        before = self.before[: len(self.before) - 1 - self.before[::-1].index(bundle)] if known else ()
+        return ServingPointer(
+            bundle=bundle, folder=folder, deployed_at=deployed_at, previous=self.bundle, before=before
+        )
 
 
 def read_pointer(path: Path) -> ServingPointer | None:

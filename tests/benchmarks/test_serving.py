@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from pipelines.benchmarks.serving import Timing, _descendants, _new_queries, _records, bench_serving
+from pipelines.benchmarks.serving import Timing, _new_queries, _records, bench_serving, descendants
 from pipelines.errors import ConfigError
 from pipelines.inference.bundle import load_bundle
 from tests.toys.toy_bundle import write_toy_bundle
@@ -38,7 +38,7 @@ def test_a_process_counts_with_those_below_it():
 
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        assert {os.getpid(), child.pid} <= set(_descendants(os.getpid()))
+        assert {os.getpid(), child.pid} <= set(descendants(os.getpid()))
     finally:
         child.communicate(b"\n")
 

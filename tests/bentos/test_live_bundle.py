@@ -1,6 +1,8 @@
 """Which bundle answers, and how it is replaced."""
 
+import gc
 import threading
+import weakref
 from datetime import UTC, datetime
 
 import numpy as np
@@ -14,6 +16,7 @@ from pipelines.inference.new_items import NewItems
 from pipelines.places import Places
 from pipelines.retrieval.lexical import LexicalIndex
 from pipelines.stores.new_items_store import remove_new_items, write_new_items
+from pipelines.stores.service_status import running_services
 from pipelines.stores.serving_pointer import ServingPointer, write_pointer
 from tests.toys.toy_bundle import new_items_table, one_hot, write_toy_bundle
 
@@ -149,3 +152,46 @@ def test_broken_new_items_leave_what_answers_as_it_is(places):
     assert not live.refresh()
     assert live.current.bundle.row_of("rye milk") == 6
     assert LiveBundle(places, {}).current.bundle.n_items == 6
+
+
+def test_the_old_bundle_is_given_back_without_the_garbage_collector(places):
+    for bundle in ("b1", "b2"):
+        write_toy_bundle(places.bundles / bundle)
+    point_to(places, "b1")
+    live = LiveBundle(places, {})
+    gc.disable()
+    try:
+        first = weakref.ref(live.current.bundle)
+        arrive(places, "b1", "rye milk")
+        assert live.refresh()
+        assert first() is None
+        second = weakref.ref(live.current.bundle)
+        point_to(places, "b2")
+        assert live.refresh()
+        assert second() is None
+    finally:
+        gc.enable()
+
+
+def test_the_status_says_which_bundle_answers_and_which_was_refused(places):
+    for bundle in ("b1", "b2"):
+        write_toy_bundle(places.bundles / bundle)
+    point_to(places, "b1")
+    live = LiveBundle(places, {}, beside=lambda: {"canary": "b3", "shadow": None})
+    live.start()
+    try:
+        [status] = running_services(places.services)
+        assert (status.bundle, status.refused, status.canary) == ("b1", None, "b3")
+        (places.bundles / "b2" / "encoder.onnx").unlink()
+        point_to(places, "b2")
+        deadline = threading.Event()
+        for _ in range(100):
+            [status] = running_services(places.services)
+            if status.refused:
+                break
+            deadline.wait(0.05)
+        assert (status.bundle, status.refused) == ("b1", "b2")
+        assert "encoder.onnx is missing" in status.reason
+    finally:
+        live.close()
+    assert running_services(places.services) == []

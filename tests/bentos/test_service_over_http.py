@@ -12,26 +12,32 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pipelines.config import ServingConfig
+from pipelines.config import DeploymentConfig
 from pipelines.errors import BundleError, ConfigError
 from pipelines.places import Places
 from pipelines.progress import SilentProgress
 from pipelines.pseudonyms import Pseudonymizer
+from pipelines.rollout.plan import RolloutPlan, Trial
+from pipelines.schemas import Deployment
 from pipelines.serving_command import check_surroundings, serve, serving_environment
 from pipelines.steps.build_bento import build_bento
-from pipelines.steps.deploy_bundle import deploy_bundle
+from pipelines.steps.deploy_bundle import deploy_bundle, rehearse_beside
 from pipelines.steps.embed_new_items import embed_new_items
 from pipelines.stores.event_log import EventLog
 from pipelines.stores.new_items_store import remove_new_items
+from pipelines.stores.rollout_file import read_plan, read_stop, write_plan
 from pipelines.stores.serving_pointer import read_pointer
+from pipelines.stores.shadow_answers import read_shadow_answers
 from tests.stores.test_feature_store import UNTIL
 from tests.toys.event_tables import day, event, tables_with
 from tests.toys.live_shop import LiveShop
-from tests.toys.toy_bundle import write_toy_bundle
+from tests.toys.toy_bundle import ITEMS, write_toy_bundle
 
 pytestmark = [
     pytest.mark.slow,
@@ -56,13 +62,20 @@ def places(tmp_path_factory) -> Places:
     return places
 
 
-def deploy(places: Places, bundle: str) -> None:
-    deploy_bundle(
+def deploy(places: Places, bundle: str) -> Deployment:
+    return deploy_bundle(
         bundle,
-        bundles_dir=places.bundles,
-        current_bundle=places.current_bundle,
-        serving=ServingConfig(),
+        places=places,
+        config=DeploymentConfig(),
         now=datetime.now(UTC),
+        rehearse=partial(
+            rehearse_beside,
+            requests=places.served_requests,
+            limit=50,
+            timeout_s=120,
+            project_dir=PROJECT,
+            environment=ENVIRONMENT,
+        ),
     )
 
 
@@ -215,11 +228,9 @@ def test_a_deployment_fails_no_request(client, places):
         thread.start()
     try:
         for bundle in ("b2", "b1", "b2"):
-            deploy(places, bundle)
-            deadline = time.monotonic() + 15
-            while answers[-1:] != [(200, bundle)]:
-                assert time.monotonic() < deadline, f"{bundle} does not answer"
-                time.sleep(0.05)
+            deployment = deploy(places, bundle)
+            assert len(deployment.services) == 1
+            assert client.post("search", {"query": "green pear", "k": 1})[1]["model_version"] == bundle
     finally:
         stop.set()
         for thread in asking:
@@ -228,10 +239,61 @@ def test_a_deployment_fails_no_request(client, places):
     assert {version for _, version in answers} == {"b1", "b2"}
 
 
+def plan(places: Places, **bundles: str) -> None:
+    trials = {
+        kind: Trial(id=f"{bundle}-{kind}-{time.time_ns()}", bundle=bundle, share=1, started_at=datetime.now(UTC))
+        for kind, bundle in bundles.items()
+    }
+    write_plan(places.rollout, RolloutPlan(**trials))
+
+
+def until(condition, seconds: float = 30.0) -> float:
+    """Wait, and return for how long."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() < began + seconds
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+def test_a_canary_and_a_shadow_follow_the_plan_without_a_redeploy(client, places):
+    live = read_pointer(places.current_bundle).bundle
+    other = "b1" if live == "b2" else "b2"
+
+    def version() -> str:
+        return client.post("recommend", {"user_id": "eve", "k": 1})[1]["model_version"]
+
+    plan(places, canary=other)
+    until(lambda: version() == other)
+    plan(places, shadow=other)
+    until(lambda: version() == live)
+    until(lambda: version() == live and bool(read_shadow_answers(places.shadow_answers)))
+    plan(places)
+    assert {row["shadow"] for row in read_shadow_answers(places.shadow_answers)} == {other}
+
+
+def test_a_canary_that_finds_nothing_is_stopped_by_its_guard_and_no_request_fails(client, places):
+    sold_out = ITEMS.set_column(ITEMS.column_names.index("available"), "available", [np.array([False] * 6)])
+    write_toy_bundle(places.bundles / "empty", items=sold_out)
+    plan(places, canary="empty")
+    canary = read_plan(places.rollout).canary.id
+    answers: list[tuple[int, str]] = []
+
+    def is_stopped() -> bool:
+        status, answer = client.post("recommend", {"user_id": f"user-{len(answers)}", "k": 1})
+        answers.append((status, answer["model_version"]))
+        return read_stop(places.canary_stops, canary) is not None
+
+    assert until(is_stopped, seconds=60) < 60
+    assert {status for status, _ in answers} == {200}
+    assert "empty" not in {version for _, version in answers}
+    assert "answers were empty" in read_stop(places.canary_stops, canary).reason
+
+
 def test_an_item_that_arrives_between_trainings_is_found_within_seconds(client, places):
     assert "rye milk" not in item_ids(client.post("search", {"query": "rye milk"})[1])
-    until = UNTIL + timedelta(days=1)
-    tables = tables_with(places.home, [event("u", "rye milk", until - timedelta(hours=1))], until=until)
+    end = UNTIL + timedelta(days=1)
+    tables = tables_with(places.home, [event("u", "rye milk", end - timedelta(hours=1))], until=end)
     live = read_pointer(places.current_bundle)
     assert live is not None
     embedded = embed_new_items(
