@@ -36,7 +36,7 @@ from pipelines.compression.packaging import (
 from pipelines.config import HeadraceConfig
 from pipelines.inference.bundle import Bundle, load_bundle
 from pipelines.inference.preprocessing import Preprocessing
-from pipelines.model.encoder import EmbeddingCache, encode_texts, encoder_fingerprint, load_encoder
+from pipelines.model.encoder import EmbeddingCache, encode_texts, encoder_fingerprint, load_encoder, save_tokenizer
 from pipelines.progress import Progress
 from pipelines.ranking.learned import served_scores
 from pipelines.retrieval.dense import dense_scores
@@ -156,7 +156,7 @@ def _train(
         checkpoint=work / "towers.pt",
         progress=progress,
     )
-    tokenizer.save_pretrained(work / "tokenizer")
+    save_tokenizer(tokenizer, work / "tokenizer", training.max_tokens)
     return TrainedParts(
         encoder=encoder,
         encoder_name=training.encoder,

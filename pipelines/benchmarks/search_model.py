@@ -22,7 +22,7 @@ from pipelines.evaluation.fusion_weights import relative
 from pipelines.inference.ranker import Ranker
 from pipelines.inference.sessions import open_session
 from pipelines.inference.text_encoder import TextEncoder
-from pipelines.model.encoder import load_encoder
+from pipelines.model.encoder import load_encoder, save_tokenizer
 from pipelines.progress import Progress
 from pipelines.ranking.search_candidates import GENERATORS, SearchCandidates, search_candidates, without_generator
 from pipelines.ranking.search_ranker import RELEVANCE, behind, relative_scores
@@ -218,7 +218,7 @@ def _item_vectors(
             ),
         )
         with replacing_folder(work / "encoder") as folder:
-            tokenizer.save_pretrained(folder)
+            save_tokenizer(tokenizer, folder, config.max_tokens)
             export_encoder(encoder, folder / "float.onnx")
             quantize_int8(folder / "float.onnx", folder / "encoder.onnx")
     if not vectors.exists():

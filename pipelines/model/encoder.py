@@ -87,6 +87,12 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_token
     return batch["input_ids"], batch["attention_mask"]
 
 
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_tokens: int) -> None:
+    """Write a tokenizer, in the state in which it encodes: the file is the same whatever it did before."""
+    tokenize(tokenizer, ["text"], max_tokens)  # sets padding and truncation, which are part of the file
+    tokenizer.save_pretrained(folder)
+
+
 def encode_texts(
     encoder: SentenceEncoder,
     tokenizer: PreTrainedTokenizerBase,

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from pipelines.config import TrainingConfig
 from pipelines.errors import DataError
 from pipelines.inference.preprocessing import Preprocessing
-from pipelines.model.encoder import SentenceEncoder, load_encoder
+from pipelines.model.encoder import SentenceEncoder, load_encoder, save_tokenizer
 from pipelines.model.item_tower import ItemInputs, behavior_gate
 from pipelines.model.towers import Towers, carry_rows, read_towers, save_towers
 from pipelines.stores.files import replacing_folder
@@ -170,7 +170,7 @@ def save_trained_model(
     """Write the folder, whole or not at all."""
     with replacing_folder(folder) as temporary:
         encoder.transformer.save_pretrained(temporary / "encoder")
-        tokenizer.save_pretrained(temporary / "encoder")
+        save_tokenizer(tokenizer, temporary / "encoder", preprocessing.max_tokens)
         save_towers(temporary / "towers.safetensors", towers)
         (temporary / "preprocessing.json").write_text(preprocessing.model_dump_json(indent=2), encoding="utf-8")
         history = {

@@ -9,6 +9,7 @@ from pipelines.model.encoder import (
     encode_texts,
     encoder_fingerprint,
     load_encoder,
+    save_tokenizer,
     tokenize,
 )
 from pipelines.progress import SilentProgress
@@ -36,6 +37,16 @@ def test_padding_takes_no_part_in_the_mean(tiny):
     padded = torch.nn.functional.pad(ids, (0, 5)), torch.nn.functional.pad(mask, (0, 5))
     with torch.no_grad():
         torch.testing.assert_close(encoder(ids, mask), encoder(*padded), atol=1e-5, rtol=1e-5)
+
+
+def test_a_tokenizer_is_saved_alike_whether_it_was_used_before_or_not(tmp_path, tiny_encoder_folder):
+    for name in ("fresh", "used"):
+        _, tokenizer = load_encoder(str(tiny_encoder_folder))
+        if name == "used":
+            tokenize(tokenizer, ["red apple", "pear"], 7)
+        save_tokenizer(tokenizer, tmp_path / name, 16)
+    fresh, used = ((tmp_path / name / "tokenizer.json").read_bytes() for name in ("fresh", "used"))
+    assert fresh == used
 
 
 def test_fingerprint_changes_with_a_single_weight(tiny):
