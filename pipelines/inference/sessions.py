@@ -29,7 +29,7 @@ def open_session(path: Path, device: Device = "auto") -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = _FATAL_ONLY if try_gpu else _ERRORS_ONLY
     try:
-        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=providers)
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
         raise BundleError(
             f"{path.name} cannot be loaded by ONNX Runtime ({str(error).splitlines()[0]}): use another bundle."

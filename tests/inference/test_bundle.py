@@ -23,7 +23,7 @@ def test_manifest_and_shapes(bundle):
     assert (bundle.bundle_id, bundle.n_items, bundle.dim) == ("b1", 6, DIM)
     assert bundle.manifest.encoder == "toy"
     assert bundle.metrics == {"recall@10": 0.5}
-    assert bundle.item_vectors.dtype == np.float32
+    assert bundle.item_vectors[0].dtype == np.float32
     assert set(bundle.manifest.files) >= {"encoder.onnx", "item_vectors.npy", "lexical/vocab.index.json"}
 
 

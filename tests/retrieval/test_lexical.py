@@ -72,9 +72,11 @@ def test_the_first_letter_is_seldom_wrong():
     assert words(LexicalIndex.build([*["light"] * 3, *["night"] * 2]), "nlght") == ["night"]
 
 
-def test_an_index_of_an_earlier_version_has_no_words_of_items(tmp_path):
-    LexicalIndex.build(["red apple", "milk"]).save(tmp_path)
-    (tmp_path / "item_words.npy").unlink()
-    index = LexicalIndex.load(tmp_path)
-    assert index.item_words.shape == (2, 0)
-    assert np.flatnonzero(index.scores("milk")).tolist() == [1]
+def test_words_of_items_come_back_as_they_were(tmp_path):
+    index = LexicalIndex.build(["red apple", "milk"])
+    index.save(tmp_path)
+    assert np.load(tmp_path / "item_words.npy").dtype == np.uint16
+    loaded = LexicalIndex.load(tmp_path)
+    assert loaded.item_words.dtype == np.int32
+    assert loaded.item_words.tolist() == index.item_words.tolist()
+    assert np.flatnonzero(loaded.scores("milk")).tolist() == [1]
