@@ -280,8 +280,6 @@ class DistillationConfig(Settings):
     """Texts in one of them."""
     static_learning_rate: float = Field(default=3e-3, gt=0)
     """Peak learning rate of a static tower."""
-    static_pairs: int = Field(default=16_384, ge=0)
-    """Vectors that pairs of neighboring tokens share in a static tower, by hash; 0 leaves pairs out."""
 
 
 class CompressionConfig(Settings):

@@ -22,6 +22,8 @@ from pipelines.training.schedule import warmup_then_linear
 Tokens = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 """Turns texts into input ids and attention mask, int64 `(n, t)`."""
 _SEARCH_BLOCK = 256
+_TOGETHER = 32
+"""Texts that are padded to one length."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,9 @@ def distil(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * rate
         torch.manual_seed(int(rng.integers(0, 2**31)))  # dropout
-        ids, mask = tokens([lessons.texts[row] for row in rows])
+        rows = rows[np.argsort([len(lessons.texts[row]) for row in rows], kind="stable")]
         loss = distillation_loss(
-            student(ids, mask),
+            _embed(student, tokens, [lessons.texts[row] for row in rows]),
             torch.from_numpy(lessons.vectors[rows]),
             torch.from_numpy(_candidates(lessons, rows, config.items_per_text, rng)),
             temperature=config.temperature,
@@ -112,6 +114,12 @@ def distil(
         progress.update(f"{stage} steps", step + 1, steps, f"loss {loss.item():.4f}")
     student.eval()
     return losses
+
+
+def _embed(student: nn.Module, tokens: Tokens, texts: Sequence[str]) -> Tensor:
+    """Embed texts that come by length; so many at a time that little is padding."""
+    parts = [student(*tokens(texts[start : start + _TOGETHER])) for start in range(0, len(texts), _TOGETHER)]
+    return torch.cat(parts)
 
 
 def distillation_loss(

@@ -1,6 +1,6 @@
 """From a trained model to the folder that would be served: export, quantize, embed the catalogue, learn the ranking."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -34,7 +34,6 @@ from pipelines.training.trained_model import item_inputs
 THEN = "then"
 """Folder of the bundle that the ranking is learned with, beside the exported models."""
 _CHECKED_TEXTS = 500
-_ENCODE_BATCH = 1_024
 
 
 @dataclass(frozen=True)
@@ -59,10 +58,12 @@ class ExportedModels:
 
     folder: Path
     text_vectors: np.ndarray
-    """float32 `(n_items, dim)` by the int8 encoder, each row L2 norm 1."""
+    """float32 `(n_items, dim)` by the float32 encoder, each row L2 norm 1."""
     item_vectors: np.ndarray
     """float32 `(n_items, dim)`, each row L2 norm 1."""
     metrics: Mapping[str, float]
+    query_tower: Path | None = None
+    """Folder of a smaller tower that reads queries; None: the int8 encoder does."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,10 @@ class Labels:
 def export_models(
     trained: TrainedParts, work: Path, *, config: HeadraceConfig, cache_dir: Path, progress: Progress
 ) -> ExportedModels:
-    """Write the ONNX files into `work` and embed the catalogue with the int8 encoder.
+    """Write the ONNX files into `work` and embed the catalogue with the float32 encoder.
+
+    Training has left those vectors in the cache, and items in float32 keep more of a search than items in int8; what
+    reads queries, and items that arrive later, is int8.
 
     Raises:
         DataError: int8 changed the text embeddings more than `compression.min_cosine` allows.
@@ -113,9 +117,12 @@ def export_models(
     max_tokens = trained.preprocessing.max_tokens
     int8 = TextEncoder(open_session(work / "encoder.onnx", "cpu"), trained.tokenizer_file, max_tokens)
     metrics = _check_int8(trained, int8, config.compression.min_cosine, progress)
-    cache_id = f"{encoder_fingerprint(encoder)}-int8-{max_tokens}"
+    cache_id = f"{encoder_fingerprint(encoder)}-float32-{max_tokens}"
     text_vectors = EmbeddingCache(cache_dir).encode(
-        catalog.texts, cache_id, encoder.dim, lambda texts: _encode(int8, texts, progress)
+        catalog.texts,
+        cache_id,
+        encoder.dim,
+        lambda texts: encode_texts(encoder, trained.tokenizer, texts, max_tokens=max_tokens, progress=progress),
     )
     inputs = item_inputs(catalog, torch.from_numpy(text_vectors), config.training.gate_half_count)
     return ExportedModels(work, text_vectors, item_vectors(trained.towers, inputs).numpy(), metrics)
@@ -200,6 +207,7 @@ def _parts(
         preprocessing=preprocessing or trained.preprocessing,
         metrics=metrics or {},
         more_files={**{name: exported.folder / name for name in names}, **labels.more_files},
+        query_tower=exported.query_tower,
     )
 
 
@@ -216,11 +224,3 @@ def _check_int8(trained: TrainedParts, int8: TextEncoder, min_cosine: float, pro
             "`training.encoder_learning_rate`, or lower `compression.min_cosine` if the loss is acceptable."
         )
     return {"int8_cosine_mean": float(cosines.mean()), "int8_cosine_min": float(cosines.min())}
-
-
-def _encode(int8: TextEncoder, texts: Sequence[str], progress: Progress) -> np.ndarray:
-    parts = []
-    for start in range(0, len(texts), _ENCODE_BATCH):
-        parts.append(int8.encode(texts[start : start + _ENCODE_BATCH]))
-        progress.update("item texts encoded in int8", min(start + _ENCODE_BATCH, len(texts)), len(texts))
-    return np.concatenate(parts)
