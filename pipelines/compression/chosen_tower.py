@@ -46,15 +46,15 @@ class ChosenTower:
         return {"query_tower_ndcg_kept": found.ndcg_kept, "query_tower_ms": found.encode_ms}
 
 
-def choose_tower(study: Study, work: Path, progress: Progress) -> ChosenTower:
+def choose_tower(study: Study, work: Path) -> ChosenTower:
     """Build the tower that the settings name; with `policy`, build and measure `variants` and pick one."""
     config = study.config
     if config.query_tower != POLICY:
         variant = parse_variant(config.query_tower)
-        return ChosenTower(variant.name, _folder(study, variant, work, progress))
+        return ChosenTower(variant.name, _folder(study, variant, work))
     variants = [parse_variant(name) for name in config.variants]
-    folders = build_variants(study, variants, work, progress)
-    measured = measure_variants(study, folders, work / "index", progress)
+    folders = build_variants(study, variants, work)
+    measured = measure_variants(study, folders, work / "index")
     best = choose_variant([one for one in measured if one.name != FULL], config.min_ndcg_kept)
     variant = parse_variant(best.name)
     return ChosenTower(best.name, None if is_encoder_itself(study, variant) else folders[best.name], measured)
@@ -73,6 +73,7 @@ def study_of(
     held_out: JudgedQueries,
     logged: Sequence[str],
     config: HeadraceConfig,
+    progress: Progress,
 ) -> Study:
     """Return the study of a trained model.
 
@@ -100,6 +101,7 @@ def study_of(
         lesson_texts=texts,
         config=config.compression,
         seed=seed,
+        progress=progress,
     )
 
 
@@ -119,7 +121,7 @@ def held_out_queries(catalog: Catalog, judged: JudgedQueries, most: int) -> Held
     return HeldOutQueries(list(items), list(items.values()), [np.ones(len(found)) for found in items.values()])
 
 
-def _folder(study: Study, variant: Variant, work: Path, progress: Progress) -> Path | None:
+def _folder(study: Study, variant: Variant, work: Path) -> Path | None:
     if is_encoder_itself(study, variant):
         return None
-    return build_variants(study, [variant], work, progress)[variant.name]
+    return build_variants(study, [variant], work)[variant.name]

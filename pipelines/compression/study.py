@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -49,43 +49,41 @@ class Study:
     """In-domain texts without the held-out queries."""
     config: CompressionConfig
     seed: int
+    progress: Progress
+
+    @cached_property
+    def lessons(self) -> Lessons:
+        """The full model's vectors of the lesson texts, and what it finds with them; made when they are needed."""
+        texts = self.lesson_texts()
+        k = self.config.distillation.found_per_text
+        vectors = self.vectors_of(texts, "lessons read by the full model")
+        return make_lessons(texts, vectors, self.item_vectors, k=k, progress=self.progress)
+
+    def vectors_of(self, texts: Sequence[str], stage: str) -> np.ndarray:
+        """Return the full model's vectors, float32 `(n, dim)`, each row L2 norm 1."""
+        full = self.full
+        return encode_texts(
+            full.encoder, self.tokenizer, texts, max_tokens=full.max_tokens, progress=self.progress, stage=stage
+        )
 
 
-def teach(study: Study, progress: Progress) -> Lessons:
-    """Ask the full model for its vectors of the lesson texts, and for what it finds with them."""
-    texts = study.lesson_texts()
-    vectors = encode_texts(
-        study.full.encoder,
-        study.tokenizer,
-        texts,
-        max_tokens=study.full.max_tokens,
-        progress=progress,
-        stage="lessons read by the full model",
-    )
-    k = study.config.distillation.found_per_text
-    return make_lessons(texts, vectors, study.item_vectors, k=k, progress=progress)
-
-
-def build_variants(study: Study, variants: Sequence[Variant], work: Path, progress: Progress) -> dict[str, Path]:
+def build_variants(study: Study, variants: Sequence[Variant], work: Path) -> dict[str, Path]:
     """Build the towers that are not in `work` yet, and return the folder of each by name."""
     folders = {variant.name: work / variant.name.replace(" ", "-") for variant in variants}
-    lessons = cache(partial(teach, study, progress))
     for variant in variants:
         build_query_tower(
             variant,
             study.full,
-            lessons,
+            lambda: study.lessons,
             folders[variant.name],
             config=study.config.distillation,
             seed=study.seed,
-            progress=progress,
+            progress=study.progress,
         )
     return folders
 
 
-def measure_variants(
-    study: Study, folders: Mapping[str, Path], work: Path, progress: Progress
-) -> list[MeasuredVariant]:
+def measure_variants(study: Study, folders: Mapping[str, Path], work: Path) -> list[MeasuredVariant]:
     """Measure the full model and every tower, in this order.
 
     Args:
@@ -95,25 +93,18 @@ def measure_variants(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _measure(study, folders, SearchPath(study.served_vectors, work), progress)
+        return _measure(study, folders, SearchPath(study.served_vectors, work))
     finally:
         torch.set_num_threads(threads)
 
 
-def _measure(study: Study, folders: Mapping[str, Path], path: SearchPath, progress: Progress) -> list[MeasuredVariant]:
+def _measure(study: Study, folders: Mapping[str, Path], path: SearchPath) -> list[MeasuredVariant]:
     queries = study.queries
     encoders: dict[str, QueryEncoder] = {FULL: _in_torch(study)}
     encoders |= {name: open_query_tower(folder, study.full.max_tokens).encode for name, folder in folders.items()}
     timed = queries.queries[: study.config.timed_queries]
     milliseconds = time_encoders(encoders, timed, _ROUNDS)
-    vectors = encode_texts(
-        study.full.encoder,
-        study.tokenizer,
-        queries.queries,
-        max_tokens=study.full.max_tokens,
-        progress=progress,
-        stage="held-out queries",
-    )
+    vectors = study.vectors_of(queries.queries, "held-out queries")
     wanted = exact_first(vectors, study.item_vectors)
     reference = quality(wanted, queries, wanted)
     measured = []
@@ -138,7 +129,7 @@ def _measure(study: Study, folders: Mapping[str, Path], path: SearchPath, progre
                 size_mib=_size_mib(study, folders.get(name)),
             )
         )
-        progress.update("variants measured", done, len(encoders))
+        study.progress.update("variants measured", done, len(encoders))
     return measured
 
 

@@ -136,9 +136,9 @@ def read_trained_run(
     return TrainedRun(source, parts, tuned_on, held_out, logged)
 
 
-def study_of_run(run: TrainedRun, item_vectors: np.ndarray, config: HeadraceConfig) -> Study:
+def study_of_run(run: TrainedRun, item_vectors: np.ndarray, config: HeadraceConfig, progress: Progress) -> Study:
     """Return the study of a run's query towers."""
-    return study_of(run.parts, item_vectors, run.tuned_on, run.held_out, run.logged, config)
+    return study_of(run.parts, item_vectors, run.tuned_on, run.held_out, run.logged, config, progress)
 
 
 def kept_towers(run: TrainedRun, config: HeadraceConfig) -> Path:
@@ -170,7 +170,7 @@ def _write(
     )
     with TemporaryDirectory(prefix="headrace-") as scratch:
         exported = export_models(parts, Path(scratch), config=config, cache_dir=cache_dir, progress=progress)
-        tower = choose_tower(study_of_run(run, exported.item_vectors, config), kept_towers(run, config), progress)
+        tower = choose_tower(study_of_run(run, exported.item_vectors, config, progress), kept_towers(run, config))
         package_bundle(
             folder,
             parts,
