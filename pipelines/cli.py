@@ -589,9 +589,9 @@ def bench_joint(data: Path, steps: int | None, **options: Any) -> None:
 def bench_compress(data: str, variants: str | None, work: Path | None, **options: Any) -> None:
     """Measure query towers, item vectors and bundle size against the full float32 model in torch.
 
-    The folder is that of `bench search`; without one, queries are made from the default data's titles and categories.
-    What is measured with was held out from tuning and distillation. What is done is kept: a killed bench goes on where it was, but for
-    a distillation, which begins again.
+    The folder is that of `bench search`; queries of the default data are made from titles and categories. What is
+    measured with was held out from tuning and distillation. What is done is kept: a killed bench goes on where it was,
+    but for a distillation, which begins again.
 
     \b
     Example: headrace bench compress --data shop --json compress.json

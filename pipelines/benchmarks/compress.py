@@ -26,7 +26,7 @@ from pipelines.compression.measurement import CANDIDATES, exact_first, quality, 
 from pipelines.compression.query_towers import FullModel, towers_folder
 from pipelines.compression.study import FULL, Study, build_variants, measure_variants
 from pipelines.compression.variants import parse_variant
-from pipelines.config import CompressionConfig, DistillationConfig
+from pipelines.config import CompressionConfig, DistillationConfig, TrainingConfig
 from pipelines.experiments.plots import save_figure, variant_front
 from pipelines.model.encoder import EmbeddingCache, encode_texts, encoder_fingerprint
 from pipelines.progress import Progress
@@ -37,7 +37,10 @@ BENCH = "compress"
 DEFAULT_VARIANTS = ("6-layer int8", "6-layer int8 domain vocabulary", "2-layer int8", "static")
 BUNDLE_CASE = "100,000 items"
 _PREFIXES = (256, 128, 64)
-_PRODUCT_PARTS = 96
+_PRODUCT_WIDTH = 4
+"""Numbers of a vector that share a code of four bits."""
+_MIN_PRODUCT_ITEMS = 1_000
+"""Fewer items say too little to learn product codes from."""
 _ROTATION_STEPS = 60
 _SAMPLES = 1_000
 _QUICK_BUNDLE = 2_000
@@ -60,6 +63,8 @@ class CompressOptions:
     json_file: Path | None = None
     distillation: DistillationConfig | None = None
     """How small towers learn; None takes the defaults."""
+    training: TrainingConfig | None = None
+    """How the encoder is tuned; None takes what fits the data."""
 
 
 def bench_compress(options: CompressOptions, progress: Progress) -> list[BenchmarkRecord]:
@@ -70,7 +75,7 @@ def bench_compress(options: CompressOptions, progress: Progress) -> list[Benchma
         ConfigError: a variant has no meaning, or the encoder is not installed.
     """
     variants = [parse_variant(name) for name in options.variants]
-    task = compress_task(options.data, options.work, seed=options.seed, quick=options.quick)
+    task = compress_task(options.data, options.work, seed=options.seed, quick=options.quick, training=options.training)
     work = options.work / f"{BENCH}-{task.name.replace(', ', '-')}" / f"seed-{options.seed}"
     study = _study(task, work, options, progress)
     towers = towers_folder(work, study.config.distillation, options.seed)
@@ -145,8 +150,15 @@ def _item_codes(study: Study, data: str) -> Iterator[BenchmarkRecord]:
 def _first_looks(study: Study) -> Iterator[ItemCodes]:
     dim = study.item_vectors.shape[1]
     yield prefix_codes(f"items int8, {dim} dims", study.item_vectors, lambda vector: vector)
+    if dims := [short for short in _PREFIXES if short < dim]:
+        yield from _prefixes(study, dims)
+    if len(study.item_vectors) >= _MIN_PRODUCT_ITEMS:
+        parts = dim // _PRODUCT_WIDTH
+        yield product_codes(f"items PQ, {parts // 2} bytes", study.item_vectors, parts)
+
+
+def _prefixes(study: Study, dims: Sequence[int]) -> Iterator[ItemCodes]:
     lessons = study.lessons
-    dims = [short for short in _PREFIXES if short < dim]
     start = principal_rotation(np.concatenate([study.item_vectors, lessons.vectors]))
     trained = train_rotation(
         start,
@@ -160,7 +172,6 @@ def _first_looks(study: Study) -> Iterator[ItemCodes]:
     for kind, rotation in (("principal axes", start), ("trained", trained)):
         for short in dims:
             yield _prefix(f"items int8, {short} dims, {kind}", study.item_vectors, rotation, short)
-    yield product_codes("items PQ, 48 bytes", study.item_vectors, _PRODUCT_PARTS)
 
 
 def _prefix(name: str, item_vectors: np.ndarray, rotation: np.ndarray, dim: int) -> ItemCodes:

@@ -46,22 +46,27 @@ class CompressTask:
     """Tunes the encoder in a folder, or reads what is there."""
 
 
-def compress_task(data: str, work: Path, *, seed: int, quick: bool) -> CompressTask:
+def compress_task(
+    data: str, work: Path, *, seed: int, quick: bool, training: TrainingConfig | None = None
+) -> CompressTask:
     """Return the task of a folder, or of the default data.
+
+    Args:
+        training: How the encoder is tuned; None takes the recipe of `bench search`, or the defaults of the loop.
 
     Raises:
         DataError: the folder cannot be used; the message says why.
         ConfigError: the default data is not installed.
     """
     if data == COMPLETE_JOURNEY and not Path(data).exists():
-        return _made_up_task(work, seed, quick)
-    return _judged_task(Path(data), seed, quick)
+        return _made_up_task(work, training or TrainingConfig(seed=seed), quick)
+    return _judged_task(Path(data), training, seed, quick)
 
 
-def _judged_task(data: Path, seed: int, quick: bool) -> CompressTask:
+def _judged_task(data: Path, training: TrainingConfig | None, seed: int, quick: bool) -> CompressTask:
     read = read_search_folder(data)
     task = search_split(smaller_search_folder(read) if quick else read)
-    config = recipe(seed, len(task.train), quick=quick).training
+    config = training or recipe(seed, len(task.train), quick=quick).training
     test = task.test
     answered = [place for place, gains in enumerate(test.gains) if (gains > 0).any()]
     held_out = test.at(answered)
@@ -75,7 +80,7 @@ def _judged_task(data: Path, seed: int, quick: bool) -> CompressTask:
     )
 
 
-def _made_up_task(work: Path, seed: int, quick: bool) -> CompressTask:
+def _made_up_task(work: Path, config: TrainingConfig, quick: bool) -> CompressTask:
     items = read_items(completejourney_folder(work / COMPLETE_JOURNEY))
     if quick:
         items = items.at(np.linspace(0, len(items) - 1, _QUICK_ITEMS).astype(np.int64))
@@ -86,7 +91,6 @@ def _made_up_task(work: Path, seed: int, quick: bool) -> CompressTask:
         items.item_ids, items.texts, items.titles, names, categories, brand_names, brands, zeros, zeros, zeros
     )
     queries = held_out_queries(catalog, JudgedQueries([], [], []), _MADE_UP_QUERIES)
-    config = TrainingConfig(seed=seed)
     if quick:
         config = config.model_copy(update={"encoder_steps": _QUICK_STEPS})
 

@@ -14,7 +14,7 @@ from pipelines.training.catalog_queries import catalog_pairs
 def lesson_texts(
     catalog: Catalog, typed: Sequence[str], held_out: Iterable[str], *, most: int, rng: np.random.Generator
 ) -> list[str]:
-    """Return distinct texts: those that people typed, then made-up queries and titles, two to one.
+    """Return distinct texts: those that people typed, then made-up queries and titles, as many of each.
 
     Args:
         typed: Queries of the training part, logged or judged.
@@ -26,8 +26,8 @@ def lesson_texts(
     if len(people) > most:
         people = [people[place] for place in np.sort(rng.choice(len(people), most, replace=False))]
     left = most - len(people)
-    titles = [catalog.texts[row] for row in rng.choice(len(catalog), min(left // 3, len(catalog)), replace=False)]
-    made_up, _ = catalog_pairs(catalog, left - left // 3, rng)
+    titles = [catalog.texts[row] for row in rng.choice(len(catalog), min(left // 2, len(catalog)), replace=False)]
+    made_up, _ = catalog_pairs(catalog, left - len(titles), rng)
     return _distinct([*people, *made_up, *titles], hidden)
 
 

@@ -92,16 +92,15 @@ def _write_layers(
     progress: Progress,
 ) -> None:
     """Prune, distil where layers went, export and convert."""
-    student = full.encoder
-    tokenizer = full.tokenizer_file
-    if variant.domain_vocabulary:
+    student, tokenizer = full.encoder, full.tokenizer_file
+    n_layers = layer_count(full.encoder)
+    learns = variant.needs_distillation(n_layers)
+    if variant.domain_vocabulary or learns:  # a token that no lesson has would keep the vector of another network
         kept = domain_tokens(tokenizer, lessons().texts)
         write_pruned_tokenizer(tokenizer, kept, work / TOKENIZER)
         student, tokenizer = prune_vocabulary(student, kept), work / TOKENIZER
-    n_layers = layer_count(full.encoder)
-    if variant.needs_distillation(n_layers):
+    if learns:
         student = prune_layers(student, choose_layers(n_layers, variant.layers))
-        student.transformer.embeddings.requires_grad_(False)
         distil(
             student,
             token_batches(tokenizer, full.max_tokens),

@@ -1,8 +1,8 @@
 """Names of query towers: what a person asks for, and what becomes of it.
 
 `6-layer int8`                     all layers (or as many as there are), int8
-`2-layer int8`                     distilled from the full model
-`2-layer int8 domain vocabulary`   the same with the tokens of the domain only
+`6-layer int8 domain vocabulary`   the same with the tokens of the domain only
+`2-layer int8`                     distilled from the full model, with the tokens that it learned from
 `6-layer float32`, `… float16`     not quantized; float16 is for GPUs
 `static`                           a vector a token, no transformer
 """
