@@ -24,6 +24,8 @@ _K1, _B = 0.6, 0.6
 """How slowly a repeated word stops counting, and how much a long text is discounted: titles repeat little and are of
 much the same length, so both are lower than in Lucene (1.2 and 0.75)."""
 _ITEM_WORDS = "item_words.npy"
+_SCORES = "data.csc.index.npy"
+"""The name that `bm25s` gives to the scores; two bytes each are enough for an order."""
 _NONE = 2**16 - 1
 """No word, in a file of two bytes a word."""
 _MAX_ITEM_WORDS = 24
@@ -69,8 +71,10 @@ class LexicalIndex:
         return cls(scorer, _padded(numbers))
 
     def save(self, folder: Path) -> None:
-        """Write the index as `.npy` and JSON files."""
+        """Write the index as `.npy` and JSON files, scores as float16."""
         self._scorer.save(folder, show_progress=False, allow_pickle=False)
+        scores = folder / _SCORES
+        np.save(scores, np.load(scores, allow_pickle=False).astype(np.float16), allow_pickle=False)
         narrow = self.item_words.max(initial=0) < _NONE
         words = np.where(self.item_words < 0, _NONE, self.item_words).astype(np.uint16) if narrow else self.item_words
         np.save(folder / _ITEM_WORDS, words, allow_pickle=False)
@@ -81,6 +85,7 @@ class LexicalIndex:
         import bm25s
 
         scorer = bm25s.BM25.load(folder, show_progress=False, allow_pickle=False)
+        scorer.scores["data"] = scorer.scores["data"].astype(np.float32)
         words = np.load(folder / _ITEM_WORDS, allow_pickle=False)
         if words.dtype == np.uint16:
             words = np.where(words == _NONE, -1, words.astype(np.int32))
