@@ -294,6 +294,8 @@ class CompressionConfig(Settings):
     query_tower: str = "6-layer int8"
     """Variant that reads queries in the bundle: a name such as `2-layer int8` or `static` (`headrace compress --help`
     lists them), or `policy`: the fastest of `variants` that keeps `min_ndcg_kept`."""
+    half_encoder: bool = False
+    """Also put a float16 encoder into the bundle (45 MB), which a service with a GPU takes instead of int8."""
     variants: tuple[str, ...] = ("6-layer int8", "3-layer int8", "2-layer int8", "static")
     """Variants that `headrace compress` builds, and that `policy` chooses from."""
     min_ndcg_kept: float = Field(default=0.99, gt=0, le=1)

@@ -10,11 +10,12 @@ import pyarrow as pa
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from pipelines.compression.half_precision import export_half
 from pipelines.compression.onnx_export import export_encoder, export_item_tower, export_user_tower
 from pipelines.compression.quantization import quantize_int8
 from pipelines.config import HeadraceConfig
 from pipelines.errors import DataError
-from pipelines.inference.bundle import BundleParts, Manifest, load_bundle, write_bundle
+from pipelines.inference.bundle import HALF_ENCODER, BundleParts, Manifest, load_bundle, write_bundle
 from pipelines.inference.new_items import item_tower_fields
 from pipelines.inference.preprocessing import Preprocessing
 from pipelines.inference.sessions import open_session
@@ -101,6 +102,8 @@ def export_models(
     progress.update("models exported", 0, 2)
     export_encoder(encoder, work / "float.onnx")
     quantize_int8(work / "float.onnx", work / "encoder.onnx")
+    if config.compression.half_encoder:
+        export_half(work / "float.onnx", work / HALF_ENCODER)
     n_activity = len(trained.preprocessing.activity_features)
     export_user_tower(trained.towers.user, work / "user_tower.onnx", dim=encoder.dim, n_activity=n_activity)
     export_item_tower(trained.towers.item, work / "item_tower.onnx", dim=encoder.dim)
@@ -208,6 +211,7 @@ def _parts(
         metrics=metrics or {},
         more_files={**{name: exported.folder / name for name in names}, **labels.more_files},
         query_tower=exported.query_tower,
+        half_encoder=half if (half := exported.folder / HALF_ENCODER).is_file() else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 manifest.json             what is in the folder, with the SHA-256 of each file; written last
 encoder.onnx              (input_ids, attention_mask) → sentence_embedding; reads items, and queries where it is alone
+encoder_half.onnx         the same in float16, for a service with a GPU; where the settings ask for it
 tokenizer.json
 query_tower/              `model.onnx` and `tokenizer.json` of a smaller tower that reads queries; where one was chosen
 user_tower.onnx           (item_vectors, event_types, gap_buckets, mask, activity) → user_embedding, attention
@@ -52,7 +53,7 @@ from pipelines.inference.preprocessing import (
 )
 from pipelines.inference.ranker import Ranker
 from pipelines.inference.ranker_features import SEARCH_FEATURES, ranker_features
-from pipelines.inference.sessions import Device, open_session
+from pipelines.inference.sessions import Device, gpu_is_listed, open_session, runs_on_gpu
 from pipelines.inference.text_encoder import TextEncoder
 from pipelines.inference.user_tower import UserTower
 from pipelines.retrieval.dense import INDEX, VECTORS, DenseIndex, ItemVectors
@@ -82,6 +83,7 @@ ITEM_TO_ITEM = "item_to_item"
 DENSE = "dense"
 """The generator that compares vectors."""
 MANIFEST = "manifest.json"
+HALF_ENCODER = "encoder_half.onnx"
 QUERY_TOWER = "query_tower"
 QUERY_TOWER_FILES = ("model.onnx", "tokenizer.json")
 ITEM_COLUMNS = pa.schema(
@@ -158,6 +160,8 @@ class BundleParts:
     search_ranker: Path | None = None
     """ONNX file of the ranker that `preprocessing.search_ranker` describes."""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    half_encoder: Path | None = None
+    """ONNX file of the encoder in float16."""
     query_tower: Path | None = None
     """Folder with `model.onnx` and `tokenizer.json` of what reads queries; None: the encoder."""
     texts: Sequence[str] | None = None
@@ -186,6 +190,8 @@ def write_bundle(
         shutil.copyfile(parts.user_tower, target / "user_tower.onnx")
         for name, file in parts.more_files.items():
             shutil.copyfile(file, target / name)
+        if parts.half_encoder is not None:
+            shutil.copyfile(parts.half_encoder, target / HALF_ENCODER)
         if parts.query_tower is not None:
             (target / QUERY_TOWER).mkdir()
             for name in QUERY_TOWER_FILES:
@@ -468,9 +474,7 @@ def _open(folder: Path, manifest: Manifest, device: Device) -> Bundle:
         popularity=_read(folder, "popularity.npy", _load_array),
         dense_index=DenseIndex(open_session(folder / INDEX, "cpu")),
         lexical=_read(folder, "lexical", LexicalIndex.load),
-        encoder=TextEncoder(
-            open_session(folder / "encoder.onnx", device), folder / "tokenizer.json", preprocessing.max_tokens
-        ),
+        encoder=_open_encoder(folder, preprocessing.max_tokens, device),
         query_tower=_open_query_tower(folder / QUERY_TOWER, preprocessing.max_tokens, device),
         user_tower_session=open_session(folder / "user_tower.onnx", device),
         metrics=_read(folder, "metrics.json", lambda path: json.loads(path.read_text(encoding="utf-8"))),
@@ -481,6 +485,16 @@ def _open(folder: Path, manifest: Manifest, device: Device) -> Bundle:
     _check_ranker_features(bundle)
     _check_models(bundle)
     return bundle
+
+
+def _open_encoder(folder: Path, max_tokens: int, device: Device) -> TextEncoder:
+    """Open the float16 encoder on a GPU, where there are both; else the int8 one."""
+    tokenizer = folder / "tokenizer.json"
+    if (folder / HALF_ENCODER).is_file() and device != "cpu" and gpu_is_listed():
+        session = open_session(folder / HALF_ENCODER, device)
+        if runs_on_gpu(session):
+            return TextEncoder(session, tokenizer, max_tokens)
+    return TextEncoder(open_session(folder / "encoder.onnx", device), tokenizer, max_tokens)
 
 
 def _open_query_tower(folder: Path, max_tokens: int, device: Device) -> TextEncoder | None:
