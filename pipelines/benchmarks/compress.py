@@ -19,6 +19,7 @@ import torch
 from pipelines.benchmarks.compress_bundle import N_ITEMS, bundle_mib
 from pipelines.benchmarks.compress_task import CompressTask, compress_task
 from pipelines.benchmarks.records import BenchmarkRecord, records_table, write_records
+from pipelines.compression.distillation import make_lessons
 from pipelines.compression.item_codes import ItemCodes, prefix_codes, product_codes, rescored, unscored
 from pipelines.compression.lesson_texts import lesson_texts
 from pipelines.compression.matryoshka import prefixes, principal_rotation, train_rotation
@@ -42,6 +43,8 @@ _PRODUCT_WIDTH = 4
 _MIN_PRODUCT_ITEMS = 1_000
 """Fewer items say too little to learn product codes from."""
 _ROTATION_STEPS = 60
+_ROTATION_TEXTS = 4_000
+"""Items whose neighbors a rotation learns to keep."""
 _SAMPLES = 1_000
 _QUICK_BUNDLE = 2_000
 QUICK_NOTE = "QUICK: a sample and a short training. This only shows that it runs: the numbers are no result."
@@ -158,8 +161,15 @@ def _first_looks(study: Study) -> Iterator[ItemCodes]:
 
 
 def _prefixes(study: Study, dims: Sequence[int]) -> Iterator[ItemCodes]:
-    lessons = study.lessons
-    start = principal_rotation(np.concatenate([study.item_vectors, lessons.vectors]))
+    chosen = np.linspace(0, len(study.item_vectors) - 1, min(_ROTATION_TEXTS, len(study.item_vectors))).astype(int)
+    lessons = make_lessons(
+        [str(row) for row in chosen],
+        study.item_vectors[chosen],
+        study.item_vectors,
+        k=study.config.distillation.found_per_text,
+        progress=study.progress,
+    )
+    start = principal_rotation(study.item_vectors)
     trained = train_rotation(
         start,
         lessons,

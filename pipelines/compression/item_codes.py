@@ -1,6 +1,6 @@
 """Smaller item vectors: what the first look at the catalogue may cost, where the best candidates are scored again."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +9,10 @@ from pipelines.ranking.ordering import top_rows
 from pipelines.retrieval.dense import ItemVectors
 
 FirstLook = Callable[[np.ndarray, int], np.ndarray]
-"""Takes a vector, float32 `(dim,)`, and gives the rows of `k` candidates, int64."""
+"""Takes vectors, float32 `(b, dim)`, and gives the rows of `k` candidates of each, best first, int64 `(b, k)`."""
 _BITS = 4
+_BLOCK = 64
+"""Vectors that are compared at a time."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,15 @@ def prefix_codes(name: str, short: np.ndarray, shorten: Callable[[np.ndarray], n
 
     Args:
         short: float32 `(n_items, d)`, each row L2 norm 1.
-        shorten: Turns float32 `(1, dim)` into float32 `(1, d)`.
+        shorten: Turns float32 `(b, dim)` into float32 `(b, d)`.
     """
     codes = ItemVectors.quantized(short)
 
-    def candidates(vector: np.ndarray, k: int) -> np.ndarray:
-        return top_rows(codes.scores(shorten(vector[None]))[0], k)
+    def candidates(vectors: np.ndarray, k: int) -> np.ndarray:
+        found = []
+        for start in range(0, len(vectors), _BLOCK):
+            found += [top_rows(scores, k) for scores in codes.scores(shorten(vectors[start : start + _BLOCK]))]
+        return np.stack(found)
 
     return ItemCodes(name, codes.codes.shape[1] + 4, candidates)
 
@@ -53,10 +58,10 @@ def product_codes(name: str, item_vectors: np.ndarray, parts: int) -> ItemCodes:
     index.train(item_vectors)
     index.add(item_vectors)
 
-    def candidates(vector: np.ndarray, k: int) -> np.ndarray:
-        _, rows = index.search(vector[None], min(k, n))
-        found: np.ndarray = rows[0]
-        return found[found >= 0]
+    def candidates(vectors: np.ndarray, k: int) -> np.ndarray:
+        _, rows = index.search(vectors, min(k, n))
+        found: np.ndarray = rows
+        return found
 
     return ItemCodes(name, parts * _BITS / 8, candidates)
 
@@ -66,12 +71,12 @@ def rescored(
 ) -> list[np.ndarray]:
     """Return the rows of the best `k` items of each vector, best first: candidates by the codes, then exact scores."""
     found = []
-    for vector in vectors:
-        rows = np.sort(codes.candidates(vector, candidates))
-        found.append(rows[top_rows(exact[rows] @ vector, k)])
+    for vector, rows in zip(vectors, np.sort(codes.candidates(vectors, candidates), axis=1), strict=True):
+        known = rows[rows >= 0]  # a product code may find fewer
+        found.append(known[top_rows(exact[known] @ vector, k)])
     return found
 
 
-def unscored(codes: ItemCodes, vectors: np.ndarray, k: int = 10) -> Sequence[np.ndarray]:
+def unscored(codes: ItemCodes, vectors: np.ndarray, k: int = 10) -> list[np.ndarray]:
     """Return the rows of the best `k` items of each vector by the codes alone, best first."""
-    return [codes.candidates(vector, k) for vector in vectors]
+    return list(codes.candidates(vectors, k))

@@ -40,6 +40,7 @@ def options(shop, tmp_path, tiny_encoder_folder):
     )
 
 
+@pytest.mark.slow
 def test_every_case_has_quality_speed_and_size(options, capsys):
     records = bench_compress(options, SilentProgress())
     found = {(record.case, record.metric): record.value for record in records}
@@ -75,6 +76,7 @@ def test_a_held_out_query_is_drawn_again():
     assert rows.tolist() == [3, 2]
 
 
+@pytest.mark.slow
 def test_links_and_vectors_are_most_of_what_more_items_cost(tiny_encoder_folder):
     encoder, _ = load_encoder(str(tiny_encoder_folder))
     small, large = (

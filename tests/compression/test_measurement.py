@@ -95,6 +95,7 @@ def random_rotation(dim):
     return np.linalg.qr(np.random.default_rng(3).standard_normal((dim, dim)))[0].astype(np.float32)
 
 
+@pytest.mark.slow
 def test_training_makes_a_prefix_rank_more_like_the_whole_vector():
     items, texts = random_vectors(200, 16), random_vectors(100, 16, 5)
     lessons = make_lessons([str(n) for n in range(100)], texts, items, k=20, progress=SilentProgress())
