@@ -34,7 +34,7 @@ def test_the_pointer_moves_and_remembers_the_bundle_before(places):
     assert deploy(places, "b1").previous is None
     deployment = deploy(places, "b2")
     assert (deployment.bundle, deployment.previous) == ("b2", "b1")
-    assert deployment.checked["files"] == "23 files have the SHA-256 of the manifest"
+    assert deployment.checked["files"] == "27 files have the SHA-256 of the manifest"
     assert deployment.checked["search 'rye bread'"] == "5 items"
     pointer = read_pointer(places.current_bundle)
     assert pointer is not None
