@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipelines.compression.combined_tower import write_combined
 from pipelines.compression.distillation import Lessons, Tokens, distil
 from pipelines.compression.half_precision import export_half
 from pipelines.compression.layer_pruning import choose_layers, layer_count, prune_layers
@@ -118,6 +120,11 @@ def _write_layers(
     export_encoder(copy.deepcopy(student), work / "float.onnx")
     _convert(work / "float.onnx", work / MODEL, variant.precision)
     (work / "float.onnx").unlink(missing_ok=True)
+    if learns:
+        static = taught_static_model(
+            work / TOKENIZER, full.max_tokens, lessons(), config=config, seed=seed, progress=progress
+        )
+        write_combined(work / MODEL, static, work / MODEL)
 
 
 def _write_static(
@@ -126,10 +133,25 @@ def _write_static(
     """Give each token of the lessons a vector, and teach them; words without one fall apart into those that have."""
     kept = domain_tokens(full.tokenizer_file, lessons.texts, min_count=_MIN_STATIC_COUNT)
     write_pruned_tokenizer(full.tokenizer_file, kept, work / TOKENIZER)
-    tokens = token_batches(work / TOKENIZER, full.max_tokens)
+    model = taught_static_model(work / TOKENIZER, full.max_tokens, lessons, config=config, seed=seed, progress=progress)
+    (work / MODEL).write_bytes(model)
+
+
+def taught_static_model(
+    tokenizer_file: Path,
+    max_tokens: int,
+    lessons: Lessons,
+    *,
+    config: DistillationConfig,
+    seed: int,
+    progress: Progress,
+) -> bytes:
+    """Return a static tower over a vocabulary that learned the lessons, as an ONNX model."""
+    tokens = token_batches(tokenizer_file, max_tokens)
     ids, mask = tokens(lessons.texts)
     lists = [row[known > 0] for row, known in zip(ids.numpy(), mask.numpy(), strict=True)]
-    student = StaticTower(torch.from_numpy(starting_vectors(lists, lessons.vectors, len(kept))))
+    n_tokens = len(json.loads(tokenizer_file.read_text(encoding="utf-8"))["model"]["vocab"])
+    student = StaticTower(torch.from_numpy(starting_vectors(lists, lessons.vectors, n_tokens)))
     distil(
         student,
         tokens,
@@ -142,7 +164,7 @@ def _write_static(
         progress=progress,
         stage=STATIC,
     )
-    (work / MODEL).write_bytes(static_tower_model(student, int(ids[mask == 0][0]) if (mask == 0).any() else 0))
+    return static_tower_model(student, int(ids[mask == 0][0]) if (mask == 0).any() else 0)
 
 
 def _convert(source: Path, target: Path, precision: Precision) -> None:

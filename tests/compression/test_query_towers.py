@@ -6,14 +6,16 @@ import onnxruntime
 import pytest
 import torch
 
+from pipelines.compression.combined_tower import write_combined
 from pipelines.compression.distillation import Lessons, distil, distillation_loss, make_lessons
 from pipelines.compression.half_precision import export_half
 from pipelines.compression.onnx_export import export_encoder
 from pipelines.compression.query_towers import FullModel, build_query_tower, open_query_tower, token_batches
-from pipelines.compression.static_tower import StaticTower, rarity_weights, starting_vectors
+from pipelines.compression.static_tower import StaticTower, rarity_weights, starting_vectors, static_tower_model
 from pipelines.compression.variants import parse_variant
 from pipelines.config import DistillationConfig
 from pipelines.errors import DataError
+from pipelines.inference.sessions import open_session
 from pipelines.inference.text_encoder import TextEncoder
 from pipelines.model.encoder import encode_texts, load_encoder
 from pipelines.progress import SilentProgress
@@ -89,6 +91,20 @@ def test_a_small_tower_learns_what_the_full_model_says(full, lessons, tmp_path, 
     found = cosines(tower.encode(TEXTS), lessons)
     assert found.mean() > 0.95
     assert np.linalg.norm(tower.encode(["never seen"]), axis=1) == pytest.approx(1, abs=1e-4)
+
+
+def test_two_towers_in_one_give_the_sum_of_their_vectors(full, tmp_path):
+    export_encoder(full.encoder, tmp_path / "deep.onnx")
+    torch.manual_seed(0)
+    static = static_tower_model(StaticTower(torch.randn(66, 16)), pad_id=0)
+    (tmp_path / "static.onnx").write_bytes(static)
+    write_combined(tmp_path / "deep.onnx", static, tmp_path / "both.onnx")
+    deep, table, both = (
+        TextEncoder(open_session(tmp_path / f"{name}.onnx", "cpu"), full.tokenizer_file, 16).encode(TEXTS)
+        for name in ("deep", "static", "both")
+    )
+    total = deep + table
+    assert both == pytest.approx(total / np.linalg.norm(total, axis=1, keepdims=True), abs=1e-5)
 
 
 def test_what_is_built_is_not_built_again(full, lessons, tmp_path):
