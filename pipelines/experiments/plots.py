@@ -142,7 +142,7 @@ def variant_front(variants: Sequence[MeasuredVariant], picked: str | None) -> "F
     axis.set_xscale("log")
     axis.set_xlabel("median time from a query to its vector, one thread (ms)")
     axis.set_ylabel("share of the full model's NDCG@10")
-    axis.margins(x=0.25, y=0.15)
+    axis.margins(x=0.35, y=0.15)
     axis.grid(alpha=0.3)
     return figure
 
