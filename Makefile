@@ -18,7 +18,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 .PHONY: help setup demo loop serve airflow mlflow test test-gate lint bench bench-data bench-recommend bench-search \
-        bench-freshness bench-joint stress-data stress-promotion clean distclean
+        bench-freshness bench-joint bench-compress stress-data stress-promotion clean distclean
 
 # The default data on two cores within minutes; `make loop HEADRACE_CONFIG=` takes the production settings.
 demo loop serve airflow bench: export HEADRACE_CONFIG ?= demo
@@ -81,6 +81,10 @@ bench-freshness: setup ## Week by week on DATA: incremental training against fro
 bench-joint: setup ## One item tower for both tasks against two, at equal parameters, on DATA (a folder)
 	@mkdir -p .benchmarks
 	@$(BIN)/headrace bench joint --data $(DATA) --json .benchmarks/joint.json $(QUIETLY)
+
+bench-compress: setup ## Query towers, item vectors and bundle size against the full model, on DATA
+	@mkdir -p .benchmarks
+	@$(BIN)/headrace bench compress --data $(DATA) --json .benchmarks/compress.json $(QUIETLY)
 
 stress-data: setup ## Kill ingestion and the event log's writer at random moments, and count (KILLS=100)
 	@mkdir -p .benchmarks

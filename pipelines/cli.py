@@ -460,6 +460,27 @@ def quarantine_replay(file: Path | None, **wanted: Any) -> None:
     replay(wiring.tables, file, Wanted(**wanted), pseudonymizer=lambda: wiring.pseudonymizer, echo=click.echo)
 
 
+@cli.command()
+@click.option("--variants", metavar="A,B", help="Query towers, such as `2-layer int8,static` (default: settings).")
+@click.option("--run", metavar="ID", help="Training run (default: the newest).")
+def compress(variants: str | None, run: str | None) -> None:
+    """Build smaller query towers for the last trained model, measure each, and say which one the policy picks.
+
+    A variant is `static` or `N-layer PRECISION` (int8, float32, float16), with ` domain vocabulary` behind it where
+    only the domain's tokens stay. Prints NDCG@10 and recall@10 against the full model on held-out queries, times on
+    one thread and sizes; every variant becomes a run in MLflow. `compression.query_tower` makes the next loop serve
+    one, or `policy`, which picks the fastest that keeps `compression.min_ndcg_kept`.
+
+    \b
+    Example: headrace compress
+    Example: headrace compress --variants "3-layer int8,2-layer int8 domain vocabulary"
+    """
+    from pipelines.compress_command import compress as run_compress
+
+    names = tuple(name.strip() for name in variants.split(",")) if variants else None
+    run_compress(variants=names, run=run)
+
+
 @cli.group()
 def bench() -> None:
     """Measure; results as a table and as JSON."""
@@ -688,6 +709,37 @@ def bench_joint(data: Path, steps: int | None, **options: Any) -> None:
     from pipelines.progress import TerminalProgress
 
     run_bench(data, _bench_options(**options), TerminalProgress(), steps=steps)
+
+
+@bench.command("compress")
+@click.option("--data", default="completejourney", show_default=True, metavar="DIR", help="Folder, or completejourney.")
+@click.option("--variants", metavar="A,B", help="Query towers (default: the four that bars are set for).")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every random choice.")
+@click.option("--quick", is_flag=True, help="A smoke run on a sample; says so in every output.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the records.")
+@click.option("--work", type=click.Path(file_okay=False, path_type=Path), help="Work (default: in the home).")
+def bench_compress(data: str, variants: str | None, work: Path | None, **options: Any) -> None:
+    """Measure query towers, item vectors and bundle size against the full float32 model in torch.
+
+    The folder is that of `bench search`; queries of the default data are made from titles and categories. What is
+    measured with was held out from tuning and distillation. What is done is kept: a killed bench goes on where it was,
+    but for a distillation, which begins again.
+
+    \b
+    Example: headrace bench compress --data shop --json compress.json
+    Example: headrace bench compress --quick
+    """
+    from pipelines.benchmarks.compress import DEFAULT_VARIANTS, CompressOptions
+    from pipelines.benchmarks.compress import bench_compress as run_bench
+    from pipelines.places import Places
+    from pipelines.progress import TerminalProgress
+
+    places = Places.from_environment()
+    chosen = tuple(name.strip() for name in variants.split(",")) if variants else DEFAULT_VARIANTS
+    run_bench(
+        CompressOptions(data, work or places.benchmarks, places.embedding_cache, variants=chosen, **options),
+        TerminalProgress(),
+    )
 
 
 # --- steps -----------------------------------------------------------------------------------------------------------

@@ -252,6 +252,36 @@ class TrainingConfig(Settings):
     """Seed of every random choice."""
 
 
+class DistillationConfig(Settings):
+    """How a small query tower learns from the full model."""
+
+    texts: int = Field(default=30_000, ge=1)
+    """In-domain texts learned from at most: queries that people typed first, then queries made from the catalogue and
+    titles, as many of each."""
+    items_per_text: int = Field(default=16, ge=1)
+    """Items of each text, of those that the teacher finds for it, that a batch ranks."""
+    found_per_text: int = Field(default=50, ge=1)
+    """Items that the teacher finds for each text and that the ranked ones are drawn from."""
+    temperature: float = Field(default=0.03, gt=0)
+    """Divides similarities in the ranking loss."""
+    ranking_weight: float = Field(default=1.0, ge=0)
+    """Weight of the ranking loss beside the embedding loss."""
+    warmup_share: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises."""
+    steps: int = Field(default=900, ge=0)
+    """Steps of a tower of transformer layers."""
+    batch: int = Field(default=64, ge=2)
+    """Texts in one of them."""
+    learning_rate: float = Field(default=5e-4, gt=0)
+    """Peak learning rate of a tower of transformer layers."""
+    static_steps: int = Field(default=600, ge=0)
+    """Steps of a static tower, each of which takes a fraction of the time."""
+    static_batch: int = Field(default=256, ge=2)
+    """Texts in one of them."""
+    static_learning_rate: float = Field(default=3e-3, gt=0)
+    """Peak learning rate of a static tower."""
+
+
 class CompressionConfig(Settings):
     """How the trained model becomes a bundle."""
 
@@ -261,6 +291,20 @@ class CompressionConfig(Settings):
     """Item-to-item neighbors kept per item."""
     window_days: int = Field(default=365, ge=1)
     """Days of events behind the item-to-item table."""
+    query_tower: str = "6-layer int8"
+    """Variant that reads queries in the bundle: a name such as `2-layer int8` or `static` (`headrace compress --help`
+    lists them), or `policy`: the fastest of `variants` that keeps `min_ndcg_kept`."""
+    half_encoder: bool = False
+    """Also put a float16 encoder into the bundle (45 MB), which a service with a GPU takes instead of int8."""
+    variants: tuple[str, ...] = ("6-layer int8", "3-layer int8", "2-layer int8", "static")
+    """Variants that `headrace compress` builds, and that `policy` chooses from."""
+    min_ndcg_kept: float = Field(default=0.99, gt=0, le=1)
+    """Share of the full model's NDCG@10 that the policy asks of a query tower."""
+    measured_queries: int = Field(default=500, ge=20)
+    """Held-out queries that variants are measured with at most."""
+    timed_queries: int = Field(default=100, ge=10)
+    """Queries that each variant is timed with."""
+    distillation: DistillationConfig = DistillationConfig()
 
 
 class RankerConfig(Settings):

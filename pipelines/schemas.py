@@ -206,6 +206,21 @@ class Finding(Record):
     words: str
 
 
+class MeasuredVariant(Record):
+    """One way to read queries, measured against the full float32 model."""
+
+    name: str
+    ndcg: float = Field(description="NDCG@10 over the whole catalogue.")
+    ndcg_kept: float = Field(description="Share of the full model's NDCG@10.")
+    ndcg_kept_low: float | None = Field(default=None, description="Lower end of its 95 % interval over queries.")
+    ndcg_kept_high: float | None = None
+    recall: float = Field(description="Share of the full model's first ten items among its own.")
+    encode_ms: float = Field(description="Median from a query to its vector on one thread, tokenizer included.")
+    speedup: float = Field(description="How many times faster than the full model that is.")
+    cpu_ms: float = Field(description="CPU time of a whole dense search.")
+    size_mib: float
+
+
 class EvaluationReport(Record):
     """Every case on the same frozen window, full ranking."""
 

@@ -49,6 +49,7 @@ ADAPTERS = {
     "airflow_tasks",
     "benchmarks",
     "cli",
+    "compress_command",
     "demo",
     "loop",
     "mlflow_page",

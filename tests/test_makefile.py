@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "Makefile").read_text(encoding="utf-8")
 TARGETS = ["setup", "demo", "loop", "serve", "airflow", "mlflow", "test", "test-gate", "lint", "bench"]
-TARGETS += ["bench-data", "bench-recommend", "bench-search", "bench-freshness", "bench-joint"]
+TARGETS += ["bench-data", "bench-recommend", "bench-search", "bench-freshness", "bench-joint", "bench-compress"]
 TARGETS += ["stress-data", "stress-promotion", "clean", "distclean"]
 
 

@@ -13,6 +13,7 @@ from pipelines.inference.ranker import Ranker
 from pipelines.inference.sessions import open_session
 from pipelines.progress import Progress
 from pipelines.ranking.candidates import TRENDING
+from pipelines.retrieval.dense import ItemVectors
 from pipelines.retrieval.neighbors import NeighborTable
 from pipelines.retrieval.trends import no_trends
 from pipelines.stores.files import write_text
@@ -32,7 +33,7 @@ def without(bundle: Bundle, part: str) -> Bundle:
     if part in bundle.neighbors:
         other.neighbors = {**bundle.neighbors, part: NeighborTable.empty(bundle.n_items)}
     elif part == DENSE:
-        other.item_vectors = np.zeros_like(bundle.item_vectors)
+        other.item_vectors = ItemVectors(np.zeros_like(bundle.item_vectors.codes), bundle.item_vectors.scales)
     elif part == TRENDING:
         other.trends = no_trends(bundle.n_items)
     elif part == RANKER:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from pipelines.benchmarks.protocols import GradedQueries, SearchTask
 from pipelines.compression.onnx_export import export_encoder, export_ranker
@@ -22,7 +23,7 @@ from pipelines.evaluation.fusion_weights import relative
 from pipelines.inference.ranker import Ranker
 from pipelines.inference.sessions import open_session
 from pipelines.inference.text_encoder import TextEncoder
-from pipelines.model.encoder import load_encoder, save_tokenizer
+from pipelines.model.encoder import SentenceEncoder, load_encoder, save_tokenizer
 from pipelines.progress import Progress
 from pipelines.ranking.search_candidates import GENERATORS, SearchCandidates, search_candidates, without_generator
 from pipelines.ranking.search_ranker import RELEVANCE, behind, relative_scores
@@ -75,10 +76,10 @@ def fit_searcher(
 
     """
     config = config or recipe(seed, len(task.train), quick=quick)
-    judged, held_out = _judged(task.train).divided(config.training.judged_holdout_share)
+    _, held_out = _judged(task.train).divided(config.training.judged_holdout_share)
     lexical = LexicalIndex.build(task.texts)
     searcher = _Searcher(
-        lexical, _item_vectors(task, judged, lexical, config.training, work, progress), _text_encoder(work, config)
+        lexical, _item_vectors(task, lexical, config.training, work, progress), _text_encoder(work, config)
     )
     learned = work / "rankers"
     if not learned.is_dir():
@@ -186,9 +187,40 @@ def _catalog(task: SearchTask) -> Catalog:
     return Catalog(task.item_ids, task.texts, task.titles, [""], nothing, [""], nothing, zeros, zeros, zeros)
 
 
+def tuned_encoder(
+    task: SearchTask, config: TrainingConfig, work: Path, progress: Progress, lexical: LexicalIndex | None = None
+) -> tuple[SentenceEncoder, PreTrainedTokenizerBase]:
+    """Tune the encoder on most of the training queries; what is in `work` already is gone on with.
+
+    Args:
+        lexical: Over the corpus, where the caller has it already.
+    """
+    judged, _ = _judged(task.train).divided(config.judged_holdout_share)
+    catalog = _catalog(task)
+    encoder, tokenizer = load_encoder(config.encoder)
+    tune_encoder(
+        encoder,
+        tokenizer,
+        catalog,
+        config=config,
+        checkpoint=work / "encoder.pt",
+        progress=progress,
+        pairs=pair_source(catalog, [], np.empty(0, np.int64), judged),
+        rivals=rival_source(catalog, judged, config.hard_negatives, progress),
+        quality=encoder_quality(
+            _judged(task.validation),
+            task.texts,
+            lexical or LexicalIndex.build(task.texts),
+            tokenizer=tokenizer,
+            max_tokens=config.max_tokens,
+            progress=progress,
+        ),
+    )
+    return encoder, tokenizer
+
+
 def _item_vectors(
     task: SearchTask,
-    judged: JudgedQueries,
     lexical: LexicalIndex,
     config: TrainingConfig,
     work: Path,
@@ -197,26 +229,7 @@ def _item_vectors(
     """Tune the encoder, write it as `encoder/` and embed the corpus; float32 `(n_items, dim)`."""
     vectors = work / "item_vectors.npy"
     if not (work / "encoder").is_dir():
-        catalog = _catalog(task)
-        encoder, tokenizer = load_encoder(config.encoder)
-        tune_encoder(
-            encoder,
-            tokenizer,
-            catalog,
-            config=config,
-            checkpoint=work / "encoder.pt",
-            progress=progress,
-            pairs=pair_source(catalog, [], np.empty(0, np.int64), judged),
-            rivals=rival_source(catalog, judged, config.hard_negatives, progress),
-            quality=encoder_quality(
-                _judged(task.validation),
-                task.texts,
-                lexical,
-                tokenizer=tokenizer,
-                max_tokens=config.max_tokens,
-                progress=progress,
-            ),
-        )
+        encoder, tokenizer = tuned_encoder(task, config, work, progress, lexical)
         with replacing_folder(work / "encoder") as folder:
             save_tokenizer(tokenizer, folder, config.max_tokens)
             export_encoder(encoder, folder / "float.onnx")

@@ -199,12 +199,13 @@ def _naive(bundle: "Bundle", requests: int) -> list[Timing]:
         return []
     torch.set_num_threads(1)
     encoder.eval()
+    item_vectors = np.asarray(bundle.item_vectors)
 
     def answer(query: str) -> list[dict[str, Any]]:
         with torch.inference_mode():
             ids, mask = tokenize(tokenizer, [query], bundle.preprocessing.max_tokens)
             vector = encoder(ids, mask).numpy()[0]
-        scores = bundle.item_vectors @ vector
+        scores = item_vectors @ vector
         return [{**bundle.display[row], "score": float(scores[row])} for row in np.argsort(-scores)[:10]]
 
     rounds = []

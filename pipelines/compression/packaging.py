@@ -1,6 +1,6 @@
 """From a trained model to the folder that would be served: export, quantize, embed the catalogue, learn the ranking."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -10,11 +10,12 @@ import pyarrow as pa
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from pipelines.compression.half_precision import export_half
 from pipelines.compression.onnx_export import export_encoder, export_item_tower, export_user_tower
 from pipelines.compression.quantization import quantize_int8
 from pipelines.config import HeadraceConfig
 from pipelines.errors import DataError
-from pipelines.inference.bundle import BundleParts, Manifest, load_bundle, write_bundle
+from pipelines.inference.bundle import HALF_ENCODER, BundleParts, Manifest, load_bundle, write_bundle
 from pipelines.inference.new_items import item_tower_fields
 from pipelines.inference.preprocessing import Preprocessing
 from pipelines.inference.sessions import open_session
@@ -34,7 +35,6 @@ from pipelines.training.trained_model import item_inputs
 THEN = "then"
 """Folder of the bundle that the ranking is learned with, beside the exported models."""
 _CHECKED_TEXTS = 500
-_ENCODE_BATCH = 1_024
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,12 @@ class ExportedModels:
 
     folder: Path
     text_vectors: np.ndarray
-    """float32 `(n_items, dim)` by the int8 encoder, each row L2 norm 1."""
+    """float32 `(n_items, dim)` by the float32 encoder, each row L2 norm 1."""
     item_vectors: np.ndarray
     """float32 `(n_items, dim)`, each row L2 norm 1."""
     metrics: Mapping[str, float]
+    query_tower: Path | None = None
+    """Folder of a smaller tower that reads queries; None: the int8 encoder does."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,10 @@ class Labels:
 def export_models(
     trained: TrainedParts, work: Path, *, config: HeadraceConfig, cache_dir: Path, progress: Progress
 ) -> ExportedModels:
-    """Write the ONNX files into `work` and embed the catalogue with the int8 encoder.
+    """Write the ONNX files into `work` and embed the catalogue with the float32 encoder.
+
+    Training has left those vectors in the cache, and items in float32 keep more of a search than items in int8; what
+    reads queries, and items that arrive later, is int8.
 
     Raises:
         DataError: int8 changed the text embeddings more than `compression.min_cosine` allows.
@@ -97,6 +102,8 @@ def export_models(
     progress.update("models exported", 0, 2)
     export_encoder(encoder, work / "float.onnx")
     quantize_int8(work / "float.onnx", work / "encoder.onnx")
+    if config.compression.half_encoder:
+        export_half(work / "float.onnx", work / HALF_ENCODER)
     n_activity = len(trained.preprocessing.activity_features)
     export_user_tower(trained.towers.user, work / "user_tower.onnx", dim=encoder.dim, n_activity=n_activity)
     export_item_tower(trained.towers.item, work / "item_tower.onnx", dim=encoder.dim)
@@ -113,9 +120,12 @@ def export_models(
     max_tokens = trained.preprocessing.max_tokens
     int8 = TextEncoder(open_session(work / "encoder.onnx", "cpu"), trained.tokenizer_file, max_tokens)
     metrics = _check_int8(trained, int8, config.compression.min_cosine, progress)
-    cache_id = f"{encoder_fingerprint(encoder)}-int8-{max_tokens}"
+    cache_id = f"{encoder_fingerprint(encoder)}-float32-{max_tokens}"
     text_vectors = EmbeddingCache(cache_dir).encode(
-        catalog.texts, cache_id, encoder.dim, lambda texts: _encode(int8, texts, progress)
+        catalog.texts,
+        cache_id,
+        encoder.dim,
+        lambda texts: encode_texts(encoder, trained.tokenizer, texts, max_tokens=max_tokens, progress=progress),
     )
     inputs = item_inputs(catalog, torch.from_numpy(text_vectors), config.training.gate_half_count)
     return ExportedModels(work, text_vectors, item_vectors(trained.towers, inputs).numpy(), metrics)
@@ -200,6 +210,8 @@ def _parts(
         preprocessing=preprocessing or trained.preprocessing,
         metrics=metrics or {},
         more_files={**{name: exported.folder / name for name in names}, **labels.more_files},
+        query_tower=exported.query_tower,
+        half_encoder=half if (half := exported.folder / HALF_ENCODER).is_file() else None,
     )
 
 
@@ -216,11 +228,3 @@ def _check_int8(trained: TrainedParts, int8: TextEncoder, min_cosine: float, pro
             "`training.encoder_learning_rate`, or lower `compression.min_cosine` if the loss is acceptable."
         )
     return {"int8_cosine_mean": float(cosines.mean()), "int8_cosine_min": float(cosines.min())}
-
-
-def _encode(int8: TextEncoder, texts: Sequence[str], progress: Progress) -> np.ndarray:
-    parts = []
-    for start in range(0, len(texts), _ENCODE_BATCH):
-        parts.append(int8.encode(texts[start : start + _ENCODE_BATCH]))
-        progress.update("item texts encoded in int8", min(start + _ENCODE_BATCH, len(texts)), len(texts))
-    return np.concatenate(parts)

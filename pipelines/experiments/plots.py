@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipelines.schemas import Metric
+from pipelines.schemas import MeasuredVariant, Metric
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -207,3 +209,39 @@ def _below(metric: Metric) -> float:
 
 def _above(metric: Metric) -> float:
     return 0.0 if metric.high is None else max(metric.high - metric.value, 0.0)
+
+
+def variant_front(variants: Sequence[MeasuredVariant], picked: str | None) -> "Figure":
+    """Draw one point a variant, to the left is faster, up is better, and a line through the Pareto front.
+
+    Args:
+        picked: Name of the variant that the policy chose, if it did.
+    """
+    from pipelines.compression.policy import pareto_front
+
+    figure, (axis,) = _figure(1, height_in=3.6)
+    front = pareto_front(variants)
+    axis.step([one.encode_ms for one in front], [one.ndcg_kept for one in front], where="post", color="tab:gray", lw=1)
+    for one in variants:
+        axis.plot([one.encode_ms], [one.ndcg_kept], "o", color="tab:blue" if one.name == picked else "tab:gray")
+        axis.annotate(
+            f"{one.name}, {one.size_mib:.0f} MiB",
+            (one.encode_ms, one.ndcg_kept),
+            xytext=(6, -10),
+            textcoords="offset points",
+            fontsize=8,
+        )
+    axis.set_xscale("log")
+    axis.set_xlabel("median time from a query to its vector, one thread (ms)")
+    axis.set_ylabel("share of the full model's NDCG@10")
+    axis.margins(x=0.35, y=0.15)
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def save_figure(figure: "Figure", path: "Path") -> None:
+    """Write a figure as a picture, whole or not at all."""
+    from pipelines.stores.files import replacing_file
+
+    with replacing_file(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.removeprefix("."))

@@ -1,10 +1,14 @@
 """The bundle: the folder that is deployed, and what answers from it. NumPy and ONNX Runtime only.
 
 manifest.json             what is in the folder, with the SHA-256 of each file; written last
-encoder.onnx              (input_ids, attention_mask) → sentence_embedding
+encoder.onnx              (input_ids, attention_mask) → sentence_embedding; reads items, and queries where it is alone
+encoder_half.onnx         the same in float16, for a service with a GPU; where the settings ask for it
 tokenizer.json
+query_tower/              `model.onnx` and `tokenizer.json` of a smaller tower that reads queries; where one was chosen
 user_tower.onnx           (item_vectors, event_types, gap_buckets, mask, activity) → user_embedding, attention
-item_vectors.npy          float16 (n_items, dim), each row L2 norm 1
+item_vectors.npy          int8 (n_items, dim), mapped into memory; with its
+item_scales.npy           float32 (n_items,)
+dense_index.onnx          the product of a vector with all items, read from the two files above
 items.parquet             what answers show and filters need, in the order of the vectors
 neighbors/<generator>/    `NeighborTable`: `item_to_item` is always there, retrieval spreads a history over all
 popularity.npy            float32 (n_items,)
@@ -49,10 +53,10 @@ from pipelines.inference.preprocessing import (
 )
 from pipelines.inference.ranker import Ranker
 from pipelines.inference.ranker_features import SEARCH_FEATURES, ranker_features
-from pipelines.inference.sessions import Device, open_session
+from pipelines.inference.sessions import Device, gpu_is_listed, open_session, runs_on_gpu
 from pipelines.inference.text_encoder import TextEncoder
 from pipelines.inference.user_tower import UserTower
-from pipelines.retrieval.dense import DenseIndex, build_dense_index
+from pipelines.retrieval.dense import INDEX, VECTORS, DenseIndex, ItemVectors
 from pipelines.retrieval.lexical import LexicalIndex
 from pipelines.retrieval.neighbors import NeighborTable, load_tables, save_tables
 from pipelines.retrieval.trends import ItemTrends, no_trends
@@ -73,12 +77,15 @@ __all__ = [
     "write_bundle",
 ]
 
-FORMAT = 2
+FORMAT = 3
 ITEM_TO_ITEM = "item_to_item"
 """The table that `goes with` answers from; every bundle has it."""
 DENSE = "dense"
 """The generator that compares vectors."""
 MANIFEST = "manifest.json"
+HALF_ENCODER = "encoder_half.onnx"
+QUERY_TOWER = "query_tower"
+QUERY_TOWER_FILES = ("model.onnx", "tokenizer.json")
 ITEM_COLUMNS = pa.schema(
     [
         pa.field("item_id", pa.string(), nullable=False),
@@ -153,6 +160,10 @@ class BundleParts:
     search_ranker: Path | None = None
     """ONNX file of the ranker that `preprocessing.search_ranker` describes."""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    half_encoder: Path | None = None
+    """ONNX file of the encoder in float16."""
+    query_tower: Path | None = None
+    """Folder with `model.onnx` and `tokenizer.json` of what reads queries; None: the encoder."""
     texts: Sequence[str] | None = None
     """Texts that lexical search looks into, in the order of the vectors; None: title, category and brand."""
     more_files: Mapping[str, Path] = field(default_factory=dict)
@@ -179,8 +190,13 @@ def write_bundle(
         shutil.copyfile(parts.user_tower, target / "user_tower.onnx")
         for name, file in parts.more_files.items():
             shutil.copyfile(file, target / name)
-        _save(target / "item_vectors.npy", parts.item_vectors.astype(np.float16))
-        (target / "dense_index.onnx").write_bytes(build_dense_index(parts.item_vectors.astype(np.float32)))
+        if parts.half_encoder is not None:
+            shutil.copyfile(parts.half_encoder, target / HALF_ENCODER)
+        if parts.query_tower is not None:
+            (target / QUERY_TOWER).mkdir()
+            for name in QUERY_TOWER_FILES:
+                shutil.copyfile(parts.query_tower / name, target / QUERY_TOWER / name)
+        ItemVectors.quantized(parts.item_vectors).save(target)
         pq.write_table(items, target / "items.parquet")
         save_tables(target / "neighbors", parts.neighbors)
         (parts.trends or no_trends(len(parts.item_vectors))).save(target / "trends")
@@ -281,7 +297,7 @@ class Bundle:
         manifest: Manifest,
         preprocessing: Preprocessing,
         items: pa.Table,
-        item_vectors: np.ndarray,
+        item_vectors: ItemVectors,
         neighbors: Mapping[str, NeighborTable],
         popularity: np.ndarray,
         trends: ItemTrends,
@@ -290,6 +306,7 @@ class Bundle:
         encoder: TextEncoder,
         user_tower_session: Any,
         metrics: Mapping[str, float],
+        query_tower: TextEncoder | None = None,
         ranker: Ranker | None = None,
         search_ranker: Ranker | None = None,
     ) -> None:
@@ -298,7 +315,7 @@ class Bundle:
         self.preprocessing = preprocessing
         self.items = items
         self.item_vectors = item_vectors
-        """float32 `(n_items, dim)`, each row L2 norm 1."""
+        """`(n_items, dim)` in int8; rows come back as float32, each L2 norm 1."""
         self.neighbors = neighbors
         """Item-to-item tables by generator."""
         self.popularity = popularity
@@ -317,6 +334,7 @@ class Bundle:
         """float64 `(n_items,)`, NaN where there is none."""
         self._rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
         self._encoder = encoder
+        self._query_tower = query_tower or encoder
         self._user_tower = UserTower(user_tower_session, item_vectors)
 
     @property
@@ -385,6 +403,12 @@ class Bundle:
         """Embed queries, float32 `(n, dim)`, each row L2 norm 1."""
         if not texts:
             return np.empty((0, self.dim), np.float32)
+        return self._query_tower.encode(texts)
+
+    def encode_items(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed texts of items, float32 `(n, dim)`, each row L2 norm 1, by the encoder that read the catalogue."""
+        if not texts:
+            return np.empty((0, self.dim), np.float32)
         return self._encoder.encode(texts)
 
     def user_embedding(self, features: UserFeatures, now_s: float) -> tuple[np.ndarray, np.ndarray] | None:
@@ -438,7 +462,7 @@ def _open(folder: Path, manifest: Manifest, device: Device) -> Bundle:
         folder, "preprocessing.json", lambda path: Preprocessing.model_validate_json(path.read_text())
     )
     _check_activity_features(manifest.bundle_id, preprocessing.activity_features)
-    vectors = _read(folder, "item_vectors.npy", _load_array).astype(np.float32)
+    vectors = _read(folder, VECTORS, lambda path: ItemVectors.load(path.parent))
     bundle = Bundle(
         folder=folder,
         manifest=manifest,
@@ -448,11 +472,10 @@ def _open(folder: Path, manifest: Manifest, device: Device) -> Bundle:
         neighbors=_read(folder, "neighbors", load_tables),
         trends=_read(folder, "trends", ItemTrends.load),
         popularity=_read(folder, "popularity.npy", _load_array),
-        dense_index=DenseIndex(open_session(folder / "dense_index.onnx", device)),
+        dense_index=DenseIndex(open_session(folder / INDEX, "cpu")),
         lexical=_read(folder, "lexical", LexicalIndex.load),
-        encoder=TextEncoder(
-            open_session(folder / "encoder.onnx", device), folder / "tokenizer.json", preprocessing.max_tokens
-        ),
+        encoder=_open_encoder(folder, preprocessing.max_tokens, device),
+        query_tower=_open_query_tower(folder / QUERY_TOWER, preprocessing.max_tokens, device),
         user_tower_session=open_session(folder / "user_tower.onnx", device),
         metrics=_read(folder, "metrics.json", lambda path: json.loads(path.read_text(encoding="utf-8"))),
         ranker=_open_ranker(folder, "ranker.onnx", preprocessing.ranker, device),
@@ -462,6 +485,23 @@ def _open(folder: Path, manifest: Manifest, device: Device) -> Bundle:
     _check_ranker_features(bundle)
     _check_models(bundle)
     return bundle
+
+
+def _open_encoder(folder: Path, max_tokens: int, device: Device) -> TextEncoder:
+    """Open the float16 encoder on a GPU, where there are both; else the int8 one."""
+    tokenizer = folder / "tokenizer.json"
+    if (folder / HALF_ENCODER).is_file() and device != "cpu" and gpu_is_listed():
+        session = open_session(folder / HALF_ENCODER, device)
+        if runs_on_gpu(session):
+            return TextEncoder(session, tokenizer, max_tokens)
+    return TextEncoder(open_session(folder / "encoder.onnx", device), tokenizer, max_tokens)
+
+
+def _open_query_tower(folder: Path, max_tokens: int, device: Device) -> TextEncoder | None:
+    if not folder.is_dir():
+        return None
+    model, tokenizer = (folder / name for name in QUERY_TOWER_FILES)
+    return TextEncoder(open_session(model, device), tokenizer, max_tokens)
 
 
 def _open_ranker(folder: Path, name: str, settings: RankerSettings | None, device: Device) -> Ranker | None:
@@ -540,7 +580,7 @@ def _check_shapes(bundle: Bundle) -> None:
             problems.append(f"{name} has {length:,} rows")
     if ITEM_TO_ITEM not in bundle.neighbors:
         problems.append(f"neighbors/{ITEM_TO_ITEM} is missing")
-    arrays = (bundle.item_vectors, bundle.popularity)
+    arrays = (bundle.item_vectors.scales, bundle.popularity)
     if not all(np.isfinite(array).all() for array in arrays):
         problems.append("a number is not finite")
     if problems:
@@ -551,7 +591,7 @@ def _check_shapes(bundle: Bundle) -> None:
 
 
 def _check_models(bundle: Bundle) -> None:
-    """Ask both models once; also the warm-up, of the lexical index as well."""
+    """Ask each model once; also the warm-up, of the lexical index as well."""
     from types import SimpleNamespace
 
     history = SimpleNamespace(
@@ -559,6 +599,7 @@ def _check_models(bundle: Bundle) -> None:
     )
     try:
         query = bundle.encode_queries(["a first query"])
+        item = bundle.encode_items(["a first query"])
         user = bundle.user_embeddings([history], [0.0])[0]
         bundle.dense_index.scores(user[0])
         bundle.lexical.scores("a first query")
@@ -567,7 +608,7 @@ def _check_models(bundle: Bundle) -> None:
             f"A model of the bundle {bundle.bundle_id} does not answer ({str(error).splitlines()[0]}): "
             "use another bundle."
         ) from error
-    for name, vectors in (("encoder.onnx", query), ("user_tower.onnx", user)):
+    for name, vectors in (("query tower", query), ("encoder.onnx", item), ("user_tower.onnx", user)):
         norm = float(np.linalg.norm(vectors[0]))
         if vectors.shape != (1, bundle.dim) or not abs(norm - 1) <= _NORM_TOLERANCE:
             raise BundleError(

@@ -203,7 +203,7 @@ def embed_items(
     parts = []
     for start in range(0, len(texts), _BATCH):
         part = slice(start, start + _BATCH)
-        text_vectors = bundle.encode_queries(texts[part])
+        text_vectors = bundle.encode_items(texts[part])
         if tower is not None:
             categories, brands = (items[name].to_pylist()[part] for name in ("category", "brand"))
             seen = None if images is None else images[part]
@@ -230,7 +230,7 @@ def with_new_items(bundle: "Bundle", new: NewItems) -> "Bundle":
     other.titles = other.items["title"].to_pylist()
     other.available = other.items["available"].to_numpy().astype(bool)
     other.prices = other.items["price"].to_numpy().astype(np.float64)
-    other.item_vectors = np.concatenate([bundle.item_vectors, new.vectors.astype(np.float32)])
+    other.item_vectors = bundle.item_vectors.grown(new.vectors)
     other.neighbors = {name: table.grown(count) for name, table in bundle.neighbors.items()}
     other.trends = bundle.trends.grown(count)
     other.popularity = _grown(bundle.popularity, count, 0)

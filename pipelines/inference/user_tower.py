@@ -5,17 +5,18 @@ from typing import Any
 import numpy as np
 
 from pipelines.inference.preprocessing import BehaviorBatch
+from pipelines.retrieval.dense import ItemVectors
 
 
 class UserTower:
     """An exported user tower over the item vectors of its bundle."""
 
-    def __init__(self, session: Any, item_vectors: np.ndarray) -> None:
+    def __init__(self, session: Any, item_vectors: ItemVectors) -> None:
         self._session = session
         self._item_vectors = item_vectors
 
-    def over(self, item_vectors: np.ndarray) -> "UserTower":
-        """Return the same tower over other item vectors, float32 `(n_items, dim)`."""
+    def over(self, item_vectors: ItemVectors) -> "UserTower":
+        """Return the same tower over other item vectors."""
         return UserTower(self._session, item_vectors)
 
     def embed(self, batch: BehaviorBatch, activity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

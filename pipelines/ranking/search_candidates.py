@@ -10,6 +10,7 @@ import numpy as np
 
 from pipelines.inference.ranker_features import SEARCH_FEATURES
 from pipelines.ranking.ordering import top_rows
+from pipelines.retrieval.dense import ItemVectors
 from pipelines.retrieval.lexical import LexicalIndex
 
 GENERATORS: tuple[str, ...] = ("dense", "lexical")
@@ -42,7 +43,7 @@ def search_candidates(
     query: str,
     query_vector: np.ndarray,
     lexical: LexicalIndex,
-    item_vectors: np.ndarray,
+    item_vectors: np.ndarray | ItemVectors,
     dense_scores: np.ndarray,
     *,
     lexical_scores: np.ndarray | None = None,
@@ -53,7 +54,7 @@ def search_candidates(
 
     Args:
         query_vector: float32 `(dim,)`, L2 norm 1.
-        item_vectors: float32 `(n_items, dim)`, each row L2 norm 1.
+        item_vectors: float32 `(n_items, dim)`, each row L2 norm 1, or the same in int8.
         dense_scores: float32 `(n_items,)`, cosines of the query with every item; those of the int8 index will do.
         lexical_scores: float32 `(n_items,)`, where the caller has them already.
         allowed: bool `(n_items,)`; None allows all.

@@ -24,6 +24,10 @@ _K1, _B = 0.6, 0.6
 """How slowly a repeated word stops counting, and how much a long text is discounted: titles repeat little and are of
 much the same length, so both are lower than in Lucene (1.2 and 0.75)."""
 _ITEM_WORDS = "item_words.npy"
+_SCORES = "data.csc.index.npy"
+"""The name that `bm25s` gives to the scores; two bytes each are enough for an order."""
+_NONE = 2**16 - 1
+"""No word, in a file of two bytes a word."""
 _MAX_ITEM_WORDS = 24
 _MIN_COMPOUND, _MIN_PART = 6, 3
 """Letters of a compound and of each of its parts at least."""
@@ -44,8 +48,7 @@ class LexicalIndex:
     def __init__(self, scorer: Any, item_words: np.ndarray) -> None:
         self._scorer = scorer
         self.item_words = item_words
-        """int32 `(n_items, 24)`, numbers of the first words of each text, padded with −1; `(n_items, 0)` in a folder
-        of an earlier version."""
+        """int32 `(n_items, 24)`, numbers of the first words of each text, padded with −1."""
 
     @classmethod
     def build(cls, texts: Sequence[str]) -> "LexicalIndex":
@@ -68,9 +71,13 @@ class LexicalIndex:
         return cls(scorer, _padded(numbers))
 
     def save(self, folder: Path) -> None:
-        """Write the index as `.npy` and JSON files."""
+        """Write the index as `.npy` and JSON files, scores as float16."""
         self._scorer.save(folder, show_progress=False, allow_pickle=False)
-        np.save(folder / _ITEM_WORDS, self.item_words, allow_pickle=False)
+        scores = folder / _SCORES
+        np.save(scores, np.load(scores, allow_pickle=False).astype(np.float16), allow_pickle=False)
+        narrow = self.item_words.max(initial=0) < _NONE
+        words = np.where(self.item_words < 0, _NONE, self.item_words).astype(np.uint16) if narrow else self.item_words
+        np.save(folder / _ITEM_WORDS, words, allow_pickle=False)
 
     @classmethod
     def load(cls, folder: Path) -> "LexicalIndex":
@@ -78,9 +85,11 @@ class LexicalIndex:
         import bm25s
 
         scorer = bm25s.BM25.load(folder, show_progress=False, allow_pickle=False)
-        path = folder / _ITEM_WORDS
-        empty = np.empty((int(scorer.scores["num_docs"]), 0), np.int32)
-        return cls(scorer, np.load(path, allow_pickle=False) if path.exists() else empty)
+        scorer.scores["data"] = scorer.scores["data"].astype(np.float32)
+        words = np.load(folder / _ITEM_WORDS, allow_pickle=False)
+        if words.dtype == np.uint16:
+            words = np.where(words == _NONE, -1, words.astype(np.int32))
+        return cls(scorer, words.astype(np.int32))
 
     @property
     def n_items(self) -> int:

@@ -5,7 +5,7 @@ are kept, so the value on any later day is one look-up and one power.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -86,10 +86,22 @@ class ItemTrends:
         return ItemTrends(self.n_items + count, self.keys, self.fast, self.slow, self.total, first_day)
 
     def save(self, folder: Path) -> None:
-        """Write one `.npy` file an array."""
+        """Write `.npy` files of eight bytes a record.
+
+        counts             uint16 (n_items,), records of each item
+        days               uint16 (m,), days since 1970
+        fast, slow, total  float16 (m,), ln(1 + count), off by 0.05 %
+        first_day          int32 (n_items,)
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        for name in _ARRAYS:
-            np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
+        values = {
+            "counts": np.bincount(self.keys // _SHIFT, minlength=self.n_items).astype(np.uint16),
+            "days": (self.keys % _SHIFT).astype(np.uint16),
+            **{name: np.log1p(getattr(self, name)).astype(np.float16) for name in _COUNTS},
+            "first_day": self.first_day,
+        }
+        for name, array in values.items():
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)
 
     @classmethod
     def load(cls, folder: Path) -> "ItemTrends":
@@ -98,14 +110,17 @@ class ItemTrends:
         Raises:
             DataError: the arrays do not fit together.
         """
-        arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _ARRAYS}
-        lengths = {len(arrays[name]) for name in ("keys", "fast", "slow", "total")}
+        names = ("counts", "days", *_COUNTS, "first_day")
+        arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in names}
+        counts, days, first_day = arrays["counts"], arrays["days"].astype(np.int64), arrays["first_day"]
+        lengths = {len(days), int(counts.sum(dtype=np.int64)), *(len(arrays[name]) for name in _COUNTS)}
         numbers = all(np.isfinite(array).all() for array in arrays.values())
-        n_items = len(arrays["first_day"])
-        inside = not len(arrays["keys"]) or 0 <= arrays["keys"][0] <= arrays["keys"][-1] < n_items * _SHIFT
-        if len(lengths) != 1 or not numbers or not inside or (np.diff(arrays["keys"]) <= 0).any():
-            raise DataError(f"The item trends in {folder} do not fit together: make the bundle again.")
-        return cls(n_items=n_items, **arrays)
+        if len(lengths) == 1 and numbers and len(counts) == len(first_day):
+            keys = np.repeat(np.arange(len(counts), dtype=np.int64), counts) * _SHIFT + days
+            if not (np.diff(keys) <= 0).any():
+                known = {name: np.expm1(arrays[name].astype(np.float32)) for name in _COUNTS}
+                return cls(n_items=len(counts), keys=keys, first_day=first_day, **known)
+        raise DataError(f"The item trends in {folder} do not fit together: make the bundle again.")
 
 
 @dataclass(frozen=True)
@@ -118,7 +133,7 @@ class DayTrends:
     """int64 `(m,)`, the items with a count, the highest fast one first."""
 
 
-_ARRAYS = tuple(entry.name for entry in fields(ItemTrends) if entry.name != "n_items")
+_COUNTS = ("fast", "slow", "total")
 
 
 def build_trends(items: np.ndarray, times_s: np.ndarray, n_items: int, *, since_s: float | None = None) -> ItemTrends:

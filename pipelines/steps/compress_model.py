@@ -1,15 +1,20 @@
 """Step: make the challenger, the folder that would be served, from the trained model."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
+from pipelines.compression.chosen_tower import choose_tower, study_of
 from pipelines.compression.packaging import Knowledge, Labels, TrainedParts, export_models, package_bundle
-from pipelines.config import HeadraceConfig
+from pipelines.compression.query_towers import towers_folder
+from pipelines.compression.study import Study
+from pipelines.config import CompressionConfig, HeadraceConfig
 from pipelines.evaluation.rows import read_rows
 from pipelines.features.history import IS_REMEMBERED_SQL
 from pipelines.inference.bundle import load_bundle, read_manifest
@@ -21,9 +26,10 @@ from pipelines.stores.table_store import TableStore
 from pipelines.training.catalog import Catalog, item_popularity, load_catalog
 from pipelines.training.generators import build_behavior_tables, build_text_tables
 from pipelines.training.item_images import item_images
-from pipelines.training.judged_queries import judged_queries
+from pipelines.training.judged_queries import JudgedQueries, judged_queries
 from pipelines.training.learned_ranking import RankingRows
 from pipelines.training.receipt import RECEIPT, find_receipt
+from pipelines.training.search_pairs import logged_pairs
 from pipelines.training.trained_model import TrainedFolder, load_trained_model
 
 STEP = "compress_model"
@@ -44,6 +50,8 @@ def compress_model(
 ) -> CompressedBundle:
     """Export to ONNX, quantize to int8, embed the catalogue, write the bundle and register it as the challenger.
 
+    What reads queries is `compression.query_tower`: the int8 encoder, a smaller tower, or what the policy picks.
+
     The bundle has the id of the run, so running it again replaces nothing and registers nothing twice. Nothing in
     the bundle has seen the test window. The ranking is learned on the validation window, with tables and popularity
     from before it; what is served with counts the validation window too.
@@ -56,7 +64,7 @@ def compress_model(
     """
     folder = bundles_dir / training_set.run
     with tracker.step(training_set.run, STEP) as log:
-        log.params(config.compression.model_dump())
+        log.params(_params(config.compression))
         if not (folder / "manifest.json").is_file():
             _write(training_set, trained, folder, tables, config, cache_dir, progress, now)
         manifest = read_manifest(folder)
@@ -76,28 +84,44 @@ def compress_model(
     )
 
 
-def _write(
+def _params(config: CompressionConfig) -> dict[str, Any]:
+    inner = {f"distillation.{name}": value for name, value in config.distillation.model_dump().items()}
+    return {**config.model_dump(exclude={"distillation"}), **inner}
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A trained model over the catalogue as it was before the validation window, and queries that people typed."""
+
+    source: TrainedFolder
+    parts: TrainedParts
+    tuned_on: JudgedQueries
+    """Judged queries that the encoder was tuned on."""
+    held_out: JudgedQueries
+    """Judged queries that it has not seen."""
+    logged: list[str]
+    """Queries that led to an item before the validation window."""
+
+
+def read_trained_run(
     training_set: TrainingSet,
     trained: TrainedModel,
-    folder: Path,
+    *,
     tables: TableStore,
     config: HeadraceConfig,
     cache_dir: Path,
     progress: Progress,
-    now: datetime,
-) -> None:
+) -> TrainedRun:
+    """Read what training left, over the catalogue of today."""
     source = TrainedFolder(trained.folder)
-    cut, days = training_set.validation_start, config.compression.window_days
-    half_life = config.features.popularity_half_life_days
+    cut = training_set.validation_start
     with tables.connect() as connection:
-        catalog = load_catalog(connection, cut, half_life)
-        latest_popularity = item_popularity(connection, training_set.test_start, catalog.item_ids, half_life)
+        catalog = load_catalog(connection, cut, config.features.popularity_half_life_days)
         items = connection.sql("SELECT * EXCLUDE (attributes) FROM items ORDER BY item_id").to_arrow_table()
-        _, judged = judged_queries(connection, catalog).divided(config.training.judged_holdout_share)
-        events = {moment: _events(connection, moment, days) for moment in (cut, training_set.test_start)}
+        tuned_on, held_out = judged_queries(connection, catalog).divided(config.training.judged_holdout_share)
+        logged, _ = logged_pairs(connection, catalog, cut)
     images = item_images(config.training, cache_dir).vectors(items["image"].to_pylist(), progress)
     catalog = replace(catalog, images=images)
-    receipt = find_receipt(source.folder)
     encoder, tokenizer, towers = load_trained_model(source, catalog, config.training)
     parts = TrainedParts(
         encoder=encoder,
@@ -109,26 +133,58 @@ def _write(
         items=items,
         preprocessing=source.preprocessing(),
     )
+    return TrainedRun(source, parts, tuned_on, held_out, logged)
+
+
+def study_of_run(run: TrainedRun, item_vectors: np.ndarray, config: HeadraceConfig, progress: Progress) -> Study:
+    """Return the study of a run's query towers."""
+    return study_of(run.parts, item_vectors, run.tuned_on, run.held_out, run.logged, config, progress)
+
+
+def kept_towers(run: TrainedRun, config: HeadraceConfig) -> Path:
+    """Return the folder in which the query towers of a run are kept."""
+    return towers_folder(run.source.folder.parent, config.compression.distillation, config.training.seed)
+
+
+def _write(
+    training_set: TrainingSet,
+    trained: TrainedModel,
+    folder: Path,
+    tables: TableStore,
+    config: HeadraceConfig,
+    cache_dir: Path,
+    progress: Progress,
+    now: datetime,
+) -> None:
+    run = read_trained_run(training_set, trained, tables=tables, config=config, cache_dir=cache_dir, progress=progress)
+    parts, catalog = run.parts, run.parts.catalog
+    receipt = find_receipt(run.source.folder)
+    cut, days = training_set.validation_start, config.compression.window_days
+    with tables.connect() as connection:
+        half_life = config.features.popularity_half_life_days
+        latest_popularity = item_popularity(connection, training_set.test_start, catalog.item_ids, half_life)
+        events = {moment: _events(connection, moment, days) for moment in (cut, training_set.test_start)}
     then, now_known = (
         build_behavior_tables(known, catalog.item_ids, config.ranker, progress, neighbors=config.compression.neighbors)
         for known in events.values()
     )
     with TemporaryDirectory(prefix="headrace-") as scratch:
         exported = export_models(parts, Path(scratch), config=config, cache_dir=cache_dir, progress=progress)
+        tower = choose_tower(study_of_run(run, exported.item_vectors, config, progress), kept_towers(run, config))
         package_bundle(
             folder,
             parts,
-            exported,
+            replace(exported, query_tower=tower.folder, metrics={**exported.metrics, **tower.metrics}),
             build_text_tables(catalog.texts, config.ranker, progress),
             then=Knowledge(then, catalog.popularity),
             now=Knowledge(now_known, latest_popularity),
             rows=_ranking_rows(training_set.folder, catalog),
-            judged=judged,
+            judged=run.held_out,
             labels=Labels(
                 created_at=now,
                 parent=training_set.champion,
                 metrics=receipt.flat_metrics() if receipt else {},
-                more_files={RECEIPT: source.receipt} if receipt else {},
+                more_files={RECEIPT: run.source.receipt} if receipt else {},
             ),
             config=config,
             progress=progress,

@@ -333,7 +333,7 @@ class BrokenTower:
 def test_a_broken_model_gives_popular_items_and_words_alone(service):
     service.post("events", {"events": [{"user_id": "ann", "event_type": "view", "item_id": "c"}]})
     bundle = service.answers._live.current.bundle
-    bundle._user_tower = bundle._encoder = BrokenTower()
+    bundle._user_tower = bundle._query_tower = BrokenTower()
     recommended = service.post("recommend", {"user_id": "ann", "k": 1})
     assert item_ids(recommended) == ["d"]
     assert recommended.json()["degraded_because"] == ["the model failed, these are popular items"]

@@ -9,7 +9,18 @@ from pipelines.errors import BundleError, DataError
 from pipelines.features.activity import ACTIVITY_FEATURES
 from pipelines.inference.bundle import Fusion, Preprocessing, RecommendFusion, load_bundle
 from pipelines.retrieval.neighbors import NeighborTable
-from tests.toys.toy_bundle import DIM, ITEMS, User, bought, one_hot, write_toy_bundle, write_toy_user_tower
+from tests.toys.toy_bundle import (
+    DIM,
+    ITEMS,
+    WORDS,
+    User,
+    bought,
+    one_hot,
+    write_toy_bundle,
+    write_toy_encoder,
+    write_toy_tokenizer,
+    write_toy_user_tower,
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +34,7 @@ def test_manifest_and_shapes(bundle):
     assert (bundle.bundle_id, bundle.n_items, bundle.dim) == ("b1", 6, DIM)
     assert bundle.manifest.encoder == "toy"
     assert bundle.metrics == {"recall@10": 0.5}
-    assert bundle.item_vectors.dtype == np.float32
+    assert bundle.item_vectors[0].dtype == np.float32
     assert set(bundle.manifest.files) >= {"encoder.onnx", "item_vectors.npy", "lexical/vocab.index.json"}
 
 
@@ -74,6 +85,31 @@ def test_popularity_is_on_a_log_scale(bundle):
 def test_dense_index_agrees_with_the_exact_product(bundle):
     vector = one_hot("red apple")
     np.testing.assert_allclose(bundle.dense_index.scores(vector), bundle.item_vectors @ vector, atol=0.01)
+
+
+def test_a_query_tower_reads_queries_and_the_encoder_items(tmp_path):
+    tower = tmp_path / "tower"
+    tower.mkdir()
+    write_toy_tokenizer(tower / "tokenizer.json")
+    write_toy_encoder(tower / "model.onnx", order=tuple(reversed(WORDS)))
+    write_toy_bundle(tmp_path / "b", query_tower=tower)
+    bundle = load_bundle(tmp_path / "b")
+    assert bundle.encode_items(["red"])[0].tolist() == one_hot(WORDS[0]).tolist()
+    assert bundle.encode_queries(["red"])[0].tolist() == one_hot(WORDS[-1]).tolist()
+
+
+def test_a_half_precision_encoder_is_for_gpus_only(tmp_path):
+    (tmp_path / "half.onnx").write_bytes(b"not a model")  # it would not open, so nobody has tried
+    write_toy_bundle(tmp_path / "b", half_encoder=tmp_path / "half.onnx")
+    bundle = load_bundle(tmp_path / "b", device="cpu")
+    assert "encoder_half.onnx" in bundle.manifest.files
+    assert bundle.encode_queries(["red"])[0].tolist() == one_hot("red").tolist()
+
+
+def test_vectors_are_mapped_into_memory_and_there_once(bundle):
+    assert bundle.item_vectors.codes.dtype == np.int8
+    assert isinstance(bundle.item_vectors.codes.base, np.memmap)
+    assert bundle.manifest.files["dense_index.onnx"].bytes < 2_000
 
 
 def test_fusion_weights_are_stored(tmp_path):

@@ -15,8 +15,8 @@ def words(index: LexicalIndex, query: str) -> list[str]:
 
 def test_scores_are_bm25(tmp_path):
     texts = ["red apple", "green apple pie", "milk"]
-    LexicalIndex.build(texts).save(tmp_path)
-    index = LexicalIndex.load(tmp_path)
+    index = LexicalIndex.build(texts)
+    index.save(tmp_path)
 
     def bm25(n_with_word: int, length: int) -> float:  # Lucene's form, k1 = b = 0.6, one occurrence
         idf = math.log(1 + (3 - n_with_word + 0.5) / (n_with_word + 0.5))
@@ -24,6 +24,7 @@ def test_scores_are_bm25(tmp_path):
 
     expected = [bm25(2, 2), bm25(2, 3) + bm25(1, 3), 0.0]
     assert index.scores("Apples for a pie").tolist() == pytest.approx(expected, rel=1e-5)
+    assert LexicalIndex.load(tmp_path).scores("Apples for a pie").tolist() == pytest.approx(expected, rel=1e-3)
     assert index.idf.tolist() == pytest.approx([math.log(8 / 3), math.log(1.6), *[math.log(8 / 3)] * 3])
     assert index.item_words[:, :4].tolist() == [[0, 1, -1, -1], [2, 1, 3, -1], [4, -1, -1, -1]]
 
@@ -72,9 +73,11 @@ def test_the_first_letter_is_seldom_wrong():
     assert words(LexicalIndex.build([*["light"] * 3, *["night"] * 2]), "nlght") == ["night"]
 
 
-def test_an_index_of_an_earlier_version_has_no_words_of_items(tmp_path):
-    LexicalIndex.build(["red apple", "milk"]).save(tmp_path)
-    (tmp_path / "item_words.npy").unlink()
-    index = LexicalIndex.load(tmp_path)
-    assert index.item_words.shape == (2, 0)
-    assert np.flatnonzero(index.scores("milk")).tolist() == [1]
+def test_words_of_items_come_back_as_they_were(tmp_path):
+    index = LexicalIndex.build(["red apple", "milk"])
+    index.save(tmp_path)
+    assert np.load(tmp_path / "item_words.npy").dtype == np.uint16
+    loaded = LexicalIndex.load(tmp_path)
+    assert loaded.item_words.dtype == np.int32
+    assert loaded.item_words.tolist() == index.item_words.tolist()
+    assert np.flatnonzero(loaded.scores("milk")).tolist() == [1]

@@ -68,20 +68,46 @@ def test_tables_are_read_as_they_were_written(table, tmp_path):
     save_tables(tmp_path, {"one": table, "none": NeighborTable.empty(3)})
     found = load_tables(tmp_path)
     assert sorted(found) == ["none", "one"]
-    assert found["one"].spread(np.array([0]), np.ones(1, np.float32)).tolist() == [0, 0.5, 0.25]
+    assert found["one"].ids.tolist() == table.ids.tolist()
+    scores = found["one"].spread(np.array([0]), np.ones(1, np.float32))
+    assert scores.tolist() == [0, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("n_items", [65_536, 65_537, 300_000])
+def test_row_numbers_above_sixteen_bits_come_back_exactly(tmp_path, n_items):
+    ids = np.array([0, 65_535, n_items - 1, n_items // 2], np.int32)
+    table = NeighborTable(np.append(0, np.full(n_items, 4)), ids, np.array([8, 4, 2, 1], np.float32))
+    table.save(tmp_path / "one")
+    assert NeighborTable.load(tmp_path / "one").ids.tolist() == ids.tolist()
+
+
+def test_scores_over_four_powers_of_ten_are_off_by_two_in_a_hundred(tmp_path):
+    scores = np.geomspace(1e-2, 1e2, 1_000).astype(np.float32)[::-1]
+    NeighborTable(np.array([0, 1_000]), np.zeros(1_000, np.int32), scores).save(tmp_path / "one")
+    found = NeighborTable.load(tmp_path / "one").scores
+    np.testing.assert_allclose(found, scores, rtol=0.02)
+    assert (np.diff(found) <= 0).all()
+
+
+@pytest.mark.parametrize("score", [0.0, -1.0, np.nan, np.inf])
+def test_scores_that_are_no_number_above_zero_are_not_written(tmp_path, score):
+    table = NeighborTable(np.array([0, 1]), np.zeros(1, np.int32), np.array([score], np.float32))
+    with pytest.raises(DataError, match="must be a number above 0"):
+        table.save(tmp_path / "one")
 
 
 @pytest.mark.parametrize(
     ("name", "values", "problem"),
     [
-        pytest.param("ids", [1, 2, 3], "items that do not exist", id="an item too many"),
-        pytest.param("ids", [1, 2], "2 ids and 3 scores", id="a link short"),
-        pytest.param("offsets", [0, 3, 2, 3], "do not rise", id="offsets that fall"),
-        pytest.param("scores", [1, np.nan, 1], "not finite", id="NaN"),
+        pytest.param("ids", np.array([1, 2, 3], np.uint16), "items that do not exist", id="an item too many"),
+        pytest.param("ids", np.array([1, 2], np.uint16), "2 ids and 3 scores", id="a link short"),
+        pytest.param("counts", np.array([2, 2, 0], np.uint16), "for 4 links", id="a count too high"),
+        pytest.param("levels", np.array([1, 1, np.nan], np.float32), "not finite", id="NaN"),
+        pytest.param("levels", np.array([1], np.float32), "levels are missing", id="a level short"),
     ],
 )
 def test_tables_that_do_not_fit_together_are_refused(table, tmp_path, name, values, problem):
     table.save(tmp_path / "one")
-    np.save(tmp_path / "one" / f"{name}.npy", np.array(values))
+    np.save(tmp_path / "one" / f"{name}.npy", values)
     with pytest.raises(DataError, match=problem):
         NeighborTable.load(tmp_path / "one")

@@ -80,7 +80,7 @@ def test_pictures_are_learnt_from_and_packed_and_missed_when_they_are_gone(
     fields = read_fields(bundle.folder)
     assert fields is not None
     assert (fields.image_dim, fields.image_encoder) == (3, TrainedFolder(trained.folder).tables()["image_encoder"][0])
-    assert np.linalg.norm(bundle.item_vectors.astype(np.float32), axis=1) == pytest.approx(1.0, abs=1e-2)
+    assert np.linalg.norm(np.asarray(bundle.item_vectors), axis=1) == pytest.approx(1.0, abs=1e-2)
 
     pictures.rename(tmp_path / "elsewhere")
     pictures.mkdir()

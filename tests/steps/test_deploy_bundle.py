@@ -45,7 +45,7 @@ def test_the_pointer_moves_and_remembers_the_bundle_before(places):
     deployment = deploy(places, "b2")
     assert (deployment.bundle, deployment.previous) == ("b2", "b1")
     assert (deployment.services, deployment.swap_s) == ((), None)
-    assert deployment.checked["files"] == "23 files have the SHA-256 of the manifest"
+    assert deployment.checked["files"] == "27 files have the SHA-256 of the manifest"
     assert deployment.checked["search 'rye bread'"] == "5 items"
     assert deployment.checked["kept requests"] == "0 answered"
     pointer = pointer_of(places)

@@ -107,9 +107,13 @@ def write_toy_tokenizer(path: Path) -> Path:
     return path
 
 
-def write_toy_encoder(path: Path) -> Path:
-    """Write an encoder that adds up one-hot words; unknown words point in the direction of all words."""
-    table = np.concatenate([np.zeros((1, DIM)), np.full((1, DIM), 0.001), np.eye(DIM)]).astype(np.float32)
+def write_toy_encoder(path: Path, order: tuple[str, ...] = WORDS) -> Path:
+    """Write an encoder that adds up one-hot words; unknown words point in the direction of all words.
+
+    `order` is the place of each word's one among the dimensions.
+    """
+    places = np.eye(DIM)[[order.index(word) for word in WORDS]]
+    table = np.concatenate([np.zeros((1, DIM)), np.full((1, DIM), 0.001), places]).astype(np.float32)
     nodes = [
         helper.make_node("Gather", ["table", "input_ids"], ["tokens"]),
         helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),

@@ -1,0 +1,92 @@
+"""Smaller query towers through the real steps, on the toy shop: declared, picked by policy, compared by a person."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from pipelines.compress_command import compress
+from pipelines.config import CompressionConfig, DistillationConfig, HeadraceConfig, TrainingConfig
+from pipelines.inference.bundle import load_bundle
+from pipelines.places import Places
+from pipelines.progress import SilentProgress
+from pipelines.steps.compress_model import compress_model
+from pipelines.steps.finetune_model import finetune_model
+from pipelines.stores.experiment_tracker import ExperimentTracker
+from pipelines.stores.model_registry import ModelRegistry
+from pipelines.wiring import Wiring
+from tests.toys.catalogue import toy_tables
+from tests.toys.training_set import toy_rows, write_training_set
+
+pytestmark = pytest.mark.slow
+DISTILLATION = DistillationConfig(texts=60, steps=5, batch=8, static_steps=20, static_batch=8)
+
+
+def config(encoder, **compression):
+    training = TrainingConfig(
+        encoder=str(encoder), encoder_steps=0, tower_steps=5, tower_batch=16, negatives=16, query_pairs=64,
+        validate_every=5, max_tokens=16,
+    )  # fmt: skip
+    settings = CompressionConfig(min_cosine=0.5, distillation=DISTILLATION, measured_queries=30, **compression)
+    return HeadraceConfig(training=training, compression=settings)
+
+
+@pytest.fixture
+def shop(tmp_path, tiny_encoder_folder):
+    """Give the places, the tables, and a trained model of the toy shop."""
+    places = Places(tmp_path)
+    tables = toy_tables(tmp_path)
+    training_set = write_training_set(places.training / "run-1", toy_rows())
+    trained = finetune_model(
+        training_set,
+        tables=tables,
+        training_dir=places.training,
+        tracker=ExperimentTracker(places.mlflow),
+        config=config(tiny_encoder_folder).training,
+        cache_dir=places.embedding_cache,
+        progress=SilentProgress(),
+    )
+    return places, tables, training_set, trained
+
+
+def test_the_declared_tower_reads_queries_and_the_encoder_reads_items(shop, tiny_encoder_folder):
+    places, tables, training_set, trained = shop
+    bundles = {}
+    for run, tower in (("run-1", "static"), ("run-2", "6-layer int8")):
+        compressed = compress_model(
+            training_set.model_copy(update={"run": run}),
+            trained,
+            tables=tables,
+            bundles_dir=places.bundles,
+            registry=ModelRegistry(places.mlflow),
+            tracker=ExperimentTracker(places.mlflow),
+            config=config(tiny_encoder_folder, query_tower=tower),
+            cache_dir=places.embedding_cache,
+            progress=SilentProgress(),
+            now=datetime(2026, 3, 2, tzinfo=UTC),
+        )
+        bundles[tower] = load_bundle(compressed.folder)
+    small, whole = bundles["static"], bundles["6-layer int8"]
+    assert {"query_tower/model.onnx", "query_tower/tokenizer.json"} <= set(small.manifest.files)
+    assert not any(name.startswith("query_tower") for name in whole.manifest.files)
+    np.testing.assert_array_equal(small.encode_items(["red tea"]), whole.encode_items(["red tea"]))
+    np.testing.assert_array_equal(whole.encode_queries(["red tea"]), whole.encode_items(["red tea"]))
+    assert not np.allclose(small.encode_queries(["red tea"]), small.encode_items(["red tea"]), atol=1e-3)
+
+
+def test_a_person_sees_every_variant_and_what_the_policy_picks(shop, tiny_encoder_folder, capsys):
+    places, _, training_set, trained = shop
+    settings = config(tiny_encoder_folder, min_ndcg_kept=0.01)
+    wiring = Wiring(places, settings, SilentProgress())
+    wiring.records.save(training_set.run, "build_training_set", training_set)
+    wiring.records.save(training_set.run, "finetune_model", trained)
+    assert compress(variants=["6-layer int8", "static"], wiring=wiring) == "static"
+    printed = capsys.readouterr().out
+    assert "static *" in printed
+    assert "The policy picks static: the fastest that keeps 0.01" in printed
+    backend = wiring.tracker._backend
+    child = backend.find_run(training_set.run, "compress static")
+    parent = backend.find_run(training_set.run)
+    assert backend.client.get_run(child).data.metrics["speedup"] > 1
+    assert backend.client.get_run(child).data.tags["picked"] == "true"
+    assert [file.path for file in backend.client.list_artifacts(parent, "plots")] == ["plots/query_towers.png"]
