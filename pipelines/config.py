@@ -24,7 +24,7 @@ PROFILES = Path(__file__).parent / "profiles"
 class Settings(BaseModel):
     """Base of all settings: frozen, and unknown names are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SourceConfig(Settings):
@@ -477,11 +477,11 @@ class DeploymentConfig(Settings):
 class CanaryConfig(Settings):
     """What the guard of a canary lets pass. The service reads it at start."""
 
-    max_failed_share: float = Field(default=0.01, gt=0, lt=1)
+    max_failed_share: float = Field(default=0.01, gt=0, le=0.5)
     """Share of the canary's answers that may fail (the live bundle answers in their place)."""
-    max_empty_share: float = Field(default=0.01, gt=0, lt=1)
+    max_empty_share: float = Field(default=0.01, gt=0, le=0.5)
     """Share of its answers that may be empty where the live bundle finds something."""
-    max_slow_share: float = Field(default=0.1, gt=0, lt=1)
+    max_slow_share: float = Field(default=0.1, gt=0, le=0.5)
     """Share of its answers that may be slow."""
     slow_ratio: float = Field(default=2.0, gt=1)
     """An answer is slow if it takes so many times the live bundle's 95th percentile over its last answers,"""
@@ -576,7 +576,7 @@ def load_config(environment: Mapping[str, str] = os.environ) -> HeadraceConfig:
         if not isinstance(values, dict):
             raise ConfigError(f"{path} holds {type(values).__name__}, a mapping of settings is needed.")
         return HeadraceConfig.model_validate(values)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}".replace("\n", " ")) from None
     except ValidationError as error:
         first = error.errors()[0]

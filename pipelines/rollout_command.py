@@ -45,9 +45,11 @@ def start_trial(
 
     Raises:
         DataError: the bundle is not registered.
-        ConfigError: it is the live one.
+        ConfigError: it is the live one, or the share is not one.
         BundleError: its files are incomplete or were changed.
     """
+    if not 0 < share <= 1:
+        raise ConfigError(f"The share of the {kind} is {share:g}: it must be above 0 and at most 1.")
     version = registry.find(bundle)
     if version is None:
         known = ", ".join(found.bundle for found in registry.versions()) or "none"

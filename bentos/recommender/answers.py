@@ -396,8 +396,11 @@ class Answers:
                 canary.guard.canary_failed(empty=True)
             self._trials.stop_if_bad(canary)
             return instead
-        canary.guard.canary_answer(call, user_id, found.item_ids, found.latency_ms, self._now().timestamp())
-        self._trials.stop_if_bad(canary)
+        try:
+            canary.guard.canary_answer(call, user_id, found.item_ids, found.latency_ms, self._now().timestamp())
+            self._trials.stop_if_bad(canary)
+        except Exception:  # an answer that is there is sent, whatever its guard makes of it
+            _logger.exception("The guard of the canary %s failed", canary.trial.bundle)
         return found
 
     def _count_clicks(self, events: Sequence[Mapping[str, Any]], now: datetime) -> None:

@@ -374,6 +374,8 @@ def grade_scale(folder: SearchFolder, lowest_grade: float | None = None) -> Grad
         DataError: the grades span more than 8, or none is above `lowest_grade`.
     """
     lowest = float(folder.grades.min()) if lowest_grade is None else lowest_grade
+    if not np.isfinite(lowest):
+        raise DataError(f"--lowest-grade is {lowest}: give a number, the grade that says not relevant.")
     highest = float(folder.grades.max())
     if highest < lowest or (lowest_grade is not None and highest == lowest):
         raise DataError(

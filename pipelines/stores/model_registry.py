@@ -75,6 +75,8 @@ class ModelRegistry:
 
     def find(self, bundle: str) -> ModelVersion | None:
         """Return the version of a bundle, None where it is not registered."""
+        if "'" in bundle:
+            return None  # no bundle of ours, and the end of a string to MLflow
         found = self._search(f"name='{MODEL}' and tags.{_BUNDLE_TAG}='{bundle}'")
         return min(found, key=lambda version: int(version.version)) if found else None
 

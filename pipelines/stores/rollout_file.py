@@ -46,12 +46,10 @@ def read_stop(folder: Path, canary: str) -> CanaryStop | None:
     """
     path = folder / f"{canary}.json"
     try:
-        text = path.read_text(encoding="utf-8")
+        return CanaryStop.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    try:
-        return CanaryStop.model_validate_json(text)
-    except ValidationError as error:
+    except (ValidationError, UnicodeDecodeError) as error:
         raise BundleError(
             f"{path} does not say why the canary was stopped ({str(error).splitlines()[0]}): remove it to go on."
         ) from None

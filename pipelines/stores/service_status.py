@@ -77,7 +77,7 @@ def running_services(folder: Path) -> Sequence[RunningService]:
         try:
             age_s = time.time() - path.stat().st_mtime
             status = RunningService.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValidationError):
+        except (OSError, ValidationError, UnicodeDecodeError):
             continue  # removed in between, or of another version
         if age_s < SILENT_S and _may_live(status):
             found.append(status)
