@@ -382,6 +382,10 @@ class EvaluationConfig(Settings):
     """Queries, and users, whose answers the report shows side by side."""
 
 
+FloorCase = Literal["popularity", "item_knn", "untouched_encoder", "headrace_dense"]
+"""What `evaluate_model` measures beside the bundles."""
+
+
 class PromotionConfig(Settings):
     """What the gate asks for; docs/gate.md says which check catches what."""
 
@@ -398,7 +402,7 @@ class PromotionConfig(Settings):
     """`non_inferior`: loss, relative to the champion, that must be ruled out with 95 % confidence."""
     max_sure_loss: float = Field(default=0.01, ge=0)
     """`non_inferior`: loss, relative to the champion, that must not be sure, so that small steps down do not add up."""
-    floor_cases: tuple[str, ...] = ("popularity", "untouched_encoder")
+    floor_cases: tuple[FloorCase, ...] = ("popularity", "untouched_encoder")
     """Baselines that a first challenger must beat, and that no later one may surely be worse than."""
     max_slice_loss: float = Field(default=0.2, ge=0)
     """Loss, relative to the champion, that no slice may surely exceed."""

@@ -5,11 +5,12 @@ import json
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from pipelines.config import EvaluationConfig, ServingConfig
+from pipelines.config import EvaluationConfig, FloorCase, ServingConfig
 from pipelines.inference.preprocessing import Preprocessing
 from pipelines.progress import SilentProgress
 from pipelines.retrieval.neighbors import NeighborTable
@@ -106,6 +107,7 @@ def test_every_case_is_measured_on_the_same_rows(shop, mlflow_folder):
         "untouched_encoder",
         "lexical",
     }
+    assert {f"gain over {case}" for case in get_args(FloorCase)} <= set(report.metrics)
     # a was bought three times, every other item once, so popularity ranks a b c d e f.
     # ann: without a and b, c is first. bob: without a and c, f is fourth (b d e f).
     assert report.metrics["popularity"]["mrr"].value == (1 + 1 / 4) / 2
