@@ -131,6 +131,11 @@ class Manifest(Frozen):
         """Size of all files, MiB."""
         return sum(entry.bytes for entry in self.files.values()) / 2**20
 
+    @property
+    def has_query_tower(self) -> bool:
+        """Whether a smaller tower reads queries."""
+        return any(name.startswith(f"{QUERY_TOWER}/") for name in self.files)
+
 
 @dataclass(frozen=True)
 class BundleParts:

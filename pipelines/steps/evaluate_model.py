@@ -37,6 +37,7 @@ from pipelines.evaluation.rows import EvaluationRows
 from pipelines.evaluation.search_cases import SEARCH, QueryScorer, measure_search
 from pipelines.evaluation.slices import script_slices
 from pipelines.evaluation.window_jump import JUMP_METRIC, WINDOW_JUMP, window_jump
+from pipelines.experiments.model_card import model_card
 from pipelines.experiments.plots import (
     QualityPoint,
     latency_histogram,
@@ -148,6 +149,7 @@ def evaluate_model(
         examples = examples_of(bundles.by_case, data.rows, data.judged, serving, config.examples)
         notes = [*_notes(data, config), *bundles.left_out]
         _publish(report, compressed, training_set, figures, notes, examples, data, registry, tracker, log)
+        registry.describe(compressed.version, model_card(bundle.manifest, receipt, report))
     return report
 
 
