@@ -380,6 +380,9 @@ class EvaluationConfig(Settings):
     """Requests answered by the process whose memory is measured."""
     examples: int = Field(default=6, ge=0)
     """Queries, and users, whose answers the report shows side by side."""
+    max_shadow_bad_share: float = Field(default=0.01, gt=0, lt=1)
+    """Where the challenger was a shadow: share of its answers that may fail, or be empty where the live bundle found
+    something."""
 
 
 FloorCase = Literal["popularity", "item_knn", "untouched_encoder", "headrace_dense"]
