@@ -447,6 +447,22 @@ class ServingConfig(Settings):
     """Most events in one call."""
     search_personalization: float = Field(default=0.1, ge=0)
     """Weight of the user's taste in a search, relative to the query."""
+    max_waiting: int = Field(default=256, ge=1)
+    """Searches and recommendations that may wait for their turn in one worker; more are refused with 503 at once."""
+    max_wait_ms: float = Field(default=100, gt=0)
+    """Longest wait for the turn; who would wait longer is refused with 503."""
+    answer_threads: int = Field(default=8, ge=1)
+    """Answers that may wait for a user's features at a time, in one worker; the others need no thread."""
+    deadline_ms: float = Field(default=1_000, gt=0)
+    """Time in which a search or recommendation is answered, from the arrival of its head on."""
+    max_waiting_writes: int = Field(default=256, ge=1)
+    """Events and items calls that may wait for their turn in one worker; more are refused with 503 at once."""
+    max_wait_writes_ms: float = Field(default=1_000, gt=0)
+    """Longest wait of such a call for its turn; who would wait longer is refused with 503."""
+    write_threads: int = Field(default=4, ge=1)
+    """Events and items calls that write at a time, in one worker."""
+    write_deadline_ms: float = Field(default=5_000, gt=0)
+    """Time in which such a call is answered."""
     audit_share: float = Field(default=0.01, ge=0, le=1)
     """Share of the requests whose features are kept for `headrace audit_skew`; 0 keeps none."""
     audit_days: int = Field(default=7, ge=1)

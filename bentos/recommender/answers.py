@@ -3,16 +3,17 @@
 import logging
 import math
 import random
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from bentos.recommender.current_request import request_id
 from bentos.recommender.event_intake import EventIntake
 from bentos.recommender.finding import Find, Finder, Found, require_items, sound, timed
 from bentos.recommender.live_bundle import LiveBundle, Serving
 from bentos.recommender.requests import (
     AnswerBody,
+    Body,
     EventsBody,
     RecommendBody,
     RequestError,
@@ -97,6 +98,10 @@ class Answers:
         for part in (self._trials, self._served, self._requests):
             if part is not None:
                 part.close()
+
+    def must_wait(self, body: Body) -> bool:
+        """Whether an answer may have to wait for something; one that need not is made in the event loop."""
+        return getattr(body, "user_id", None) is not None
 
     def search(self, body: SearchBody) -> dict[str, Any]:
         """Items for a query, best first."""
@@ -267,7 +272,7 @@ class Answers:
     @staticmethod
     def _common(serving: Serving, problems: list[str]) -> dict[str, Any]:
         common: dict[str, Any] = {
-            "request_id": uuid.uuid4().hex,
+            "request_id": request_id(),
             "model_version": serving.bundle.bundle_id,
             "degraded": bool(problems),
         }
