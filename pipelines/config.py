@@ -455,6 +455,13 @@ class ServingConfig(Settings):
     """Answers that may wait for a user's features at a time, in one worker; the others need no thread."""
     deadline_ms: float = Field(default=1_000, gt=0)
     """Time in which a search or recommendation is answered, from the arrival of its head on."""
+    cors_origins: tuple[str, ...] = ()
+    """Web pages, such as `https://shop.example`, whose scripts may call the service; `*` means all."""
+    requests_per_second: float | None = Field(default=None, gt=0)
+    """Requests that a key may send to one worker; more are refused with 429. None means no limit; a key may have its
+    own (`headrace keys add --rate`)."""
+    burst_seconds: float = Field(default=2, gt=0)
+    """What a key did not use of so many seconds, it may use at once."""
     max_waiting_writes: int = Field(default=256, ge=1)
     """Events and items calls that may wait for their turn in one worker; more are refused with 503 at once."""
     max_wait_writes_ms: float = Field(default=1_000, gt=0)

@@ -16,6 +16,7 @@ from bentos.recommender.requests import (
     Body,
     EventsBody,
     RecommendBody,
+    ReloadBody,
     RequestError,
     SearchBody,
     SimilarBody,
@@ -161,6 +162,14 @@ class Answers:
             "accepted": len(kept.events),
             **self._common(self._live.current, [kept.problem] if kept.problem else []),
         }
+
+    def reload(self, body: ReloadBody) -> dict[str, Any]:  # noqa: ARG002 - as all calls
+        """Take over the deployed bundle now, also one that was refused before."""
+        if not self._live.follows:
+            raise RequestError(
+                409, "This server answers from the bundle that it was started with: deploy another one where it runs."
+            )
+        return {"changed": self._live.reload(), **self._common(self._live.current, [])}
 
     # Which bundle answers, and who learns of it
 
