@@ -380,6 +380,13 @@ class EvaluationConfig(Settings):
     """Requests answered by the process whose memory is measured."""
     examples: int = Field(default=6, ge=0)
     """Queries, and users, whose answers the report shows side by side."""
+    max_shadow_bad_share: float = Field(default=0.01, gt=0, lt=1)
+    """Where the challenger was a shadow: share of its answers that may fail, or be empty where the live bundle found
+    something."""
+
+
+FloorCase = Literal["popularity", "item_knn", "untouched_encoder", "headrace_dense"]
+"""What `evaluate_model` measures beside the bundles."""
 
 
 class PromotionConfig(Settings):
@@ -398,7 +405,7 @@ class PromotionConfig(Settings):
     """`non_inferior`: loss, relative to the champion, that must be ruled out with 95 % confidence."""
     max_sure_loss: float = Field(default=0.01, ge=0)
     """`non_inferior`: loss, relative to the champion, that must not be sure, so that small steps down do not add up."""
-    floor_cases: tuple[str, ...] = ("popularity", "untouched_encoder")
+    floor_cases: tuple[FloorCase, ...] = ("popularity", "untouched_encoder")
     """Baselines that a first challenger must beat, and that no later one may surely be worse than."""
     max_slice_loss: float = Field(default=0.2, ge=0)
     """Loss, relative to the champion, that no slice may surely exceed."""
