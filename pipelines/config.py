@@ -444,6 +444,13 @@ class ServingConfig(Settings):
     """Items taken from the int8 index and scored exactly."""
     feature_timeout_ms: float = Field(default=200, gt=0)
     """Longest wait for the online features; then the last known ones answer, or popular items."""
+    user_cache_s: float = Field(default=60, ge=0)
+    """Longest time that the features of a user are used without asking the online store again, while no process of
+    this machine has changed them."""
+    shared_user_cache_s: float = Field(default=1, ge=0)
+    """The same where the online store is a Redis, whose other machines this one does not hear of."""
+    cached_users: int = Field(default=10_000, ge=1)
+    """Users whose features each process of the service keeps, the last asked for: some 8 KiB each."""
     exclude_purchased_days: float = Field(default=7, ge=0)
     """Items bought within so many days are left out of recommendations; 0 leaves nothing out."""
     max_query_characters: int = Field(default=1_000, ge=1)
