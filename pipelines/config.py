@@ -477,6 +477,8 @@ class ServingConfig(Settings):
     """Events and items calls that write at a time, in one worker."""
     write_deadline_ms: float = Field(default=5_000, gt=0)
     """Time in which such a call is answered."""
+    prepared_users_mib: float = Field(default=128, ge=0)
+    """Memory for what was made of users since their last event, MiB; one with a ranker's candidates takes 0.1."""
     audit_share: float = Field(default=0.01, ge=0, le=1)
     """Share of the requests whose features are kept for `headrace audit_skew`; 0 keeps none."""
     audit_days: int = Field(default=7, ge=1)

@@ -24,6 +24,7 @@ item_tower.json           `ItemTowerFields` (older bundles have neither)
 receipt.json              what the training run has read
 """
 
+import copy
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -61,6 +62,7 @@ from pipelines.retrieval.dense import INDEX, VECTORS, DenseIndex, ItemVectors
 from pipelines.retrieval.lexical import LexicalIndex
 from pipelines.retrieval.neighbors import NeighborTable, load_tables, save_tables
 from pipelines.retrieval.trends import ItemTrends, no_trends
+from pipelines.retrieval.vector_index import ExactVectorIndex, VectorIndex
 from pipelines.stores.files import file_sha256, replacing_folder
 
 __all__ = [
@@ -331,6 +333,8 @@ class Bundle:
         self.search_ranker = search_ranker
         """Scores candidates; None where the weights of the fusion decide."""
         self.dense_index = dense_index
+        self.vector_index: VectorIndex = ExactVectorIndex(dense_index, item_vectors)
+        """What finds the items nearest to a vector."""
         self.lexical = lexical
         self.metrics = metrics
         self.item_ids: list[str] = items["item_id"].to_pylist()
@@ -386,9 +390,25 @@ class Bundle:
         return (logs / top if top > 0 else logs).astype(np.float32)
 
     @cached_property
+    def by_popularity(self) -> np.ndarray:
+        """Rows of all items, int64 `(n_items,)`, the most popular first, ties in row order."""
+        return np.argsort(-self.popularity_score, kind="stable")
+
+    @cached_property
+    def shown(self) -> np.ndarray | None:
+        """Which items may be shown, bool `(n_items,)`; None for all."""
+        return None if self.available.all() else self.available
+
+    @cached_property
     def display(self) -> list[dict[str, Any]]:
         """What an answer shows of each item."""
         return self.items.select(["item_id", "title", "category", "brand", "price", "currency"]).to_pylist()
+
+    def with_vector_index(self, index: VectorIndex) -> "Bundle":
+        """Return the same bundle with another index over its vectors."""
+        other = copy.copy(self)
+        other.vector_index = index
+        return other
 
     def with_new_items(self, new: NewItems) -> "Bundle":
         """Return the same bundle with items that arrived since it was made; nothing is known of them but what they are.
