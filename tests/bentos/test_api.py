@@ -27,10 +27,15 @@ PSEUDONYMIZER = Pseudonymizer(b"a key for tests, long enough")
 class MemoryFeatures:
     """User features in a dictionary; can be slow or broken."""
 
+    is_shared = False
+
     def __init__(self) -> None:
         self.users: dict[str, User] = {}
         self.broken = False
         self.delay_s = 0.0
+
+    def stamp(self, user_id: str) -> None:
+        return None
 
     def read_user(self, user_id: str) -> User:
         time.sleep(self.delay_s)
