@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from bentos.recommender.current_request import request_id
+from bentos.recommender.current_request import remaining_s, request_id
 from bentos.recommender.event_intake import EventIntake
 from bentos.recommender.finding import Find, Finder, Found, require_items, sound, timed
 from bentos.recommender.live_bundle import LiveBundle, Serving
@@ -256,7 +256,7 @@ class Answers:
         if raw_user_id is None:
             return None, FeatureAnswer(None)
         user_id = self._pseudonymizer.pseudonym(raw_user_id)
-        answer = self._users.read(user_id)
+        answer = self._users.read(user_id, within_s=remaining_s())
         if self._served is not None and answer.features is not None:
             self._served.offer(user_id, answer.features, bundle=self.model_version, now=self._now())
         return user_id, answer

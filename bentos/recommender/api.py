@@ -158,36 +158,38 @@ class Api:
     ) -> dict[str, Any]:
         raw = await self._read_body(call, headers, receive) or (b"" if call.body.model_fields else b"{}")
         timings = bool(scope["query_string"]) and parse_qs(scope["query_string"]).get(b"timings") == [b"1"]
-        if call.lane == "writes":  # a large body takes milliseconds to parse
-            lane, body = self._lanes["writes"], None
-        else:
-            body = _parse(call, scope["path"], raw, timings=timings)
-            lane = self._lanes[call.lane] if self._answers.must_wait(body) else self._inline
         method: Callable[[Body], dict[str, Any]] = getattr(self._answers, call.name)
-
-        def work() -> dict[str, Any]:
-            return method(_parse(call, scope["path"], raw, timings=timings) if body is None else body)
-
-        entered = await lane.enter()
-        if lane is self._inline:
-            try:
-                answer = work()
-            finally:
-                lane.leave(entered)
-        else:
-            answer = await self._in_thread(call.lane, lane, entered, work, began + self._deadline_s[call.lane])
+        deadline = began + self._deadline_s[call.lane]
+        if call.lane == "answers":
+            body = _parse(call, scope["path"], raw, timings=timings)
+            answer = await self._answer_at_once(method, body)
+            if answer is None:
+                answer = await self._in_thread(call.lane, lambda: method(body), deadline)
+        else:  # a large body takes milliseconds to parse, and the disk is waited for
+            answer = await self._in_thread(
+                call.lane, lambda: method(_parse(call, scope["path"], raw, timings=timings)), deadline
+            )
         if answer.get("degraded"):
             metrics.count_degraded(answer.get("degraded_because", []))
         return answer
 
-    async def _in_thread(
-        self, name: LaneName, lane: Lane, entered: float, work: Callable[[], dict[str, Any]], deadline: float
-    ) -> dict[str, Any]:
+    async def _answer_at_once(self, method: Callable[[Body], dict[str, Any]], body: Body) -> dict[str, Any] | None:
+        """Answer in the event loop; None where something must be waited for."""
+        entered = await self._inline.enter()
+        waits = self._answers.must_wait(body)  # asked when the turn has come: what is known may have changed since
+        try:
+            return None if waits else method(body)
+        finally:
+            self._inline.leave(entered, counts=not waits)
+
+    async def _in_thread(self, name: LaneName, work: Callable[[], dict[str, Any]], deadline: float) -> dict[str, Any]:
         """Run in a thread.
 
         Raises:
             TimeoutError: it is not done at the deadline; its place is taken until it is.
         """
+        lane = self._lanes[name]
+        entered = await lane.enter()
         run = contextvars.copy_context().run
         future = asyncio.get_running_loop().run_in_executor(self._threads[name], run, work)
 
