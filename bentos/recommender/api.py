@@ -13,7 +13,6 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -76,6 +75,7 @@ class Api:
         serving: ServingConfig = answers.serving
         self._answers = answers
         self._callers = callers or Callers()
+        self._openapi = orjson.dumps(describe(serving))
         self._origins = frozenset(origin.encode() for origin in serving.cors_origins)
         limits = {"max_waiting": serving.max_waiting, "max_wait_s": serving.max_wait_ms / 1e3}
         self._inline = Lane("inline", slots=1, **limits)
@@ -293,7 +293,7 @@ class Api:
         if method == "OPTIONS":
             return 204, b"", [allow, *(_preflight(methods) if self._for_browsers(headers) else [])]
         if path == _OPENAPI and method in methods:
-            return 200, _openapi(), []
+            return 200, self._openapi, []
         if path == _OVERVIEW and method in methods:
             calls = {f"{call.method} {call.route}": summary(call.name) for call in CALLS}
             return 200, {"service": "headrace", "calls": calls, "described in": _OPENAPI}, []
@@ -343,11 +343,6 @@ def _too_large(limit: int) -> RequestError:
 
 def _retry_after(seconds: int) -> tuple[bytes, bytes]:
     return b"retry-after", str(seconds).encode()
-
-
-@lru_cache(maxsize=1)
-def _openapi() -> bytes:
-    return orjson.dumps(describe())
 
 
 async def _respond(
