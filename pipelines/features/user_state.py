@@ -45,7 +45,7 @@ USER_ROWS = pa.schema(
 """
 
 _DAY_US = 86_400_000_000.0
-_NOTHING = 1e-9
+NOTHING = 1e-9
 """A decayed number of valued purchases below this has no mean any more: 30 half-lives without one."""
 
 
@@ -238,7 +238,7 @@ SELECT
     event_times,
     {sql_lines(f"row.{name} AS {name}" for name in COUNTED_TYPES)},
     {sql_lines(f"row.{name}_decayed AS {name}_decayed" for name in decayed)},
-    CASE WHEN row.valued_28d_decayed > {_NOTHING!r} THEN row.spend_28d_decayed / row.valued_28d_decayed END
+    CASE WHEN row.valued_28d_decayed > {NOTHING!r} THEN row.spend_28d_decayed / row.valued_28d_decayed END
         AS mean_value_28d_decayed,
     CASE WHEN row.n_moments > 1
         THEN (row.newest_us - row.first_us) / {_DAY_US} / (row.n_moments - 1) END AS mean_gap_days,

@@ -15,6 +15,7 @@ from pipelines.config import PreparationConfig
 from pipelines.errors import StoreError
 from pipelines.features.activity import ACTIVITY_FEATURES
 from pipelines.features.history import is_remembered
+from pipelines.features.user_fold import UserRow
 from pipelines.features.user_state import COUNTED_TYPES
 from pipelines.schemas import MAX_HISTORY
 from pipelines.stores.feast_settings import (
@@ -28,7 +29,7 @@ from pipelines.stores.user_changes import Stamp, UserChanges
 if TYPE_CHECKING:
     from pipelines.stores.online_reader import OnlineReader, OnlineRow
     from pipelines.stores.online_writer import OnlineWriter
-    from pipelines.stores.user_fold import UserFold, UserRow
+    from pipelines.stores.user_fold import UserFold
 
 _NEXT = "run `headrace materialize_features` first"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -248,7 +249,6 @@ class OnlineFeatures:
         except (FeastObjectNotFoundException, DecodeError) as error:  # not applied yet, or just being written
             raise missing from error
         fold = UserFold(history_length=self._history_length, preparation=self._preparation)
-        fold.open()
         return _Opened(
             reader=OnlineReader(store, [f"{view.name}:{one.name}" for view in views for one in view.features]),
             writer=OnlineWriter(store, USER_VIEWS),

@@ -1,6 +1,5 @@
-"""Runs the fold of `user_rows_sql` for the service: the transformation of `build_features`, for a few users at once."""
+"""What a push makes of the state of users: the fold of `build_features`, after what ingestion would leave out."""
 
-import threading
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,35 +8,23 @@ import pyarrow as pa
 
 from pipelines.config import PreparationConfig
 from pipelines.features.history import is_remembered
-from pipelines.features.user_state import USER_ROWS, user_rows_sql
-from pipelines.schemas import EVENTS, MAX_HISTORY
-from pipelines.stores.sql import open_duckdb
-
-UserRow = dict[str, Any]
-"""One row of USER_ROWS."""
-_MEMORY_LIMIT_MIB = 256
-_EVENT_COLUMNS = ("event_id", "user_id", "event_type", "item_id", "value", "event_timestamp", "created_timestamp")
-_EVENTS = pa.schema([EVENTS.field(name) for name in _EVENT_COLUMNS])
+from pipelines.features.user_fold import UserRow, user_rows
+from pipelines.features.user_state import USER_ROWS
+from pipelines.schemas import MAX_HISTORY
 
 
 class UserFold:
-    """One DuckDB connection, kept; safe for many threads."""
+    """Adds events to the states of users; safe for many threads."""
 
     def __init__(self, *, history_length: int = MAX_HISTORY, preparation: PreparationConfig | None = None) -> None:
-        """Nothing is opened yet.
+        """Take the settings of the pipeline.
 
         Args:
             history_length: As `build_features` has it.
             preparation: As `ingest_tables` has it: repeats of an event are passed over here as they are there.
         """
-        self._sql = user_rows_sql(history_length=history_length)
+        self._history_length = history_length
         self._preparation = preparation or PreparationConfig()
-        self._lock = threading.Lock()
-        self._connection: Any = None
-
-    def open(self) -> None:
-        """Open DuckDB and run the fold once, so that the first push is as quick as the next."""
-        self._newest([], [])
 
     def add(self, states: Mapping[str, UserRow], events: Iterable[Mapping[str, Any]]) -> list[UserRow]:
         """Return the newest row of each user whom the events change.
@@ -53,19 +40,18 @@ class UserFold:
         for event in events:
             if is_remembered(event):
                 by_user.setdefault(event["user_id"], []).append(event)
-        fresh: list[Mapping[str, Any]] = []
-        folded_into: list[UserRow] = []
-        for user_id, of_user in by_user.items():
-            state = states.get(user_id)
-            unseen = self._unseen(state, of_user)
-            fresh += unseen
-            if state and unseen:
-                folded_into.append(_before(state, min(event["created_timestamp"] for event in unseen)))
-        if not fresh:
-            return []
-        return [_not_older(row, states.get(row["user_id"])) for row in self._newest(folded_into, fresh)]
+        changed = (self._newest(states.get(user_id), of_user) for user_id, of_user in by_user.items())
+        return [row for row in changed if row is not None]
 
     # Inside
+
+    def _newest(self, state: UserRow | None, events: Iterable[Mapping[str, Any]]) -> UserRow | None:
+        """Return the newest row of a user; None where the events change nothing."""
+        unseen = self._unseen(state, events)
+        if not unseen:
+            return None
+        before = state and _before(state, min(event["created_timestamp"] for event in unseen))
+        return _not_older(user_rows(before, unseen, self._history_length)[-1], state)
 
     def _unseen(self, state: UserRow | None, events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Leave out what the history holds, what was sent twice, and repeats that ingestion merges."""
@@ -88,23 +74,6 @@ class UserFold:
             if not repeated:
                 unseen.append(event)
         return unseen
-
-    def _newest(self, states: list[UserRow], events: list[Mapping[str, Any]]) -> list[UserRow]:
-        known = pa.Table.from_pylist(states, schema=USER_ROWS)
-        fresh = pa.Table.from_pylist([{name: event.get(name) for name in _EVENT_COLUMNS} for event in events], _EVENTS)
-        with self._lock:
-            if self._connection is None:
-                self._connection = open_duckdb(memory_limit_mib=_MEMORY_LIMIT_MIB)
-                self._connection.execute("SET threads = 1")
-            self._connection.register("state", known)
-            self._connection.register("events", fresh)
-            rows = self._connection.sql(self._sql).to_arrow_table().to_pylist()
-        newest: dict[str, UserRow] = {}
-        for row in rows:
-            before = newest.get(row["user_id"])
-            if before is None or row["arrived_at_us"] > before["arrived_at_us"]:
-                newest[row["user_id"]] = row
-        return list(newest.values())
 
 
 def blank_row(user_id: str) -> UserRow:
