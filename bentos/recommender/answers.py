@@ -3,16 +3,17 @@
 import logging
 import math
 import random
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from bentos.recommender.current_request import request_id
 from bentos.recommender.event_intake import EventIntake
 from bentos.recommender.finding import Find, Finder, Found, require_items, sound, timed
 from bentos.recommender.live_bundle import LiveBundle, Serving
 from bentos.recommender.requests import (
     AnswerBody,
+    Body,
     EventsBody,
     RecommendBody,
     RequestError,
@@ -98,7 +99,7 @@ class Answers:
             if part is not None:
                 part.close()
 
-    def must_wait(self, body: AnswerBody) -> bool:
+    def must_wait(self, body: Body) -> bool:
         """Whether an answer to this call has to wait for the feature store; the event loop must not, then."""
         raw_user_id = body.user_id if isinstance(body, SearchBody | RecommendBody) else None
         return raw_user_id is not None and self._users.fresh(self._pseudonymizer.pseudonym(raw_user_id)) is None
@@ -272,7 +273,7 @@ class Answers:
     @staticmethod
     def _common(serving: Serving, problems: list[str]) -> dict[str, Any]:
         common: dict[str, Any] = {
-            "request_id": uuid.uuid4().hex,
+            "request_id": request_id(),
             "model_version": serving.bundle.bundle_id,
             "degraded": bool(problems),
         }

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from bentos.recommender.answers import Answers
-from bentos.recommender.api import JSON
 from bentos.recommender.live_bundle import BUNDLE_VARIABLE, LiveBundle
 from bentos.recommender.requests import Body, RecommendBody, RequestError, SearchBody, SimilarBody
 from pipelines.config import ServingConfig, load_config
@@ -153,7 +153,7 @@ class _Stage:
         began = time.perf_counter()
         answer = getattr(self._answers, call)(parsed)
         latency_ms = 1e3 * (time.perf_counter() - began)
-        JSON(answer)
+        orjson.dumps(answer)
         if answer["degraded"]:
             raise BundleError(
                 f"The bundle {self.bundle.bundle_id} cannot answer {words} ({'; '.join(answer['degraded_because'])}). "
