@@ -1,6 +1,6 @@
 """What a push makes of the state of users: the fold of `build_features`, after what ingestion would leave out."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +11,14 @@ from pipelines.features.history import is_remembered
 from pipelines.features.user_fold import UserRow, user_rows
 from pipelines.features.user_state import USER_ROWS
 from pipelines.schemas import MAX_HISTORY
+
+Pushed = Callable[[str], bool | None]
+_MOST_OVERTAKEN = timedelta(minutes=1)
+"""Calls overtake each other by less: an event that arrived so long before the newest one was added in its time."""
+
+
+def _nobody_knows(_event_id: str) -> None:
+    return None
 
 
 class UserFold:
@@ -26,49 +34,60 @@ class UserFold:
         self._history_length = history_length
         self._preparation = preparation or PreparationConfig()
 
-    def add(self, states: Mapping[str, UserRow], events: Iterable[Mapping[str, Any]]) -> list[UserRow]:
+    def add(
+        self, states: Mapping[str, UserRow], events: Iterable[Mapping[str, Any]], *, pushed: Pushed = _nobody_knows
+    ) -> list[UserRow]:
         """Return the newest row of each user whom the events change.
 
-        An event that is in the history already (same item, type and second) changes nothing. One that arrived before
-        the newest of the state but is not in it (two calls overtook each other) is added all the same.
+        An event that the state has already changes nothing. One that arrived before the newest of the state but is
+        not in it (two calls overtook each other) is added all the same.
 
         Args:
             states: User id -> the user's newest row; a stranger has none.
             events: Events of the contract, of any users.
+            pushed: Whether an event of this id was added before; None: nobody knows.
         """
         by_user: dict[str, list[Mapping[str, Any]]] = {}
         for event in events:
             if is_remembered(event):
                 by_user.setdefault(event["user_id"], []).append(event)
-        changed = (self._newest(states.get(user_id), of_user) for user_id, of_user in by_user.items())
+        changed = (self._newest(states.get(user_id), of_user, pushed) for user_id, of_user in by_user.items())
         return [row for row in changed if row is not None]
 
     # Inside
 
-    def _newest(self, state: UserRow | None, events: Iterable[Mapping[str, Any]]) -> UserRow | None:
+    def _newest(self, state: UserRow | None, events: Iterable[Mapping[str, Any]], pushed: Pushed) -> UserRow | None:
         """Return the newest row of a user; None where the events change nothing."""
-        unseen = self._unseen(state, events)
+        unseen = self._unseen(state, events, pushed)
         if not unseen:
             return None
         before = state and _before(state, min(event["created_timestamp"] for event in unseen))
         return _not_older(user_rows(before, unseen, self._history_length)[-1], state)
 
-    def _unseen(self, state: UserRow | None, events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Leave out what the history holds, what was sent twice, and repeats that ingestion merges."""
+    def _unseen(
+        self, state: UserRow | None, events: Iterable[Mapping[str, Any]], pushed: Pushed
+    ) -> list[Mapping[str, Any]]:
+        """Leave out what the state has, what was sent twice, and repeats that ingestion merges."""
         known = set(zip(state["item_ids"], state["event_types"], state["event_times"], strict=True)) if state else set()
+        is_full = state is not None and len(state["event_times"]) >= self._history_length
+        oldest_s = state["event_times"][0] if state is not None and is_full else None
         last_told: dict[tuple[str, str], list[float]] = {}
         for item_id, kind, time_s in known:
             last_told.setdefault((item_id, kind), []).append(time_s)
         ids: set[str] = set()
         unseen = []
         for event in sorted(events, key=lambda event: (event["event_timestamp"], event["event_id"])):
+            if event["event_id"] in ids:
+                continue
             happened_s = event["event_timestamp"].timestamp()
             what = (event["item_id"], event["event_type"])
-            if event["event_id"] in ids or (*what, int(happened_s)) in known:
+            gap = self._preparation.repeat_gap_s if what[1] in self._preparation.repeat_types else 0
+            is_in = (*what, int(happened_s)) in known
+            has_left = oldest_s is not None and int(happened_s) <= oldest_s and not is_in
+            if (is_in and gap) or ((is_in or has_left) and state is not None and _was_added(event, state, pushed)):
                 continue
             ids.add(event["event_id"])
             told = last_told.setdefault(what, [])
-            gap = self._preparation.repeat_gap_s if what[1] in self._preparation.repeat_types else 0
             repeated = bool(gap) and any(abs(happened_s - before_s) <= gap for before_s in told)
             told.append(happened_s)  # a repeat of a repeat is one as well
             if not repeated:
@@ -88,6 +107,14 @@ def blank_row(user_id: str) -> UserRow:
         else:
             row[column.name] = None if column.nullable else 0
     return {**row, "user_id": user_id, "moment_id": f"{user_id}:0"}
+
+
+def _was_added(event: Mapping[str, Any], state: UserRow, pushed: Pushed) -> bool:
+    """Whether an event that looks like one of the state, or that its history has no place for, is in the state."""
+    known = pushed(event["event_id"])
+    if known is None:
+        return bool(event["created_timestamp"] <= state["created_timestamp"])
+    return known or bool(event["created_timestamp"] <= state["created_timestamp"] - _MOST_OVERTAKEN)
 
 
 def _before(state: UserRow, arrival: Any) -> UserRow:
