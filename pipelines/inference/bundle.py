@@ -4,7 +4,8 @@ manifest.json             what is in the folder, with the SHA-256 of each file; 
 encoder.onnx              (input_ids, attention_mask) → sentence_embedding; reads items, and queries where it is alone
 encoder_half.onnx         the same in float16, for a service with a GPU; where the settings ask for it
 tokenizer.json
-query_tower/              `model.onnx` and `tokenizer.json` of a smaller tower that reads queries; where one was chosen
+query_tower/              a smaller tower that reads queries, where one was chosen: `model.onnx`, `tokenizer.json`, and
+                          `table_tokenizer.json` where its table of tokens has a vocabulary of its own
 user_tower.onnx           (item_vectors, event_types, gap_buckets, mask, activity) → user_embedding, attention
 item_vectors.npy          int8 (n_items, dim), mapped into memory; with its
 item_scales.npy           float32 (n_items,)
@@ -56,7 +57,7 @@ from pipelines.inference.preprocessing import (
 from pipelines.inference.ranker import Ranker
 from pipelines.inference.ranker_features import SEARCH_FEATURES, ranker_features
 from pipelines.inference.sessions import Device, gpu_is_listed, open_session, runs_on_gpu
-from pipelines.inference.text_encoder import TextEncoder
+from pipelines.inference.text_encoder import TOWER_FILES, TextEncoder, open_query_tower
 from pipelines.inference.user_tower import UserTower
 from pipelines.retrieval.dense import INDEX, VECTORS, DenseIndex, ItemVectors
 from pipelines.retrieval.lexical import LexicalIndex
@@ -88,7 +89,6 @@ DENSE = "dense"
 MANIFEST = "manifest.json"
 HALF_ENCODER = "encoder_half.onnx"
 QUERY_TOWER = "query_tower"
-QUERY_TOWER_FILES = ("model.onnx", "tokenizer.json")
 ITEM_COLUMNS = pa.schema(
     [
         pa.field("item_id", pa.string(), nullable=False),
@@ -134,6 +134,11 @@ class Manifest(Frozen):
         """Size of all files, MiB."""
         return sum(entry.bytes for entry in self.files.values()) / 2**20
 
+    @property
+    def has_query_tower(self) -> bool:
+        """Whether a smaller tower reads queries."""
+        return any(name.startswith(f"{QUERY_TOWER}/") for name in self.files)
+
 
 @dataclass(frozen=True)
 class BundleParts:
@@ -166,7 +171,7 @@ class BundleParts:
     half_encoder: Path | None = None
     """ONNX file of the encoder in float16."""
     query_tower: Path | None = None
-    """Folder with `model.onnx` and `tokenizer.json` of what reads queries; None: the encoder."""
+    """Folder of what reads queries, with the `TOWER_FILES` that it has; None: the encoder."""
     texts: Sequence[str] | None = None
     """Texts that lexical search looks into, in the order of the vectors; None: title, category and brand."""
     more_files: Mapping[str, Path] = field(default_factory=dict)
@@ -197,8 +202,9 @@ def write_bundle(
             shutil.copyfile(parts.half_encoder, target / HALF_ENCODER)
         if parts.query_tower is not None:
             (target / QUERY_TOWER).mkdir()
-            for name in QUERY_TOWER_FILES:
-                shutil.copyfile(parts.query_tower / name, target / QUERY_TOWER / name)
+            for name in TOWER_FILES:
+                if (parts.query_tower / name).is_file():
+                    shutil.copyfile(parts.query_tower / name, target / QUERY_TOWER / name)
         ItemVectors.quantized(parts.item_vectors).save(target)
         pq.write_table(items, target / "items.parquet")
         save_tables(target / "neighbors", parts.neighbors)
@@ -526,10 +532,7 @@ def _open_encoder(folder: Path, max_tokens: int, device: Device) -> TextEncoder:
 
 
 def _open_query_tower(folder: Path, max_tokens: int, device: Device) -> TextEncoder | None:
-    if not folder.is_dir():
-        return None
-    model, tokenizer = (folder / name for name in QUERY_TOWER_FILES)
-    return TextEncoder(open_session(model, device), tokenizer, max_tokens)
+    return open_query_tower(folder, max_tokens, device) if folder.is_dir() else None
 
 
 def _open_ranker(folder: Path, name: str, settings: RankerSettings | None, device: Device) -> Ranker | None:
