@@ -24,12 +24,14 @@ item_tower.json           `ItemTowerFields` (older bundles have neither)
 receipt.json              what the training run has read
 """
 
+import copy
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,6 +63,7 @@ from pipelines.retrieval.dense import INDEX, VECTORS, DenseIndex, ItemVectors
 from pipelines.retrieval.lexical import LexicalIndex
 from pipelines.retrieval.neighbors import NeighborTable, load_tables, save_tables
 from pipelines.retrieval.trends import ItemTrends, no_trends
+from pipelines.retrieval.vector_index import ExactVectorIndex, VectorIndex
 from pipelines.stores.files import file_sha256, replacing_folder
 
 __all__ = [
@@ -331,6 +334,8 @@ class Bundle:
         self.search_ranker = search_ranker
         """Scores candidates; None where the weights of the fusion decide."""
         self.dense_index = dense_index
+        self.vector_index: VectorIndex = ExactVectorIndex(dense_index, item_vectors)
+        """What finds the items nearest to a vector."""
         self.lexical = lexical
         self.metrics = metrics
         self.item_ids: list[str] = items["item_id"].to_pylist()
@@ -386,9 +391,25 @@ class Bundle:
         return (logs / top if top > 0 else logs).astype(np.float32)
 
     @cached_property
+    def by_popularity(self) -> np.ndarray:
+        """Rows of all items, int64 `(n_items,)`, the most popular first, ties in row order."""
+        return np.argsort(-self.popularity_score, kind="stable")
+
+    @cached_property
+    def shown(self) -> np.ndarray | None:
+        """Which items may be shown, bool `(n_items,)`; None for all."""
+        return None if self.available.all() else self.available
+
+    @cached_property
     def display(self) -> list[dict[str, Any]]:
         """What an answer shows of each item."""
         return self.items.select(["item_id", "title", "category", "brand", "price", "currency"]).to_pylist()
+
+    def with_vector_index(self, index: VectorIndex) -> "Bundle":
+        """Return the same bundle with another index over its vectors."""
+        other = copy.copy(self)
+        other.vector_index = index
+        return other
 
     def with_new_items(self, new: NewItems) -> "Bundle":
         """Return the same bundle with items that arrived since it was made; nothing is known of them but what they are.
@@ -403,7 +424,7 @@ class Bundle:
 
     def rows_of(self, item_ids: Sequence[str]) -> np.ndarray:
         """Return int64 `(n,)` row numbers, −1 for unknown items."""
-        return np.fromiter((self._rows.get(item_id, -1) for item_id in item_ids), np.int64, len(item_ids))
+        return np.fromiter(map(self._rows.get, item_ids, repeat(-1)), np.int64, len(item_ids))
 
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
         """Embed queries, float32 `(n, dim)`, each row L2 norm 1."""
@@ -434,6 +455,13 @@ class Bundle:
         attention[known] = weights[0, : len(known)]
         return embedding[0], attention
 
+    def user_vector(self, features: UserFeatures, rows: np.ndarray, now_s: float) -> np.ndarray | None:
+        """Return the vector of `user_embedding` alone; `rows` are those of the history, as `rows_of` gives them."""
+        if not (rows >= 0).any():
+            return None
+        batch = behavior_batch([(rows, features.event_types, features.event_times)], [now_s], self.preprocessing)
+        return self._user_tower.vectors(batch, self._activity([features]))[0]
+
     def user_embeddings(
         self, features: Sequence[UserFeatures], now_s: Sequence[float] | np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -454,7 +482,7 @@ class Bundle:
                 [float(now_s[i]) for i in part],
                 self.preprocessing,
             )
-            embeddings[part] = self._user_tower.embed(batch, self._activity([features[i] for i in part]))[0]
+            embeddings[part] = self._user_tower.vectors(batch, self._activity([features[i] for i in part]))
         return embeddings, has_history
 
     def _activity(self, features: Sequence[UserFeatures]) -> np.ndarray:

@@ -47,6 +47,7 @@ class User:
     event_types: list[str] = field(default_factory=list)
     event_times: list[int] = field(default_factory=list)
     activity: dict[str, float | None] = field(default_factory=dict)
+    counts_until_us: int | None = None
 
 
 def bought(*item_ids: str, at: int = 0) -> User:
