@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.benchmarks.process_accounts import workers
 from pipelines.places import Places
 from pipelines.pseudonyms import Pseudonymizer
 from pipelines.stores.event_log import EventLog
@@ -51,7 +52,7 @@ class Home:
         write_pointer(self.places.current_bundle, pointer)
 
     @contextmanager
-    def serving(self, end_with: int = signal.SIGTERM, workers: int = 1, **settings: float) -> Iterator[Client]:
+    def serving(self, end_with: int = signal.SIGTERM, n_workers: int = 1, **settings: float) -> Iterator[Client]:
         config = self.places.home / "config.yaml"
         config.write_text(json.dumps({"serving": {"feature_timeout_ms": 10_000, "deadline_ms": 20_000, **settings}}))
         port = free_port()
@@ -65,7 +66,7 @@ class Home:
             "HEADRACE_CONFIG": str(config),
             "BENTOML_CONFIG_OPTIONS": "",
             "BENTOML_HOME": str(self.places.bentoml),
-            "BENTOML_CONFIG_OVERRIDES": json.dumps({"services": {"headrace": {"workers": workers}}}),
+            "BENTOML_CONFIG_OVERRIDES": json.dumps({"services": {"headrace": {"workers": n_workers}}}),
             "OMP_NUM_THREADS": "1",
             "PYTHONWARNINGS": "ignore",
             "PYTHONPATH": str(Path(__file__).parents[2]),
@@ -109,13 +110,20 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> float:
     return time.monotonic() - began
 
 
+def wait_until_equal(found: Callable[[], object], expected: object, seconds: float = 30) -> None:
+    until = time.monotonic() + seconds
+    while (now := found()) != expected and time.monotonic() < until:
+        time.sleep(0.05)
+    assert now == expected
+
+
 @pytest.fixture
 def home(tmp_path) -> Home:
     return Home(tmp_path)
 
 
 def test_an_event_changes_the_next_answer_in_every_worker(home):
-    with home.serving(workers=2) as client:
+    with home.serving(n_workers=2) as client:
         for user in ("ann", "stranger"):
             for item in ITEMS:
                 send(client, viewed(user, item, "purchase"))
@@ -163,7 +171,8 @@ def test_after_kill_9_no_acknowledged_event_is_lost_and_the_online_histories_hav
         # Events whose process died between the log and the store: in the log, and nowhere else.
         lost = [event(PSEUDONYM(f"lost-{number}"), "a", datetime.now(UTC), kind="cart") for number in range(3)]
         EventLog(home.places.event_log).append([{**one, "created_timestamp": None} for one in lost])
-        os.kill(next(iter(home_process(home))), signal.SIGKILL)
+        for process in workers(os.getpid()):
+            os.kill(process, signal.SIGKILL)
         for shopper in shoppers:
             shopper.join()
     logged: dict[str, int] = {}
@@ -174,8 +183,8 @@ def test_after_kill_9_no_acknowledged_event_is_lost_and_the_online_histories_hav
 
     with home.serving() as client:
         wait_until(lambda: all(home.known(f"lost-{number}").item_ids == ["a"] for number in range(3)))
-        for user in acknowledged:
-            wait_until(lambda user=user: home.known(user).activity["carts"] == float(logged[PSEUDONYM(user)]))
+        counts = {user: logged[PSEUDONYM(user)] for user in acknowledged}
+        wait_until_equal(lambda: {user: home.known(user).activity["carts"] for user in counts}, counts)
         assert recommended(client, "lost-1")["personalized"]
     assert "events that the online store lacks: they are pushed" in home.log.read_text()
     before = {user: home.known(user) for user in acknowledged}
@@ -183,19 +192,6 @@ def test_after_kill_9_no_acknowledged_event_is_lost_and_the_online_histories_hav
     with home.serving():
         wait_until((home.places.feast / "pushed_until.json").exists)
     assert {user: home.known(user) for user in acknowledged} == before
-
-
-def home_process(home: Home) -> Iterator[int]:
-    """Yield the workers of the service."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                variables = (entry / "environ").read_bytes()
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if f"HEADRACE_HOME={home.places.home}".encode() in variables and b"worker" in command:
-                yield int(entry.name)
 
 
 @needs_redis
