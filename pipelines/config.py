@@ -255,7 +255,7 @@ class TrainingConfig(Settings):
 class DistillationConfig(Settings):
     """How a small query tower learns from the full model."""
 
-    texts: int = Field(default=30_000, ge=1)
+    texts: int = Field(default=60_000, ge=1)
     """In-domain texts learned from at most: queries that people typed first, then queries made from the catalogue and
     titles, as many of each."""
     items_per_text: int = Field(default=16, ge=1)
@@ -268,13 +268,13 @@ class DistillationConfig(Settings):
     """Weight of the ranking loss beside the embedding loss."""
     warmup_share: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises."""
-    steps: int = Field(default=900, ge=0)
+    steps: int = Field(default=1_800, ge=0)
     """Steps of a tower of transformer layers."""
     batch: int = Field(default=64, ge=2)
     """Texts in one of them."""
     learning_rate: float = Field(default=5e-4, gt=0)
     """Peak learning rate of a tower of transformer layers."""
-    static_steps: int = Field(default=600, ge=0)
+    static_steps: int = Field(default=1_200, ge=0)
     """Steps of a static tower, each of which takes a fraction of the time."""
     static_batch: int = Field(default=256, ge=2)
     """Texts in one of them."""

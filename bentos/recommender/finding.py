@@ -84,6 +84,7 @@ class Finder:
                 query_vector=vector,
                 features=user.features,
                 filters=filters_of(body),
+                prepared=serving.prepared(self._settings),
             )
             return Found(serving, _finite(ranking))
         except Exception:
@@ -96,7 +97,8 @@ class Finder:
         require_items(serving, body)
         options: dict[str, Any] = {"k": k, "now_s": now_s, "serving": self._settings, "filters": filters_of(body)}
         try:
-            ranking = recommend(serving.bundle, user.features, seed_items=body.seed_items, **options)
+            prepared = serving.prepared(self._settings)
+            ranking = recommend(serving.bundle, user.features, seed_items=body.seed_items, prepared=prepared, **options)
             return Found(serving, _finite(ranking))
         except Exception:
             _logger.exception("Recommendation falls back to popular items")
