@@ -21,7 +21,7 @@ Places and secrets come from the environment:
   HEADRACE_CONFIG         settings: a YAML file, or `demo`
   HEADRACE_PSEUDONYM_KEY  secret behind the user pseudonyms (default: made once)
   HEADRACE_EVENT_LOG      kafka://host:9092/topic (default: below the home)
-  HEADRACE_API_KEY        key that the service asks for (none: loopback only)
+  HEADRACE_API_KEY        key that may serve and write (or see `headrace keys`; none: loopback only)
 """
 
 STEP_ORDER = (
@@ -185,20 +185,21 @@ def demo(port: int, exit_after: bool, user: str | None, query: str | None) -> No
 @cli.command()
 @_port
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; others need HEADRACE_API_KEY."
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; others need a key (`headrace keys`)."
 )
-def serve(port: int, host: str) -> None:
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that answer.")
+def serve(port: int, host: str, workers: int) -> None:
     """Serve the deployed bundle with BentoML until Ctrl-C.
 
     POST /search, /recommend, /similar, /events; GET /livez, /readyz, /metrics. A bundle that is deployed while it
     runs is taken over without a failed request.
 
     \b
-    Example: headrace serve --port 3100
+    Example: headrace serve --port 3100 --workers 2
     """
     from pipelines.serving_command import serve as run_service
 
-    run_service(host=host, port=port)
+    run_service(host=host, port=port, workers=workers)
 
 
 @cli.command()

@@ -469,6 +469,14 @@ class ServingConfig(Settings):
     """Answers that may wait for a user's features at a time, in one worker; the others need no thread."""
     deadline_ms: float = Field(default=1_000, gt=0)
     """Time in which a search or recommendation is answered, from the arrival of its head on."""
+    log_format: Literal["json", "text"] = "json"
+    """Lines of the service's log: JSON for machines, or text to read."""
+    log_requests: bool = False
+    """Whether every request has a line in the log; the metrics count them anyway."""
+    slow_request_ms: float = Field(default=500, gt=0)
+    """Requests that take longer have a line in the log."""
+    traces: bool = False
+    """Whether calls become OpenTelemetry spans, sent as BentoML's setting `tracing` says."""
     cors_origins: tuple[str, ...] = ()
     """Web pages, such as `https://shop.example`, whose scripts may call the service; `*` means all."""
     requests_per_second: float | None = Field(default=None, gt=0)

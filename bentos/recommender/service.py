@@ -20,10 +20,12 @@ from _bentoml_sdk import Service
 from bentos.recommender.api import Api, ASGIApp
 from bentos.recommender.callers import API_KEY_VARIABLE, Callers
 from bentos.recommender.connections import limit_connections
+from bentos.recommender.logs import write_logs
 from pipelines.errors import HeadraceError, StoreError
 
 if TYPE_CHECKING:
     from bentos.recommender.answers import Answers
+    from bentos.recommender.traces import Traces
     from pipelines.config import ServingConfig
 
 _PARENT_WATCH_INTERVAL_S = 1.0
@@ -63,8 +65,12 @@ class Recommender:
             raise SystemExit(1) from None
 
     def __init__(self) -> None:
+        from pipelines.config import load_config
+
+        write_logs(load_config().serving.log_format)
         self._answers = open_answers()
-        api.open(self._answers, callers=open_callers(self._answers.serving))
+        serving = self._answers.serving
+        api.open(self._answers, callers=open_callers(serving), traces=open_traces(serving))
         # Full collections over the loaded libraries take 80 to 150 ms; what is there now stays anyway.
         gc.collect()
         gc.freeze()
@@ -126,6 +132,15 @@ def open_callers(serving: "ServingConfig") -> Callers:
         requests_per_second=serving.requests_per_second,
         burst_seconds=serving.burst_seconds,
     )
+
+
+def open_traces(serving: "ServingConfig") -> "Traces | None":
+    """Return what makes spans, where the settings want them; otherwise nothing of it is imported."""
+    if not serving.traces:
+        return None
+    from bentos.recommender.traces import bentoml_traces
+
+    return bentoml_traces()
 
 
 def open_answers() -> "Answers":
