@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bentos.recommender import metrics
 from bentos.recommender.live_bundle import Serving
 from bentos.recommender.requests import AnswerBody, RecommendBody, RequestError, SearchBody, SimilarBody
 from bentos.recommender.stopwatch import Stopwatch
@@ -69,6 +70,7 @@ class Finder:
         """Find items for a query; by words alone where the model fails."""
         try:
             vector = serving.queries.get(query)
+            metrics.QUERY_CACHE.labels("miss" if vector is None else "hit").inc()
             if vector is None:
                 vector = serving.bundle.encode_queries([query])[0]
                 serving.queries.put(query, vector)
