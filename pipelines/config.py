@@ -441,7 +441,8 @@ class ServingConfig(Settings):
     """How the service answers. The service reads it at start."""
 
     candidates: int = Field(default=200, ge=10)
-    """Items taken from the int8 index and scored exactly."""
+    """Items that a search scores exactly: half of them by meaning, half by words. A recommendation by the weights of
+    the fusion takes as many from the int8 index."""
     feature_timeout_ms: float = Field(default=200, gt=0)
     """Longest wait for the online features; then the last known ones answer, or popular items."""
     user_cache_s: float = Field(default=60, ge=0)
