@@ -445,6 +445,10 @@ class ServingConfig(Settings):
     the fusion takes as many from the int8 index."""
     feature_timeout_ms: float = Field(default=200, gt=0)
     """Longest wait for the online features; then the last known ones answer, or popular items."""
+    push_timeout_ms: float = Field(default=500, gt=0)
+    """Longest wait of accepted events for the online store; then they count for this process, and are pushed later."""
+    catch_up_interval_s: float = Field(default=2, gt=0)
+    """Time between two looks into the event log for events that the online store lacks."""
     user_cache_s: float = Field(default=60, ge=0)
     """Longest time that the features of a user are used without asking the online store again, while no process of
     this machine has changed them."""
