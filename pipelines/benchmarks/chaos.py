@@ -152,7 +152,10 @@ def chaos(
         folder = Path(name)
         redis = _redis(folder, stack)
         clock = _clock(folder)
-        environment = {**({ONLINE_STORE_VARIABLE: redis.address} if redis else {}), **(clock.environment if clock else {})}
+        environment = {
+            **({ONLINE_STORE_VARIABLE: redis.address} if redis else {}),
+            **(clock.environment if clock else {}),
+        }
         home = ShopHome(folder, environment={ONLINE_STORE_VARIABLE: redis.address} if redis else {})
         shop = home.prepare(items=_ITEMS, users=_USERS, words=_WORDS, sales=_SALES, seed=_SEED)
         for seed, bundle in enumerate((*_BUNDLES, _BROKEN)):

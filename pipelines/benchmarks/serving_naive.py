@@ -1,4 +1,4 @@
-"""The search that most templates have: the PyTorch encoder, an exact float product, a full sort; one thread, no HTTP."""
+"""The search of most templates: the PyTorch encoder, an exact float product, a full sort; one thread, no HTTP."""
 
 import os
 import time
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from pipelines.inference.bundle import Bundle
 
 
-def naive_rounds(bundle: "Bundle", queries: Iterator[str], *, rounds: int, requests: int) -> list[tuple[np.ndarray, float]]:
+def naive_rounds(
+    bundle: "Bundle", queries: Iterator[str], *, rounds: int, requests: int
+) -> list[tuple[np.ndarray, float]]:
     """Answer new queries in this process.
 
     Returns:
