@@ -14,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.config import ServingConfig
 from pipelines.errors import BundleError, ConfigError, HeadraceError
 from pipelines.inference.bundle import Bundle, load_bundle
 from pipelines.places import Places
+from pipelines.ranking.prepared import Prepared
 from pipelines.stores.new_items_store import pointer_path, read_new_items
 from pipelines.stores.service_status import StatusFile
 from pipelines.stores.serving_pointer import read_pointer
@@ -85,6 +87,13 @@ class Serving:
         """Take a bundle, and the embeddings of queries where the same encoder made them."""
         self.bundle = bundle
         self.queries = queries or QueryCache()
+        self._prepared: Prepared | None = None
+
+    def prepared(self, settings: ServingConfig) -> Prepared:
+        """Return what is remembered of users and of results, which hold for this bundle alone."""
+        if self._prepared is None:
+            self._prepared = Prepared(settings)
+        return self._prepared
 
 
 class LiveBundle:
@@ -112,6 +121,7 @@ class LiveBundle:
         self._refused: tuple[str, str] | None = None
         self._beside = beside
         self._status = None if self._pointer_file is None else StatusFile(places.services)
+        self._refreshing = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="bundle-watch", daemon=True)
 
@@ -138,7 +148,23 @@ class LiveBundle:
         Returns:
             Whether another bundle answers now, or the same with other items.
         """
-        return self._refresh_bundle() or self._refresh_items()
+        with self._refreshing:
+            return self._refresh_bundle() or self._refresh_items()
+
+    @property
+    def follows(self) -> bool:
+        """Whether the bundle is that of a pointer, and not one that was named at the start."""
+        return self._pointer_file is not None
+
+    def reload(self) -> bool:
+        """As `refresh`, and try again what was refused, although the pointer is the same.
+
+        Returns:
+            Whether another bundle answers now, or the same with other items.
+        """
+        with self._refreshing:
+            self._seen = self._seen_items = None
+        return self.refresh()
 
     def _refresh_bundle(self) -> bool:
         if self._pointer_file is None or (stamp := file_stamp(self._pointer_file)) == self._seen:

@@ -71,11 +71,14 @@ def test_what_must_not_be(given, problem):
 
 
 def test_strangers_swaps_that_did_not_happen_and_silence_are_problems():
-    found = Outcome([], Ledger([]), Counter(), checked_users=9, unknown_users=2, wrong=["first answers"])
-    assert found.problems == [
+    assert Outcome([], Ledger([]), Counter(), wrong=["first answers"]).problems == [
         "first answers",
-        "2 of 9 users whose only event was acknowledged are strangers",
         "no event was acknowledged: there was nothing to lose",
+    ]
+    found = outcome(event(2, "e", once="new-1"), event(13, "f", once="new-2"), found="e f")
+    found.checked_users, found.strangers = 9, {"new-2"}
+    assert found.problems == [
+        "1 of 9 users whose only event was acknowledged are strangers (1 of 'killed')",
     ]
 
 
