@@ -224,8 +224,13 @@ def write_bundle(
 
 def default_texts(items: pa.Table) -> list[str]:
     """Return the text of each item for lexical search: title, category and brand."""
-    columns = (items[name].to_pylist() for name in ("title", "category", "brand"))
-    return [" ".join(part for part in parts if part) for parts in zip(*columns, strict=True)]
+    return [default_text(item) for item in items.select(["title", "category", "brand"]).to_pylist()]
+
+
+def default_text(item: Mapping[str, Any]) -> str:
+    """Return the text of one item for lexical search: title, category and brand."""
+    parts = (item.get(name) for name in ("title", "category", "brand"))
+    return " ".join(part for part in parts if part)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -8,14 +8,13 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.inference.bundle import ITEM_COLUMNS, Bundle, OtherVersionError, default_texts, load_bundle
-from pipelines.inference.new_items import NewItems, embed_items, read_fields
+from pipelines.inference.new_items import NewItems, embed_items, item_text, read_fields
 from pipelines.progress import Progress
 from pipelines.retrieval.lexical import LexicalIndex
 from pipelines.schemas import EmbeddedItems
 from pipelines.stores.files import text_sha256
 from pipelines.stores.new_items_store import find_pointer, remove_new_items, write_new_items
 from pipelines.stores.table_store import TableStore
-from pipelines.training.catalog import item_text
 from pipelines.training.item_images import ItemImages
 
 _BATCH = 256

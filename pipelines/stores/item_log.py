@@ -133,7 +133,10 @@ def require_changes(changes: Sequence[Mapping[str, Any]], _now: datetime) -> Non
             raise DataError(f"{where} has the unknown columns {', '.join(sorted(unknown))}: leave them out.")
         texts = [change.get("item_id")]
         if not change.get(DELETED):
-            texts += [change.get("title"), *(pair for name in (change.get("attributes") or {}).items() for pair in name)]
+            texts += [
+                change.get("title"),
+                *(pair for name in (change.get("attributes") or {}).items() for pair in name),
+            ]
             price = change.get("price")
             if not isinstance(change.get("available"), bool) or not (price is None or math.isfinite(price)):
                 raise DataError(f"{where} needs `available` (true or false) and a finite `price` or none: correct it.")
