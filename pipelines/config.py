@@ -445,6 +445,8 @@ class ServingConfig(Settings):
     """Most items in one answer."""
     max_events: int = Field(default=1_000, ge=1)
     """Most events in one call."""
+    max_items: int = Field(default=1_000, ge=1)
+    """Most items in one call."""
     search_personalization: float = Field(default=0.1, ge=0)
     """Weight of the user's taste in a search, relative to the query."""
     audit_share: float = Field(default=0.01, ge=0, le=1)

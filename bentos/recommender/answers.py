@@ -10,10 +10,13 @@ from typing import Any
 
 from bentos.recommender.event_intake import EventIntake
 from bentos.recommender.finding import Find, Finder, Found, require_items, sound, timed
+from bentos.recommender.item_intake import ItemIntake
 from bentos.recommender.live_bundle import LiveBundle, Serving
 from bentos.recommender.requests import (
     AnswerBody,
+    DeleteItemBody,
     EventsBody,
+    ItemsBody,
     RecommendBody,
     RequestError,
     SearchBody,
@@ -22,7 +25,7 @@ from bentos.recommender.requests import (
 from bentos.recommender.stopwatch import Stopwatch
 from bentos.recommender.trials import Canary, ShadowQuestion, Trials
 from bentos.recommender.user_states import FeatureAnswer, OnlineFeatureStore, PatientFeatures
-from pipelines.config import ServingConfig
+from pipelines.config import ServingConfig, ValidationConfig
 from pipelines.pseudonyms import Pseudonymizer
 from pipelines.stores.event_log import EventLogStore
 from pipelines.stores.served_features import ServedFeaturesLog
@@ -47,6 +50,7 @@ class Answers:
         served: ServedFeaturesLog | None = None,
         requests: ServedRequestsLog | None = None,
         trials: Trials | None = None,
+        validation: ValidationConfig | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Take what was opened.
@@ -55,6 +59,7 @@ class Answers:
             served: Keeps a sample of the features that were used; None keeps none.
             requests: Keeps a sample of the requests; None keeps none.
             trials: The bundles that are tried beside the live one; None tries none.
+            validation: What an item must look like; None means the production defaults.
         """
         self.serving = serving
         self._served = served
@@ -69,6 +74,12 @@ class Answers:
             features=self._features,
             pseudonymizer=pseudonymizer,
             max_events=serving.max_events,
+        )
+        self._item_intake = ItemIntake(
+            log=live.item_log,
+            changed=live.items_changed,
+            max_items=serving.max_items,
+            validation=validation or ValidationConfig(),
         )
         self._now = now
 
@@ -156,6 +167,14 @@ class Answers:
             "accepted": len(kept.events),
             **self._common(self._live.current, [kept.problem] if kept.problem else []),
         }
+
+    def put_items(self, body: ItemsBody) -> dict[str, Any]:
+        """Take items as they are now, new ones and known ones: on disk first, in every answer within a second."""
+        return {"accepted": self._item_intake.put(body), **self._common(self._live.current, [])}
+
+    def delete_item(self, body: DeleteItemBody) -> dict[str, Any]:
+        """Take an item out of every answer within a second; one that is not there is no error."""
+        return {"accepted": self._item_intake.delete(body), **self._common(self._live.current, [])}
 
     # Which bundle answers, and who learns of it
 

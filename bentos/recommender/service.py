@@ -133,6 +133,7 @@ def open_answers() -> "Answers":
             places.served_requests, share=deployment.sample_share, keep_days=deployment.sample_days
         ),
         trials=trials,
+        validation=config.validation,
     )
     try:
         answers.warm_up()

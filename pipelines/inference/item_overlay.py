@@ -34,7 +34,7 @@ class OverlaidBundle(Bundle):
         self.__dict__.update(parts)
 
     @property
-    def items(self) -> pa.Table:  # type: ignore[override]
+    def items(self) -> pa.Table:
         """The columns of `ITEM_COLUMNS`, made of what is shown; not for a request."""
         rows = [{**shown, "available": bool(self.available[row])} for row, shown in enumerate(self._shown_rows())]
         return pa.Table.from_pylist(rows, schema=ITEM_COLUMNS)
@@ -277,8 +277,4 @@ class ItemOverlay:
 def _numbers_of(numbers: np.ndarray, names: Sequence[str | None]) -> dict[str, int]:
     """Return which name each number stands for, the other way round; int64 `(n,)`, 0 for no name."""
     distinct, first = np.unique(numbers, return_index=True)
-    return {
-        names[row]: number  # type: ignore[misc] - only 0 stands for no name
-        for number, row in zip(distinct.tolist(), first.tolist(), strict=True)
-        if number
-    }
+    return {names[row]: number for number, row in zip(distinct.tolist(), first.tolist(), strict=True) if number}

@@ -155,17 +155,17 @@ class OverlaidLexicalIndex(LexicalIndex):
         return self._vocabulary
 
     @property
-    def item_counts(self) -> np.ndarray:  # type: ignore[override]
+    def item_counts(self) -> np.ndarray:
         """Items that have each word, int64; changes of known words do not count before the next bundle."""
         return self._overlay.counts
 
     @property
-    def idf(self) -> np.ndarray:  # type: ignore[override]
+    def idf(self) -> np.ndarray:
         """Rarity of each word, float32."""
         return self._overlay.idf
 
     @property
-    def is_number(self) -> np.ndarray:  # type: ignore[override]
+    def is_number(self) -> np.ndarray:
         """True for the words that are digits, bool."""
         return self._overlay.is_number
 

@@ -14,6 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from pipelines.errors import DataError, StoreError
 from pipelines.schemas import ITEMS
 from pipelines.stores.event_log import EventLog, utc_now
@@ -67,7 +69,7 @@ class ItemLog:
         try:
             written = segments(self._folder)
             return (written[-1].name, (self._folder / written[-1].name).stat().st_size) if written else None
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def behind(
@@ -142,3 +144,7 @@ def require_changes(changes: Sequence[Mapping[str, Any]], _now: datetime) -> Non
                 raise DataError(f"{where} needs `available` (true or false) and a finite `price` or none: correct it.")
         if not all(isinstance(text, str) for text in texts) or not texts[0]:
             raise DataError(f"{where} needs an `item_id`, a `title` and attributes that are text: correct it.")
+    try:
+        orjson.dumps([*map(dict, changes)])
+    except TypeError as error:
+        raise DataError(f"The items do not fit into JSON ({error}): correct them.") from None
