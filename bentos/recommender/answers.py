@@ -3,17 +3,18 @@
 import logging
 import math
 import random
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from bentos.recommender.current_request import request_id
 from bentos.recommender.event_intake import EventIntake
 from bentos.recommender.finding import Find, Finder, Found, require_items, sound, timed
 from bentos.recommender.item_intake import ItemIntake
 from bentos.recommender.live_bundle import LiveBundle, Serving
 from bentos.recommender.requests import (
     AnswerBody,
+    Body,
     DeleteItemBody,
     EventsBody,
     ItemsBody,
@@ -24,7 +25,7 @@ from bentos.recommender.requests import (
 )
 from bentos.recommender.stopwatch import Stopwatch
 from bentos.recommender.trials import Canary, ShadowQuestion, Trials
-from bentos.recommender.user_states import FeatureAnswer, OnlineFeatureStore, PatientFeatures
+from bentos.recommender.user_states import FeatureAnswer, OnlineFeatureStore, UserStates
 from pipelines.config import ServingConfig, ValidationConfig
 from pipelines.pseudonyms import Pseudonymizer
 from pipelines.stores.event_log import EventLogStore
@@ -66,12 +67,12 @@ class Answers:
         self._requests = requests
         self._trials = trials
         self._live = live
-        self._features = PatientFeatures(features, serving.feature_timeout_ms)
+        self._users = UserStates(features, serving, clock=lambda: now().timestamp())
         self._pseudonymizer = pseudonymizer
         self._finder = Finder(serving)
         self._intake = EventIntake(
             event_log=event_log,
-            features=self._features,
+            users=self._users,
             pseudonymizer=pseudonymizer,
             max_events=serving.max_events,
         )
@@ -95,7 +96,7 @@ class Answers:
             StoreError: the feature store does not answer; everything else is warm then.
         """
         self._warm_up_bundle()
-        self._features.warm_up()
+        self._users.warm_up()
 
     def _warm_up_bundle(self) -> None:
         """Ask the bundle; apart, because a library that keeps the frames above its import would keep the bundle."""
@@ -104,10 +105,15 @@ class Answers:
     def close(self) -> None:
         """Stop the background work."""
         self._live.close()
-        self._features.close()
+        self._users.close()
         for part in (self._trials, self._served, self._requests):
             if part is not None:
                 part.close()
+
+    def must_wait(self, body: Body) -> bool:
+        """Whether an answer to this call has to wait for the feature store; the event loop must not, then."""
+        raw_user_id = body.user_id if isinstance(body, SearchBody | RecommendBody) else None
+        return raw_user_id is not None and self._users.fresh(self._pseudonymizer.pseudonym(raw_user_id)) is None
 
     def search(self, body: SearchBody) -> dict[str, Any]:
         """Items for a query, best first."""
@@ -260,7 +266,7 @@ class Answers:
         if raw_user_id is None:
             return None, FeatureAnswer(None)
         user_id = self._pseudonymizer.pseudonym(raw_user_id)
-        answer = self._features.read(user_id)
+        answer = self._users.read(user_id)
         if self._served is not None and answer.features is not None:
             self._served.offer(user_id, answer.features, bundle=self.model_version, now=self._now())
         return user_id, answer
@@ -286,7 +292,7 @@ class Answers:
     @staticmethod
     def _common(serving: Serving, problems: list[str]) -> dict[str, Any]:
         common: dict[str, Any] = {
-            "request_id": uuid.uuid4().hex,
+            "request_id": request_id(),
             "model_version": serving.bundle.bundle_id,
             "degraded": bool(problems),
         }

@@ -23,6 +23,7 @@ from pipelines.stores.item_log import ItemLog
 from pipelines.stores.new_items_store import find_pointer, pointer_path, read_new_items
 from pipelines.stores.service_status import StatusFile
 from pipelines.stores.serving_pointer import read_pointer
+from pipelines.stores.vector_index_files import indexed
 
 BUNDLE_VARIABLE = "HEADRACE_BUNDLE"
 PACKED = Path(__file__).resolve().parents[2] / "bundle"
@@ -373,7 +374,7 @@ def _open(folder: Path) -> Bundle:
     Raises:
         BundleError: see `load_bundle`.
     """
-    return _warmed(load_bundle(folder))
+    return _warmed(indexed(load_bundle(folder)))
 
 
 def _warmed(bundle: Bundle) -> Bundle:

@@ -18,7 +18,7 @@ from pipelines.inference.new_items import ItemTower, cached_names, item_text, op
 from pipelines.inference.user_tower import UserTower
 from pipelines.retrieval.lexical_overlay import LexicalOverlay, OverlaidLexicalIndex
 from pipelines.retrieval.neighbors import NeighborTable
-from pipelines.retrieval.overlaid import NO_SLOT, GrownTrends, PatchedDenseIndex, PatchedVectors
+from pipelines.retrieval.overlaid import NO_SLOT, GrownTrends, PatchedDenseIndex, PatchedVectorIndex, PatchedVectors
 
 State = Mapping[str, Any]
 """An item as it is now: the columns of the ITEMS schema (`updated_at` does not count), or `item_id` and `deleted`."""
@@ -86,7 +86,7 @@ class ItemOverlay:
         self._padded: tuple[np.ndarray, np.ndarray] | None = None
         self._lexical = LexicalOverlay(bundle.lexical)
         self._vectors = bundle.item_vectors
-        self._index = bundle.dense_index
+        self._index, self._nearest = bundle.dense_index, bundle.vector_index
         self._columns = {
             "available": bundle.available,
             "prices": bundle.prices,
@@ -97,6 +97,7 @@ class ItemOverlay:
             "fact_brands": facts.brands,
             "popularity": bundle.popularity,
             "popularity_score": bundle.popularity_score,
+            "by_popularity": bundle.by_popularity,
             "first_day": bundle.trends.first_day,
             "slots": np.full(bundle.n_items, NO_SLOT, np.int32),
         }
@@ -182,7 +183,9 @@ class ItemOverlay:
                 "trends": GrownTrends.of(self._trends, columns["first_day"], self._padded_features),
                 "popularity": columns["popularity"],
                 "popularity_score": columns["popularity_score"],
+                "by_popularity": columns["by_popularity"],
                 "dense_index": PatchedDenseIndex(self._index, n, changed, beside),
+                "vector_index": PatchedVectorIndex(self._nearest, self._n_indexed, columns["slots"], changed, beside),
                 "lexical": OverlaidLexicalIndex(self._lexical, columns["slots"], changed),
                 "item_ids": self._item_ids,
                 "titles": self._titles,
@@ -202,6 +205,7 @@ class ItemOverlay:
     def _append(self, item_id: str) -> int:
         row = self._n
         self._make_room(row + 1)
+        self._columns["by_popularity"][row] = row  # nobody has bought it, and those before it come first
         self._item_ids.append(item_id)
         self._titles.append("")
         self._display.append({})

@@ -11,8 +11,11 @@ import numpy as np
 
 from pipelines.retrieval.dense import DenseIndex, ItemVectors
 from pipelines.retrieval.trends import DayTrends, ItemTrends
+from pipelines.retrieval.vector_index import VectorIndex
 
 NO_SLOT = -1
+_MORE = 16
+"""Items asked for beyond those wanted, because some of them may have changed."""
 
 
 class PatchedRows:
@@ -68,6 +71,15 @@ class PatchedVectors(ItemVectors):
         """Return rows by number, slice or array of any shape: float32 `(*shape, dim)`."""
         return self._rows[rows]
 
+    def products(self, rows: np.ndarray, vector: np.ndarray) -> np.ndarray:
+        """Return the products of the rows asked for, int64 `(c,)`, with float32 `(dim,)`: float32 `(c,)`."""
+        products = self._base.products(np.minimum(rows, len(self._base) - 1), vector)
+        slots = self._slots[rows]
+        patched = slots >= 0
+        if patched.any():
+            products[patched] = self._vectors[slots[patched]] @ vector
+        return products
+
     def grown(self, vectors: np.ndarray) -> ItemVectors:
         """Return these vectors and others, float `(k, dim)`, behind them, all in int8."""
         return ItemVectors.quantized(np.concatenate([np.asarray(self), vectors]))
@@ -97,6 +109,46 @@ class PatchedDenseIndex(DenseIndex):
             scores[: len(own)] = own
         scores[self._patched] = self._vectors @ vector
         return scores
+
+
+class PatchedVectorIndex:
+    """An index with some vectors in place of its own and behind them, which are all scored."""
+
+    def __init__(
+        self, index: VectorIndex, n_indexed: int, slots: np.ndarray, rows: np.ndarray, vectors: np.ndarray
+    ) -> None:
+        """Take slots, int32 `(n_items,)`, and by slot the rows, int64 `(k,)`, and vectors, float32 `(k, dim)`."""
+        self._index = index
+        self._n_indexed = n_indexed
+        self._slots = slots
+        self._patched = rows
+        self._vectors = vectors
+
+    def nearest(self, vector: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """See `VectorIndex.nearest`."""
+        rows, scores = self._unchanged(vector, k, None if allowed is None else allowed[: self._n_indexed])
+        products = self._vectors @ vector
+        patched = self._patched
+        if allowed is not None:
+            kept = allowed[patched]
+            patched, products = patched[kept], products[kept]
+        if len(products) > k:
+            kept = np.argpartition(-products, k)[: k + 1]
+            kept = np.flatnonzero(products >= products[kept].min())
+            patched, products = patched[kept], products[kept]
+        rows, scores = np.append(rows, patched), np.append(scores, products)
+        best = np.lexsort((rows, -scores))[:k]
+        return rows[best], scores[best]
+
+    def _unchanged(self, vector: np.ndarray, k: int, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the best of what did not change; what did is in the index as it was before."""
+        wanted = k + _MORE
+        while True:
+            rows, scores = self._index.nearest(vector, wanted, allowed)
+            kept = self._slots[rows] < 0
+            if np.count_nonzero(kept) >= k or len(rows) < wanted:
+                return rows[kept], scores[kept]
+            wanted *= 2
 
 
 class GrownTrends(ItemTrends):
