@@ -297,14 +297,10 @@ async def _respond(
     send: Send, status: int, content: dict[str, Any] | bytes, extra: Sequence[tuple[bytes, bytes]]
 ) -> None:
     raw = content if isinstance(content, bytes) else orjson.dumps(content)
-    headers = (
-        [*extra]
-        if status == 204
-        else [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(raw)).encode()),
-            *extra,
-        ]
-    )
+    headers = [*extra] if status == 204 else [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(raw)).encode()),
+        *extra,
+    ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": raw})

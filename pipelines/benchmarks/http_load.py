@@ -59,9 +59,7 @@ NextRequest = Callable[[int], bytes | None]
 Answered = Callable[[Answer], None]
 
 
-def http_request(
-    call: str, body: Any = None, *, method: str = "POST", headers: Mapping[str, str] | None = None
-) -> bytes:
+def http_request(call: str, body: Any = None, *, method: str = "POST", headers: Mapping[str, str] | None = None) -> bytes:
     """Return a whole HTTP/1.1 request with a JSON body (`bytes` are sent as they are)."""
     content = b"" if body is None else body if isinstance(body, bytes) else orjson.dumps(body)
     lines = [f"{method} /{call} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json"]
@@ -251,7 +249,9 @@ class _Driver:
     def _fail(self, connection: _Connection, problem: str) -> None:
         self._drop(connection)
         self._answered(
-            Answer(connection.index, 0, b"", b"", connection.due_s, connection.sent_s, time.perf_counter(), problem)
+            Answer(
+                connection.index, 0, b"", b"", connection.due_s, connection.sent_s, time.perf_counter(), problem
+            )
         )
 
     def _drop(self, connection: _Connection) -> None:

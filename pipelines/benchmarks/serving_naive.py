@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from pipelines.inference.bundle import Bundle
 
 
-def naive_rounds(
-    bundle: "Bundle", queries: Iterator[str], *, rounds: int, requests: int
-) -> list[tuple[np.ndarray, float]]:
+def naive_rounds(bundle: "Bundle", queries: Iterator[str], *, rounds: int, requests: int) -> list[tuple[np.ndarray, float]]:
     """Answer new queries in this process.
 
     Returns:
