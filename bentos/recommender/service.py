@@ -33,7 +33,7 @@ api = Api()
 class FrontedService(Service):  # type: ignore[misc]
     """A BentoML service with our application in front: its middlewares cost each request 2 to 3 ms of CPU."""
 
-    def to_asgi(self, is_main: bool = True) -> ASGIApp:
+    def to_asgi(self, is_main: bool = True) -> ASGIApp:  # noqa: FBT001, FBT002 - BentoML's signature
         """Return the application that a worker runs; BentoML asks for it once per process, before it listens."""
         limit_connections()
         api.behind = super().to_asgi(is_main=is_main)
