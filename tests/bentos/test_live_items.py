@@ -36,8 +36,13 @@ from tests.toys.toy_bundle import User, new_items_table, one_hot, write_toy_bund
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
-class NobodyKnown:
-    """A feature store that knows one user, who bought oat milk."""
+class OatMilkDrinkers:
+    """A feature store in which everybody has looked at oat milk."""
+
+    is_shared = False
+
+    def stamp(self, user_id: str) -> None:
+        return None
 
     def read_user(self, user_id: str) -> User:
         return User(["e"], ["view"], [int(NOW.timestamp()) - 60])
@@ -53,7 +58,7 @@ class Worker:
         self.live = LiveBundle(places, {})
         self.answers = Answers(
             live=self.live,
-            features=NobodyKnown(),
+            features=OatMilkDrinkers(),
             event_log=EventLog(places.event_log),
             pseudonymizer=Pseudonymizer(b"a key for tests, long enough"),
             serving=ServingConfig(exclude_purchased_days=0, **serving),

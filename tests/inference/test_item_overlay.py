@@ -58,7 +58,7 @@ def test_a_word_that_no_item_had_is_found_and_forgotten_again(bundle):
     assert bundle.lexical.scores("quinces").max() == 0
     now = overlay.bundle()
     assert np.flatnonzero(now.lexical.scores("quinces")).tolist() == [6]
-    assert now.lexical.unknown_share("quince") == 0
+    assert now.lexical.understood("quince").unknown_share == 0
     for number in range(1_000):  # the same item again and again
         overlay.apply(
             [item("g", f"name{'abcdefghij'[number % 10]}{'abcdefghij'[number // 10 % 10]}{chr(97 + number // 100)}x")]
