@@ -48,6 +48,12 @@ class AcceptedItems(Answer):
     accepted: int
 
 
+class Reloaded(Answer):
+    """Which bundle answers now."""
+
+    changed: bool = Field(description="Whether it is another one, or has other items, than before.")
+
+
 class Problem(BaseModel):
     """Why a request was not answered."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from bentos.recommender.current_request import request_id
+from bentos.recommender.current_request import remaining_s, request_id
 from bentos.recommender.event_intake import EventIntake
 from bentos.recommender.finding import Find, Finder, Found, require_items, sound, timed
 from bentos.recommender.item_intake import ItemIntake
@@ -19,6 +19,7 @@ from bentos.recommender.requests import (
     EventsBody,
     ItemsBody,
     RecommendBody,
+    ReloadBody,
     RequestError,
     SearchBody,
     SimilarBody,
@@ -182,6 +183,14 @@ class Answers:
         """Take an item out of every answer within a second; one that is not there is no error."""
         return {"accepted": self._item_intake.delete(body), **self._common(self._live.current, [])}
 
+    def reload(self, body: ReloadBody) -> dict[str, Any]:  # noqa: ARG002 - as all calls
+        """Take over the deployed bundle now, also one that was refused before."""
+        if not self._live.follows:
+            raise RequestError(
+                409, "This server answers from the bundle that it was started with: deploy another one where it runs."
+            )
+        return {"changed": self._live.reload(), **self._common(self._live.current, [])}
+
     # Which bundle answers, and who learns of it
 
     def _answer(
@@ -266,7 +275,7 @@ class Answers:
         if raw_user_id is None:
             return None, FeatureAnswer(None)
         user_id = self._pseudonymizer.pseudonym(raw_user_id)
-        answer = self._users.read(user_id)
+        answer = self._users.read(user_id, within_s=remaining_s())
         if self._served is not None and answer.features is not None:
             self._served.offer(user_id, answer.features, bundle=self.model_version, now=self._now())
         return user_id, answer

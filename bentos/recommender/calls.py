@@ -3,19 +3,20 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from bentos.recommender.answer_schemas import AcceptedEvents, AcceptedItems, Answer, FoundItems
+from bentos.recommender.answer_schemas import AcceptedEvents, AcceptedItems, Answer, FoundItems, Reloaded
 from bentos.recommender.requests import (
     Body,
     DeleteItemBody,
     EventsBody,
     ItemsBody,
     RecommendBody,
+    ReloadBody,
     SearchBody,
     SimilarBody,
 )
+from pipelines.stores.api_keys import KeyScope
 
-Scope = Literal["serve", "write", "admin"]
-LaneName = Literal["answers", "writes"]
+LaneName = Literal["answers", "writes", "admin"]
 _KIB = 2**10
 
 
@@ -32,7 +33,7 @@ class Call:
     path: str = ""
     """Empty for `/NAME`; what follows the `/` of a path that ends with `/{FIELD}` is that field of the body."""
     status: int = 200
-    scope: Scope = "serve"
+    scope: KeyScope = "serve"
     """What a key has to allow."""
     lane: LaneName = "answers"
     """Whose budget it uses; `writes` always run in threads of their own, as they wait for the disk."""
@@ -85,4 +86,5 @@ CALLS = (
         scope="write",
         lane="writes",
     ),
+    Call("reload", ReloadBody, Reloaded, path="/admin/reload", scope="admin", lane="admin", statuses=(409,)),
 )

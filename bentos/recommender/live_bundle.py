@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from bentos.recommender.live_items import LiveItems
+from pipelines.config import ServingConfig
 from pipelines.errors import BundleError, ConfigError, HeadraceError
 from pipelines.inference.bundle import Bundle, load_bundle
 from pipelines.places import Places
+from pipelines.ranking.prepared import Prepared
 from pipelines.stores.item_log import ItemLog
 from pipelines.stores.new_items_store import find_pointer, pointer_path, read_new_items
 from pipelines.stores.service_status import StatusFile
@@ -95,6 +97,7 @@ class Serving:
         self.bundle = bundle
         self.queries = queries or QueryCache()
         self.items = items
+        self._prepared: Prepared | None = None
 
     def followed(self, budget_s: float = _EMBED_BUDGET_S) -> "Iterator[Serving]":
         """Yield what answers in its place, whenever the item log has changed the bundle.
@@ -112,6 +115,12 @@ class Serving:
         for serving in self.followed(budget_s):
             newest = serving
         return newest
+
+    def prepared(self, settings: ServingConfig) -> Prepared:
+        """Return what is remembered of users and of results, which hold for this bundle alone."""
+        if self._prepared is None:
+            self._prepared = Prepared(settings)
+        return self._prepared
 
 
 class LiveBundle:
@@ -142,6 +151,7 @@ class LiveBundle:
         self._refused: tuple[str, str] | None = None
         self._beside = beside
         self._status = None if self._pointer_file is None else StatusFile(places.services)
+        self._refreshing = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="bundle-watch", daemon=True)
         self._items_thread = threading.Thread(target=self._watch_items, name="items-watch", daemon=True)
@@ -189,7 +199,23 @@ class LiveBundle:
         Returns:
             Whether another bundle answers now, or the same with other items.
         """
-        return self._refresh_bundle() or self._refresh_items()
+        with self._refreshing:
+            return self._refresh_bundle() or self._refresh_items()
+
+    @property
+    def follows(self) -> bool:
+        """Whether the bundle is that of a pointer, and not one that was named at the start."""
+        return self._pointer_file is not None
+
+    def reload(self) -> bool:
+        """As `refresh`, and try again what was refused, although the pointer is the same.
+
+        Returns:
+            Whether another bundle answers now, or the same with other items.
+        """
+        with self._refreshing:
+            self._seen = self._seen_items = None
+        return self.refresh()
 
     def _refresh_bundle(self) -> bool:
         if self._pointer_file is None or (stamp := file_stamp(self._pointer_file)) == self._seen:

@@ -116,6 +116,10 @@ class DeleteItemBody(Body):
     item_id: str = Field(min_length=1, max_length=MAX_ID_CHARACTERS)
 
 
+class ReloadBody(Body):
+    """`POST /admin/reload`: nothing is to be said; the body may be empty."""
+
+
 assert set(EventBody.model_fields["event_type"].annotation.__args__) == set(EVENT_TYPES)  # type: ignore[union-attr]  # noqa: S101
 
 

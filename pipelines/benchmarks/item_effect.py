@@ -11,10 +11,12 @@ beside one change of an item a second, then beside one call with many items.
     many items          one call with `_MANY` new items: until the last is found by words, and until all have vectors
 """
 
+import http.client
+import json
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from pipelines.benchmarks.records import BenchmarkRecord, write_records
 from pipelines.benchmarks.service_runs import ServiceRun
 from pipelines.benchmarks.serving import deployed_copy
 from pipelines.benchmarks.serving_bars import Bar, missed, table_with_bars
-from pipelines.benchmarks.serving_traffic import Traffic, ask
+from pipelines.benchmarks.serving_traffic import Traffic
 from pipelines.errors import StoreError
 
 BENCH = "item-effect"
@@ -43,6 +45,8 @@ _MANY = 1_000
 _POLL_S = 0.005
 _GIVE_UP_S = 30.0
 _USERS = 100
+_LOOKED_AT = 10
+"""Places of a search in which an item is looked for."""
 
 
 def bench_item_effect(
@@ -92,7 +96,7 @@ def bench_item_effect(
                     value = float(np.percentile(found, percentile))
                     record(case, f"p{percentile}_ms", value, "ms", seeds=len(found))
             with _requests(traffic, rate) as answers:
-                for metric, value in _many(service.port).items():
+                for metric, value in _many(service.port, bundle.titles).items():
                     record(MANY, metric, value, "ms")
             _record_load(record, MANY, answers)
     click.echo(table_with_bars(records, BARS))
@@ -154,12 +158,12 @@ def _changes(port: int, item_ids: list[str], seconds: float) -> dict[str, list[f
     return effects
 
 
-def _many(port: int) -> dict[str, float]:
+def _many(port: int, titles: Sequence[str]) -> dict[str, float]:
     """Put many items in one call; return what took how long, ms."""
     run = uuid.uuid4().hex[:6]
     items = [
-        {"item_id": f"many-{run}-{number}", "title": f"{_word(10_000 + number)} and {_word(20_000 + number)}"}
-        for number in range(_MANY)
+        {"item_id": f"many-{run}-{number}", "title": f"{_word(number)} {titles[(7_919 * number) % len(titles)]}"}
+        for number in range(10_000, 10_000 + _MANY)
     ]
     began = time.perf_counter()
     _put(port, *items)
@@ -170,6 +174,26 @@ def _many(port: int) -> dict[str, float]:
     return {"call_ms": call_ms, "by_words_ms": by_words_ms, "all_vectors_ms": 1e3 * (time.perf_counter() - began)}
 
 
+def ask(port: int, call: str, body: Any, *, method: str = "POST") -> dict[str, Any]:
+    """Send one request over a connection of its own and return its answer.
+
+    Raises:
+        StoreError: the answer is not 2xx.
+    """
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        content = json.dumps(body).encode() if body is not None else b""
+        connection.request(method, f"/{call}", content, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        raw = response.read()
+    finally:
+        connection.close()
+    if response.status // 100 != 2:
+        raise StoreError(f"/{call} answered {response.status}: {raw[:300].decode(errors='replace')}")
+    answer: dict[str, Any] = json.loads(raw)
+    return answer
+
+
 def _put(port: int, *items: dict[str, Any]) -> None:
     accepted = ask(port, "items", {"items": list(items)}, method="PUT")["accepted"]
     if accepted != len(items):
@@ -177,7 +201,7 @@ def _put(port: int, *items: dict[str, Any]) -> None:
 
 
 def _finds(port: int, word: str, item_id: str) -> bool:
-    return any(item["item_id"] == item_id for item in ask(port, "search", {"query": word, "k": 3})["items"])
+    return any(item["item_id"] == item_id for item in ask(port, "search", {"query": word, "k": _LOOKED_AT})["items"])
 
 
 def _misses(port: int, word: str, item_id: str) -> bool:

@@ -24,9 +24,7 @@ import json
 import os
 import secrets
 import shutil
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -109,7 +107,9 @@ class Figures:
             yield _record(data, self.case, "failures", self.half.failed, "requests")
 
 
-def bench_serving(*, json_file: Path | None = None, durations: Durations | None = None, users: int = USERS) -> list[str]:
+def bench_serving(
+    *, json_file: Path | None = None, durations: Durations | None = None, users: int = USERS
+) -> list[str]:
     """Time the deployed bundle, print a table with the bars and write the records.
 
     Args:
@@ -182,9 +182,7 @@ def bench_serving(*, json_file: Path | None = None, durations: Durations | None 
     return missed(records)
 
 
-def measure_case(
-    case: str, service: ServiceRun, traffic: Traffic, make: Make, durations: Durations
-) -> Figures:
+def measure_case(case: str, service: ServiceRun, traffic: Traffic, make: Make, durations: Durations) -> Figures:
     """Measure one kind of request: one client, capacity, half of it.
 
     Raises:
@@ -257,9 +255,7 @@ def _naive(bundle: "Bundle", traffic: Traffic, durations: Durations) -> list[Fig
     found = naive_rounds(bundle, traffic.new_queries, rounds=durations.rounds, requests=_NAIVE_REQUESTS)
     if not found:
         return []
-    return [
-        Figures(NAIVE, [float(np.median(latencies)) for latencies, _ in found], [cpu for _, cpu in found])
-    ]
+    return [Figures(NAIVE, [float(np.median(latencies)) for latencies, _ in found], [cpu for _, cpu in found])]
 
 
 @contextmanager
@@ -282,7 +278,9 @@ def deployed_copy() -> Iterator[tuple[Places, dict[str, str]]]:
         shutil.copytree(places.feast, copy.feast)
         folder = copy.bundles / pointer.bundle
         shutil.copytree(pointer.folder, folder)
-        write_pointer(copy.current_bundle, pointer.model_copy(update={"folder": folder, "previous": None, "before": ()}))
+        write_pointer(
+            copy.current_bundle, pointer.model_copy(update={"folder": folder, "previous": None, "before": ()})
+        )
         environment = {**os.environ, KEY_VARIABLE: secrets.token_hex(32)}
         environment.pop("HEADRACE_API_KEY", None)
         environment.pop("HEADRACE_BUNDLE", None)

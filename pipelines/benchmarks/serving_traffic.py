@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from pipelines.benchmarks.http_load import Answer, described, http_request, closed_loop
+from pipelines.benchmarks.http_load import Answer, closed_loop, described, http_request
 from pipelines.errors import StoreError
 
 if TYPE_CHECKING:
@@ -54,11 +54,11 @@ class Traffic:
         self._post_events([event for user in self.users for event in self._history(user, now)])
         self._fresh = list(self.users)
         self._chooser.shuffle(self._fresh)
-        for user in self._fresh[-self._least_visited:]:
+        for user in self._fresh[-self._least_visited :]:
             require_personal(ask(self.port, "recommend", {"user_id": user}))
         for query in self.cached:
             ask(self.port, "search", {"query": query})
-        self._visited, self._fresh = self._fresh[-self._least_visited:], self._fresh[:-self._least_visited]
+        self._visited, self._fresh = self._fresh[-self._least_visited :], self._fresh[: -self._least_visited]
 
     def renew(self, count: int) -> None:
         """Have so many users, at most, wait for their first visit after an event; events are sent for what is missing."""

@@ -31,6 +31,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -437,7 +438,7 @@ class Bundle:
 
     def rows_of(self, item_ids: Sequence[str]) -> np.ndarray:
         """Return int64 `(n,)` row numbers, −1 for unknown items."""
-        return np.fromiter((self._rows.get(item_id, -1) for item_id in item_ids), np.int64, len(item_ids))
+        return np.fromiter(map(self._rows.get, item_ids, repeat(-1)), np.int64, len(item_ids))
 
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
         """Embed queries, float32 `(n, dim)`, each row L2 norm 1."""
@@ -468,6 +469,13 @@ class Bundle:
         attention[known] = weights[0, : len(known)]
         return embedding[0], attention
 
+    def user_vector(self, features: UserFeatures, rows: np.ndarray, now_s: float) -> np.ndarray | None:
+        """Return the vector of `user_embedding` alone; `rows` are those of the history, as `rows_of` gives them."""
+        if not (rows >= 0).any():
+            return None
+        batch = behavior_batch([(rows, features.event_types, features.event_times)], [now_s], self.preprocessing)
+        return self._user_tower.vectors(batch, self._activity([features]))[0]
+
     def user_embeddings(
         self, features: Sequence[UserFeatures], now_s: Sequence[float] | np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -488,7 +496,7 @@ class Bundle:
                 [float(now_s[i]) for i in part],
                 self.preprocessing,
             )
-            embeddings[part] = self._user_tower.embed(batch, self._activity([features[i] for i in part]))[0]
+            embeddings[part] = self._user_tower.vectors(batch, self._activity([features[i] for i in part]))
         return embeddings, has_history
 
     def _activity(self, features: Sequence[UserFeatures]) -> np.ndarray:
@@ -638,13 +646,8 @@ def _check_models(bundle: Bundle) -> None:
         query = bundle.encode_queries(["a first query"])
         item = bundle.encode_items(["a first query"])
         user = bundle.user_embeddings([history], [0.0])[0]
-        bundle.dense_index.scores(user[0])
-        bundle.lexical.scores("a first query")
     except Exception as error:
-        raise BundleError(
-            f"A model of the bundle {bundle.bundle_id} does not answer ({str(error).splitlines()[0]}): "
-            "use another bundle."
-        ) from error
+        raise _no_answer(bundle, error) from error
     for name, vectors in (("query tower", query), ("encoder.onnx", item), ("user_tower.onnx", user)):
         norm = float(np.linalg.norm(vectors[0]))
         if vectors.shape != (1, bundle.dim) or not abs(norm - 1) <= _NORM_TOLERANCE:
@@ -652,6 +655,17 @@ def _check_models(bundle: Bundle) -> None:
                 f"{name} of the bundle {bundle.bundle_id} gives a vector of shape {vectors.shape[1:]} and length "
                 f"{norm:.3f}; ({bundle.dim},) and length 1 are needed. Use another bundle."
             )
+    try:  # after the vectors are known to be numbers: NaN becomes an integer with a warning, on some processors
+        bundle.dense_index.scores(user[0])
+        bundle.lexical.scores("a first query")
+    except Exception as error:
+        raise _no_answer(bundle, error) from error
+
+
+def _no_answer(bundle: Bundle, error: Exception) -> BundleError:
+    return BundleError(
+        f"A model of the bundle {bundle.bundle_id} does not answer ({str(error).splitlines()[0]}): use another bundle."
+    )
 
 
 def _item_table(parts: BundleParts) -> pa.Table:
