@@ -658,6 +658,24 @@ def _exit_with(problems: Sequence[str]) -> None:
         sys.exit(1)
 
 
+@bench.command("items")
+@click.option("--seconds", type=click.FloatRange(min=3), default=30, show_default=True, help="Time of each part.")
+@click.option("--rate", type=click.FloatRange(min=1), default=100, show_default=True, help="Requests a second.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes of the service.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the records.")
+def bench_items(**options: Any) -> None:
+    """Time from an accepted item to the answers that show it, and what other requests notice; exit code 1 above 1 s.
+
+    Needs a deployed bundle. Starts its own service on a free port, over a copy.
+
+    Example: headrace bench items --json .benchmarks/items.json
+    """
+    from pipelines.benchmarks.item_effect import bench_item_effect
+
+    if bench_item_effect(**options):
+        raise SystemExit(1)
+
+
 @bench.command("data")
 @click.option("--events", type=click.IntRange(min=1_000), default=10_000_000, show_default=True, help="About so many.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the records.")

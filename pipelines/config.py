@@ -464,6 +464,8 @@ class ServingConfig(Settings):
     """Most items in one answer."""
     max_events: int = Field(default=1_000, ge=1)
     """Most events in one call."""
+    max_items: int = Field(default=1_000, ge=1)
+    """Most items in one call."""
     search_personalization: float = Field(default=0.1, ge=0)
     """Weight of the user's taste in a search, relative to the query."""
     max_waiting: int = Field(default=256, ge=1)

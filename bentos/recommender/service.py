@@ -192,6 +192,7 @@ def open_answers() -> "Answers":
             interval_s=serving.catch_up_interval_s,
             now=lambda: datetime.now(UTC),
         ),
+        validation=config.validation,
     )
     try:
         answers.warm_up()
