@@ -255,7 +255,7 @@ class TrainingConfig(Settings):
 class DistillationConfig(Settings):
     """How a small query tower learns from the full model."""
 
-    texts: int = Field(default=30_000, ge=1)
+    texts: int = Field(default=60_000, ge=1)
     """In-domain texts learned from at most: queries that people typed first, then queries made from the catalogue and
     titles, as many of each."""
     items_per_text: int = Field(default=16, ge=1)
@@ -268,13 +268,13 @@ class DistillationConfig(Settings):
     """Weight of the ranking loss beside the embedding loss."""
     warmup_share: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises."""
-    steps: int = Field(default=900, ge=0)
+    steps: int = Field(default=1_800, ge=0)
     """Steps of a tower of transformer layers."""
     batch: int = Field(default=64, ge=2)
     """Texts in one of them."""
     learning_rate: float = Field(default=5e-4, gt=0)
     """Peak learning rate of a tower of transformer layers."""
-    static_steps: int = Field(default=600, ge=0)
+    static_steps: int = Field(default=1_200, ge=0)
     """Steps of a static tower, each of which takes a fraction of the time."""
     static_batch: int = Field(default=256, ge=2)
     """Texts in one of them."""
@@ -441,7 +441,8 @@ class ServingConfig(Settings):
     """How the service answers. The service reads it at start."""
 
     candidates: int = Field(default=200, ge=10)
-    """Items taken from the int8 index and scored exactly."""
+    """Items that a search scores exactly: half of them by meaning, half by words. A recommendation by the weights of
+    the fusion takes as many from the int8 index."""
     feature_timeout_ms: float = Field(default=200, gt=0)
     """Longest wait for the online features; then the last known ones answer, or popular items."""
     push_timeout_ms: float = Field(default=500, gt=0)
@@ -463,6 +464,8 @@ class ServingConfig(Settings):
     """Most items in one answer."""
     max_events: int = Field(default=1_000, ge=1)
     """Most events in one call."""
+    max_items: int = Field(default=1_000, ge=1)
+    """Most items in one call."""
     search_personalization: float = Field(default=0.1, ge=0)
     """Weight of the user's taste in a search, relative to the query."""
     max_waiting: int = Field(default=256, ge=1)
@@ -473,6 +476,21 @@ class ServingConfig(Settings):
     """Answers that may wait for a user's features at a time, in one worker; the others need no thread."""
     deadline_ms: float = Field(default=1_000, gt=0)
     """Time in which a search or recommendation is answered, from the arrival of its head on."""
+    log_format: Literal["json", "text"] = "json"
+    """Lines of the service's log: JSON for machines, or text to read."""
+    log_requests: bool = False
+    """Whether every request has a line in the log; the metrics count them anyway."""
+    slow_request_ms: float = Field(default=500, gt=0)
+    """Requests that take longer have a line in the log."""
+    traces: bool = False
+    """Whether calls become OpenTelemetry spans, sent as BentoML's setting `tracing` says."""
+    cors_origins: tuple[str, ...] = ()
+    """Web pages, such as `https://shop.example`, whose scripts may call the service; `*` means all."""
+    requests_per_second: float | None = Field(default=None, gt=0)
+    """Requests that a key may send to one worker; more are refused with 429. None means no limit; a key may have its
+    own (`headrace keys add --rate`)."""
+    burst_seconds: float = Field(default=2, gt=0)
+    """What a key did not use of so many seconds, it may use at once."""
     max_waiting_writes: int = Field(default=256, ge=1)
     """Events and items calls that may wait for their turn in one worker; more are refused with 503 at once."""
     max_wait_writes_ms: float = Field(default=1_000, gt=0)

@@ -42,6 +42,18 @@ class AcceptedEvents(Answer):
     accepted: int
 
 
+class AcceptedItems(Answer):
+    """Items, or items taken back, that are on the disk and count in every answer within a second."""
+
+    accepted: int
+
+
+class Reloaded(Answer):
+    """Which bundle answers now."""
+
+    changed: bool = Field(description="Whether it is another one, or has other items, than before.")
+
+
 class Problem(BaseModel):
     """Why a request was not answered."""
 

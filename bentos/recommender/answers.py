@@ -8,15 +8,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bentos.recommender.catching_up import CatchingUp
-from bentos.recommender.current_request import request_id
+from bentos.recommender.current_request import remaining_s, request_id
 from bentos.recommender.event_intake import EventIntake
 from bentos.recommender.finding import Find, Finder, Found, require_items, sound, timed
+from bentos.recommender.item_intake import ItemIntake
 from bentos.recommender.live_bundle import LiveBundle, Serving
 from bentos.recommender.requests import (
     AnswerBody,
     Body,
+    DeleteItemBody,
     EventsBody,
+    ItemsBody,
     RecommendBody,
+    ReloadBody,
     RequestError,
     SearchBody,
     SimilarBody,
@@ -24,7 +28,7 @@ from bentos.recommender.requests import (
 from bentos.recommender.stopwatch import Stopwatch
 from bentos.recommender.trials import Canary, ShadowQuestion, Trials
 from bentos.recommender.user_states import FeatureAnswer, OnlineFeatureStore, UserStates
-from pipelines.config import ServingConfig
+from pipelines.config import ServingConfig, ValidationConfig
 from pipelines.pseudonyms import Pseudonymizer
 from pipelines.stores.event_log import EventLogStore
 from pipelines.stores.served_features import ServedFeaturesLog
@@ -50,6 +54,7 @@ class Answers:
         requests: ServedRequestsLog | None = None,
         trials: Trials | None = None,
         catching_up: Callable[[UserStates], CatchingUp] | None = None,
+        validation: ValidationConfig | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Take what was opened.
@@ -59,6 +64,7 @@ class Answers:
             requests: Keeps a sample of the requests; None keeps none.
             trials: The bundles that are tried beside the live one; None tries none.
             catching_up: Makes what pushes the events of the log that the feature store lacks; None pushes none.
+            validation: What an item must look like; None means the production defaults.
         """
         self.serving = serving
         self._served = served
@@ -73,6 +79,12 @@ class Answers:
             users=self._users,
             pseudonymizer=pseudonymizer,
             max_events=serving.max_events,
+        )
+        self._item_intake = ItemIntake(
+            log=live.item_log,
+            changed=live.items_changed,
+            max_items=serving.max_items,
+            validation=validation or ValidationConfig(),
         )
         self._now = now
         self._catching_up = catching_up(self._users) if catching_up is not None else None
@@ -171,6 +183,22 @@ class Answers:
             **self._common(self._live.current, [kept.problem] if kept.problem else []),
         }
 
+    def put_items(self, body: ItemsBody) -> dict[str, Any]:
+        """Take items as they are now, new ones and known ones: on disk first, in every answer within a second."""
+        return {"accepted": self._item_intake.put(body), **self._common(self._live.current, [])}
+
+    def delete_item(self, body: DeleteItemBody) -> dict[str, Any]:
+        """Take an item out of every answer within a second; one that is not there is no error."""
+        return {"accepted": self._item_intake.delete(body), **self._common(self._live.current, [])}
+
+    def reload(self, body: ReloadBody) -> dict[str, Any]:  # noqa: ARG002 - as all calls
+        """Take over the deployed bundle now, also one that was refused before."""
+        if not self._live.follows:
+            raise RequestError(
+                409, "This server answers from the bundle that it was started with: deploy another one where it runs."
+            )
+        return {"changed": self._live.reload(), **self._common(self._live.current, [])}
+
     # Which bundle answers, and who learns of it
 
     def _answer(
@@ -255,7 +283,7 @@ class Answers:
         if raw_user_id is None:
             return None, FeatureAnswer(None)
         user_id = self._pseudonymizer.pseudonym(raw_user_id)
-        answer = self._users.read(user_id)
+        answer = self._users.read(user_id, within_s=remaining_s())
         if self._served is not None and answer.features is not None and answer.source != "session":
             self._served.offer(user_id, answer.features, bundle=self.model_version, now=self._now())
         return user_id, answer

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from bentos.recommender import metrics
 from bentos.recommender.requests import EventBody, EventsBody, RequestError
 from bentos.recommender.user_states import UserStates
 from pipelines.errors import DataError, StoreError
@@ -66,6 +67,7 @@ class EventIntake:
         except StoreError as error:
             _logger.error("%s", error)
             raise RequestError(503, str(error)) from error
+        metrics.ACCEPTED_EVENTS.inc(len(stored))
         remembered = [event for event in stored if is_remembered(event)]
         return Kept(stored, self._users.push(remembered, began) if remembered else None)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bentos.recommender import metrics
 from bentos.recommender.live_bundle import Serving
 from bentos.recommender.requests import AnswerBody, RecommendBody, RequestError, SearchBody, SimilarBody
 from bentos.recommender.stopwatch import Stopwatch
@@ -69,6 +70,7 @@ class Finder:
         """Find items for a query; by words alone where the model fails."""
         try:
             vector = serving.queries.get(query)
+            metrics.QUERY_CACHE.labels("miss" if vector is None else "hit").inc()
             if vector is None:
                 vector = serving.bundle.encode_queries([query])[0]
                 serving.queries.put(query, vector)
@@ -82,6 +84,7 @@ class Finder:
                 query_vector=vector,
                 features=user.features,
                 filters=filters_of(body),
+                prepared=serving.prepared(self._settings),
             )
             return Found(serving, _finite(ranking))
         except Exception:
@@ -94,7 +97,8 @@ class Finder:
         require_items(serving, body)
         options: dict[str, Any] = {"k": k, "now_s": now_s, "serving": self._settings, "filters": filters_of(body)}
         try:
-            ranking = recommend(serving.bundle, user.features, seed_items=body.seed_items, **options)
+            prepared = serving.prepared(self._settings)
+            ranking = recommend(serving.bundle, user.features, seed_items=body.seed_items, prepared=prepared, **options)
             return Found(serving, _finite(ranking))
         except Exception:
             _logger.exception("Recommendation falls back to popular items")
@@ -106,7 +110,13 @@ class Finder:
         if serving.bundle.row_of(body.item_id) is None:
             raise RequestError(404, _unknown_item("item_id", body.item_id))
         ranking = similar(
-            serving.bundle, body.item_id, k=k, serving=self._settings, kind=body.kind, filters=filters_of(body)
+            serving.bundle,
+            body.item_id,
+            k=k,
+            serving=self._settings,
+            kind=body.kind,
+            filters=filters_of(body),
+            prepared=serving.prepared(self._settings),
         )
         return Found(serving, ranking)
 

@@ -244,4 +244,3 @@ def _load_records(ledger: Ledger, data: str) -> list[BenchmarkRecord]:
 
 def _record(data: str, case: str, metric: str, value: float, unit: str, seeds: int = 1) -> BenchmarkRecord:
     return BenchmarkRecord(bench=BENCH, data=data, case=case, metric=metric, value=float(value), unit=unit, seeds=seeds)
-

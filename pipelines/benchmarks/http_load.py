@@ -26,6 +26,8 @@ _IDLE_S = 2.0
 _CHECK_S = 0.1
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _RECEIVE_BYTES = 1 << 18
+_MOST_SELECTED = 1_024
+"""`select` takes no file of a higher number; a process with so many waits by the millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,9 @@ NextRequest = Callable[[int], bytes | None]
 Answered = Callable[[Answer], None]
 
 
-def http_request(call: str, body: Any = None, *, method: str = "POST", headers: Mapping[str, str] | None = None) -> bytes:
+def http_request(
+    call: str, body: Any = None, *, method: str = "POST", headers: Mapping[str, str] | None = None
+) -> bytes:
     """Return a whole HTTP/1.1 request with a JSON body (`bytes` are sent as they are)."""
     content = b"" if body is None else body if isinstance(body, bytes) else orjson.dumps(body)
     lines = [f"{method} /{call} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json"]
@@ -207,9 +211,11 @@ class _Driver:
 
     def _receive(self, wait_s: float) -> None:
         """Wait so long for answers, to the microsecond (epoll itself waits whole milliseconds)."""
-        if wait_s > 0:
-            select.select([self._epoll.fileno()], [], [], wait_s)
-        for number, _ in self._epoll.poll(0):
+        number = self._epoll.fileno()
+        if wait_s > 0 and number < _MOST_SELECTED:
+            select.select([number], [], [], wait_s)
+            wait_s = 0
+        for number, _ in self._epoll.poll(wait_s):
             connection = self._busy.get(number)
             if connection is None:  # closed by the server while nobody used it
                 self._forget_idle(number)
@@ -249,9 +255,7 @@ class _Driver:
     def _fail(self, connection: _Connection, problem: str) -> None:
         self._drop(connection)
         self._answered(
-            Answer(
-                connection.index, 0, b"", b"", connection.due_s, connection.sent_s, time.perf_counter(), problem
-            )
+            Answer(connection.index, 0, b"", b"", connection.due_s, connection.sent_s, time.perf_counter(), problem)
         )
 
     def _drop(self, connection: _Connection) -> None:

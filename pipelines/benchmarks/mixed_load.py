@@ -210,7 +210,12 @@ class Sender:
             call, event_id = "events", f"load-{self._run}-{index}"
             once = f"once-{self._run}-{index}" if chooser.random() < mix.once_share else ""
             user = once or chooser.choice(mix.users)
-            event = {"event_id": event_id, "user_id": user, "event_type": "view", "item_id": chooser.choice(mix.item_ids)}
+            event = {
+                "event_id": event_id,
+                "user_id": user,
+                "event_type": "view",
+                "item_id": chooser.choice(mix.item_ids),
+            }
             body: dict[str, Any] = {"events": [event]}
         elif drawn < mix.event_share + mix.similar_share:
             call, body = "similar", {"item_id": chooser.choice(mix.item_ids)}

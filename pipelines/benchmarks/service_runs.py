@@ -1,4 +1,4 @@
-"""The service as benches run it: beside them, on a free port of this machine, on the cores they say, and killed at will."""
+"""The service as benches run it: beside them, on a free port, on the cores they say, and killed at will."""
 
 import http.client
 import json
@@ -56,7 +56,9 @@ class ServiceRun:
     def __enter__(self) -> "ServiceRun":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def start(self) -> float:

@@ -75,7 +75,9 @@ def table_with_bars(records: Sequence[BenchmarkRecord], bars: Sequence[Bar] = BA
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for number, row in enumerate(rows):
-        shown = ["" if column == 0 and number and row[0] == rows[number - 1][0] else cell for column, cell in enumerate(row)]
+        shown = [
+            "" if column == 0 and number and row[0] == rows[number - 1][0] else cell for column, cell in enumerate(row)
+        ]
         lines.append("  ".join(cell.ljust(width) for cell, width in zip(shown, widths, strict=True)).rstrip())
     return "\n".join(lines)
 

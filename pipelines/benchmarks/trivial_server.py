@@ -24,9 +24,7 @@ def generator_alone(seconds: float, clients: int, cores: Sequence[int] | None) -
     with trivial_server(cores) as port:
         until = time.perf_counter() + seconds
         counting = Counting()
-        took = closed_loop(
-            port, lambda _: request if time.perf_counter() < until else None, counting, clients=clients
-        )
+        took = closed_loop(port, lambda _: request if time.perf_counter() < until else None, counting, clients=clients)
     return counting.tally(took)
 
 

@@ -31,6 +31,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -127,6 +128,8 @@ class Manifest(Frozen):
     n_items: int
     encoder: str
     files: dict[str, FileEntry]
+    items_cursor: dict[str, Any] | None = None
+    """Place in the item log up to which the catalogue knows it; None: it was made before there was one."""
 
     @property
     def size_mib(self) -> float:
@@ -183,8 +186,12 @@ def write_bundle(
     parts: BundleParts,
     created_at: datetime,
     parent: str | None = None,
+    items_cursor: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Write the bundle to `folder`, whose name is the bundle id; whole or not at all.
+
+    Args:
+        items_cursor: Place in the item log up to which the catalogue knows it.
 
     Raises:
         DataError: the parts do not fit together.
@@ -224,16 +231,24 @@ def write_bundle(
             n_items=parts.item_vectors.shape[0],
             encoder=parts.encoder_name,
             files=_file_entries(target),
+            items_cursor=dict(items_cursor) if items_cursor else None,
         )
         _open(target, manifest, "auto")
-        _write_json(target / MANIFEST, manifest.model_dump(mode="json"))
+        # What is not there is not written, so that a service of an earlier version reads it too.
+        left_out = set() if items_cursor else {"items_cursor"}
+        _write_json(target / MANIFEST, manifest.model_dump(mode="json", exclude=left_out))
     return manifest
 
 
 def default_texts(items: pa.Table) -> list[str]:
     """Return the text of each item for lexical search: title, category and brand."""
-    columns = (items[name].to_pylist() for name in ("title", "category", "brand"))
-    return [" ".join(part for part in parts if part) for parts in zip(*columns, strict=True)]
+    return [default_text(item) for item in items.select(["title", "category", "brand"]).to_pylist()]
+
+
+def default_text(item: Mapping[str, Any]) -> str:
+    """Return the text of one item for lexical search: title, category and brand."""
+    parts = (item.get(name) for name in ("title", "category", "brand"))
+    return " ".join(part for part in parts if part)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -378,6 +393,16 @@ class Bundle:
         return _codes(self.items["brand"])
 
     @cached_property
+    def category_rows(self) -> dict[str, np.ndarray]:
+        """Rows of the items of each category, int32, by case-folded name."""
+        return _rows_by_name(*self.categories)
+
+    @cached_property
+    def brand_rows(self) -> dict[str, np.ndarray]:
+        """Rows of the items of each brand, int32, by case-folded name."""
+        return _rows_by_name(*self.brands)
+
+    @cached_property
     def facts(self) -> ItemFacts:
         """Prices, categories and brands as the affinities of candidates need them."""
         return item_facts(*(self.items[name].to_pylist() for name in ("price", "category", "brand")))
@@ -423,7 +448,7 @@ class Bundle:
 
     def rows_of(self, item_ids: Sequence[str]) -> np.ndarray:
         """Return int64 `(n,)` row numbers, −1 for unknown items."""
-        return np.fromiter((self._rows.get(item_id, -1) for item_id in item_ids), np.int64, len(item_ids))
+        return np.fromiter(map(self._rows.get, item_ids, repeat(-1)), np.int64, len(item_ids))
 
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
         """Embed queries, float32 `(n, dim)`, each row L2 norm 1."""
@@ -454,6 +479,13 @@ class Bundle:
         attention[known] = weights[0, : len(known)]
         return embedding[0], attention
 
+    def user_vector(self, features: UserFeatures, rows: np.ndarray, now_s: float) -> np.ndarray | None:
+        """Return the vector of `user_embedding` alone; `rows` are those of the history, as `rows_of` gives them."""
+        if not (rows >= 0).any():
+            return None
+        batch = behavior_batch([(rows, features.event_types, features.event_times)], [now_s], self.preprocessing)
+        return self._user_tower.vectors(batch, self._activity([features]))[0]
+
     def user_embeddings(
         self, features: Sequence[UserFeatures], now_s: Sequence[float] | np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -474,7 +506,7 @@ class Bundle:
                 [float(now_s[i]) for i in part],
                 self.preprocessing,
             )
-            embeddings[part] = self._user_tower.embed(batch, self._activity([features[i] for i in part]))[0]
+            embeddings[part] = self._user_tower.vectors(batch, self._activity([features[i] for i in part]))
         return embeddings, has_history
 
     def _activity(self, features: Sequence[UserFeatures]) -> np.ndarray:
@@ -624,13 +656,8 @@ def _check_models(bundle: Bundle) -> None:
         query = bundle.encode_queries(["a first query"])
         item = bundle.encode_items(["a first query"])
         user = bundle.user_embeddings([history], [0.0])[0]
-        bundle.dense_index.scores(user[0])
-        bundle.lexical.scores("a first query")
     except Exception as error:
-        raise BundleError(
-            f"A model of the bundle {bundle.bundle_id} does not answer ({str(error).splitlines()[0]}): "
-            "use another bundle."
-        ) from error
+        raise _no_answer(bundle, error) from error
     for name, vectors in (("query tower", query), ("encoder.onnx", item), ("user_tower.onnx", user)):
         norm = float(np.linalg.norm(vectors[0]))
         if vectors.shape != (1, bundle.dim) or not abs(norm - 1) <= _NORM_TOLERANCE:
@@ -638,6 +665,17 @@ def _check_models(bundle: Bundle) -> None:
                 f"{name} of the bundle {bundle.bundle_id} gives a vector of shape {vectors.shape[1:]} and length "
                 f"{norm:.3f}; ({bundle.dim},) and length 1 are needed. Use another bundle."
             )
+    try:  # after the vectors are known to be numbers: NaN becomes an integer with a warning, on some processors
+        bundle.dense_index.scores(user[0])
+        bundle.lexical.scores("a first query")
+    except Exception as error:
+        raise _no_answer(bundle, error) from error
+
+
+def _no_answer(bundle: Bundle, error: Exception) -> BundleError:
+    return BundleError(
+        f"A model of the bundle {bundle.bundle_id} does not answer ({str(error).splitlines()[0]}): use another bundle."
+    )
 
 
 def _item_table(parts: BundleParts) -> pa.Table:
@@ -672,6 +710,12 @@ def _codes(column: pa.ChunkedArray) -> tuple[dict[str, int], np.ndarray]:
     numbers: dict[str, int] = {}
     codes = [-1 if name is None else numbers.setdefault(name.casefold(), len(numbers)) for name in column.to_pylist()]
     return numbers, np.asarray(codes, np.int32)
+
+
+def _rows_by_name(numbers: Mapping[str, int], codes: np.ndarray) -> dict[str, np.ndarray]:
+    order = np.argsort(codes, kind="stable").astype(np.int32)
+    starts = np.searchsorted(codes[order], np.arange(len(numbers) + 1))
+    return {name: order[starts[number] : starts[number + 1]] for name, number in numbers.items()}
 
 
 def _save(path: Path, array: np.ndarray) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from pipelines.config import ServingConfig
 from pipelines.inference.bundle import ITEM_TO_ITEM, Bundle
 from pipelines.inference.preprocessing import Preprocessing, UserFeatures
-from pipelines.ranking.candidates import DayCandidates, History, day_candidates, known_history
+from pipelines.ranking.candidates import DayCandidates, History, day_candidates, history_of_rows
 from pipelines.ranking.filtering import allowed_items
 from pipelines.ranking.fusion import Parts
 from pipelines.ranking.learned import ranker_of
@@ -25,7 +25,7 @@ from pipelines.ranking.query_results import QueryResult
 
 _DAY_S = 86_400
 _MIB = 2**20
-_QUERY_RESULTS = 4_096
+_QUERY_RESULTS, _NEIGHBOR_LISTS = 4_096, 4_096
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -110,11 +110,13 @@ class PreparedUser:
 
 
 class Prepared:
-    """Users and queries of one bundle; another bundle starts anew."""
+    """Users, queries and items of one bundle; another bundle starts anew."""
 
     def __init__(self, serving: ServingConfig) -> None:
         self._users: Kept[int, PreparedUser] = Kept(serving.prepared_users_mib * _MIB, lambda user: user.size)
         self.queries: Kept[str, QueryResult] = Kept(_QUERY_RESULTS)
+        self.neighbors: Kept[int, tuple[np.ndarray, np.ndarray]] = Kept(_NEIGHBOR_LISTS)
+        """The items nearest to an item, by its row: their rows and cosines, best first."""
 
     def user(self, features: UserFeatures) -> PreparedUser | None:
         """Return what was made of these very features."""
@@ -133,13 +135,14 @@ def prepared_user(
     user = prepared.user(features) if prepared is not None else None
     if user is not None and user.since_s < now_s <= user.until_s:
         return user
-    embedded = bundle.user_embedding(features, now_s)
-    if embedded is None:
+    rows = bundle.rows_of(features.item_ids)
+    vector = bundle.user_vector(features, rows, now_s)
+    if vector is None:
         return None
-    history = known_history(bundle, features)
+    history = history_of_rows(rows, features)
     tower_times = history.times[-bundle.preprocessing.max_history :]
     since_s, until_s = same_buckets(bundle.preprocessing, tower_times, now_s)
-    user = PreparedUser(features, history, _bought(bundle, features), embedded[0], since_s, until_s)
+    user = PreparedUser(features, history, _bought(rows, features), vector, since_s, until_s)
     if prepared is not None:
         prepared.keep(user)
     return user
@@ -197,11 +200,9 @@ def same_buckets(preprocessing: Preprocessing, times: np.ndarray, now_s: float) 
     return float((times + edges[buckets]).max()), float((times + edges[buckets + 1]).min())
 
 
-def _bought(bundle: Bundle, features: UserFeatures) -> tuple[np.ndarray, list[int]]:
+def _bought(rows: np.ndarray, features: UserFeatures) -> tuple[np.ndarray, list[int]]:
     """Return the known items that were bought, rows and times, in the order of time."""
-    found = sorted(
-        (time, row)
-        for item_id, event_type, time in zip(features.item_ids, features.event_types, features.event_times, strict=True)
-        if event_type == "purchase" and (row := bundle.row_of(item_id)) is not None
-    )
-    return np.array([row for _, row in found], np.int64), [time for time, _ in found]
+    bought = np.fromiter((kind == "purchase" for kind in features.event_types), bool, len(rows)) & (rows >= 0)
+    times = np.asarray(features.event_times, np.int64)[bought]
+    order = np.argsort(times, kind="stable")
+    return rows[bought][order], times[order].tolist()

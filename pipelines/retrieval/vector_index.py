@@ -16,12 +16,15 @@ from pipelines.retrieval.dense import DenseIndex, ItemVectors
 FAST_SCAN_FROM = 16_384
 """Items from which on product codes are worth their error: below, all items take less than half a millisecond."""
 _BITS = 4
+_LEAST_DIRECTIONS = 64
 _TRAINED_ON = 20_000
 _BLOCK = 8_192
 _FEW = 2_048
 """Allowed items that are simply all scored."""
-_PER_WANTED, _AT_LEAST = 6, 300
-"""Items scored exactly for each that is wanted, and at least."""
+_LEAST_WANTED, _PER_WANTED, _WIDER = 100, 4, 3
+"""Items wanted at least; items looked at for each that is wanted, and how many times more where that is too few."""
+_DEVIATIONS = 2
+"""Standard deviations of the error of the codes that an item may be better than they say."""
 _MOST_LOOKED_AT = 8_192
 """Items taken from the codes at most; where a filter needs more, all items are compared."""
 _SLACK = 100
@@ -68,26 +71,34 @@ class FastScanVectorIndex:
     """
 
     codes: Any
-    """`faiss.IndexPQFastScan` over the vectors."""
+    """What `build_fast_scan` gave."""
     vectors: ItemVectors
     exact: VectorIndex
     """What answers where the codes do not do."""
 
     def nearest(self, vector: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """See `VectorIndex.nearest`; of the nearest 100 some two in a thousand are missed."""
+        """See `VectorIndex.nearest`; on the default data two in a thousand of the nearest 100 are missed.
+
+        How far the codes are off is seen where they are scored exactly: where an item behind the last one that was
+        looked at may be among the best, more are looked at, and all items where that does not do.
+        """
         n = len(self.vectors)
         left = n if allowed is None else int(np.count_nonzero(allowed))
-        scored = min(max(_PER_WANTED * k, _AT_LEAST), left)
-        looked_at = -(-scored * n // max(left, 1))
-        if left <= _FEW or looked_at > _MOST_LOOKED_AT:
-            return self.exact.nearest(vector, k, allowed)
-        rows = self.codes.search(vector[None], looked_at)[1][0]
-        rows = rows[rows >= 0]
-        if allowed is not None:
-            rows = rows[allowed[rows]][:scored]
-            if len(rows) < min(scored // 2, left):  # the filter is about something else than the vector
-                return self.exact.nearest(vector, k, allowed)
-        return _best(self.vectors, np.sort(rows), vector, k)
+        wanted = min(max(k, _LEAST_WANTED), left)
+        looked_at = -(-_PER_WANTED * wanted * n // max(left, 1))
+        while left > _FEW and looked_at <= _MOST_LOOKED_AT:
+            found, numbers = self.codes.search(vector[None], looked_at)
+            kept = numbers[0] >= 0 if allowed is None else (numbers[0] >= 0) & allowed[numbers[0]]
+            rows, rough = numbers[0][kept], found[0][kept]
+            if len(rows) >= wanted:
+                scores = self.vectors.products(rows, vector)
+                errors = scores - rough
+                behind = float(found[0, -1] + errors.mean() + _DEVIATIONS * errors.std())
+                if behind < np.partition(scores, -wanted)[-wanted]:
+                    best = np.lexsort((rows, -scores))[:k]
+                    return rows[best], scores[best]
+            looked_at *= _WIDER
+        return self.exact.nearest(vector, k, allowed)
 
 
 @dataclass(frozen=True)
@@ -118,23 +129,39 @@ def _best(vectors: ItemVectors, rows: np.ndarray, vector: np.ndarray, k: int) ->
 
 
 def build_fast_scan(vectors: ItemVectors) -> Any:
-    """Return a `faiss.IndexPQFastScan` over the vectors: two dimensions a code of four bits, 96 bytes for 384.
+    """Return a faiss index over the vectors: one number of four bits for each of a third of as many dimensions.
 
-    The codes are learned from vectors spread evenly over the rows, always the same. 92,000 items take two seconds.
+    These are the directions in which the items differ most, turned at random so that all are of much the same weight:
+    on the default data the nearest 100 of a user are found to .999, where as many bits of the vectors as they are find
+    .80. Nothing is left to chance: the same vectors give the same index. 92,000 items take two seconds.
     """
     import faiss
 
     n, dim = vectors.shape
-    codes = faiss.IndexPQFastScan(dim, _parts(dim), _BITS, faiss.METRIC_INNER_PRODUCT)
+    sample = vectors[np.unique(np.linspace(0, n - 1, min(n, _TRAINED_ON)).astype(int))]
+    directions = _directions(sample, min(max(dim // 3, _LEAST_DIRECTIONS), dim))
+    turn = faiss.LinearTransform(dim, len(directions), False)
+    faiss.copy_array_to_vector(directions.ravel(), turn.A)
+    turn.is_trained = True
+    codes = faiss.IndexPreTransform(
+        turn, faiss.IndexPQFastScan(len(directions), len(directions), _BITS, faiss.METRIC_INNER_PRODUCT)
+    )
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
-        codes.train(vectors[np.unique(np.linspace(0, n - 1, min(n, _TRAINED_ON)).astype(int))])
+        codes.train(sample)
         for start in range(0, n, _BLOCK):
             codes.add(vectors[start : start + _BLOCK])
     finally:
         faiss.omp_set_num_threads(threads)
     return codes
+
+
+def _directions(sample: np.ndarray, count: int) -> np.ndarray:
+    """Return a turned base of the space in which the sample varies most, float32 `(count, dim)`, rows orthonormal."""
+    _, base = np.linalg.eigh(np.cov(sample, rowvar=False))
+    turned, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((count, count)))
+    return np.ascontiguousarray((base[:, ::-1][:, :count] @ turned).T, dtype=np.float32)
 
 
 def packed(codes: Any) -> bytes:
@@ -162,7 +189,3 @@ def unpacked(content: bytes, shape: tuple[int, int]) -> Any:
     if (codes.ntotal, codes.d) != shape:
         raise DataError(f"The index is of {codes.ntotal:,} vectors of {codes.d} dimensions, {shape} are needed.")
     return codes
-
-
-def _parts(dim: int) -> int:
-    return dim // 2 if dim % 2 == 0 else dim

@@ -20,7 +20,7 @@ from pipelines.experiments.model_card import model_card
 from pipelines.features.history import IS_REMEMBERED_SQL
 from pipelines.inference.bundle import load_bundle, read_manifest
 from pipelines.progress import Progress
-from pipelines.schemas import CompressedBundle, TrainedModel, TrainingSet
+from pipelines.schemas import ITEM_LOG, CompressedBundle, TrainedModel, TrainingSet
 from pipelines.stores.experiment_tracker import ExperimentTracker
 from pipelines.stores.model_registry import ModelRegistry
 from pipelines.stores.table_store import TableStore
@@ -76,6 +76,7 @@ def compress_model(
         if registry.report(version) is None:
             registry.describe(version, model_card(manifest, find_receipt(folder)))
         log.tags({"bundle": training_set.run, "version": version})
+        tracker.parent(training_set.run).facts(_choices(config))
     return CompressedBundle(
         run=training_set.run,
         bundle=training_set.run,
@@ -90,6 +91,13 @@ def compress_model(
 def _params(config: CompressionConfig) -> dict[str, Any]:
     inner = {f"distillation.{name}": value for name, value in config.distillation.model_dump().items()}
     return {**config.model_dump(exclude={"distillation"}), **inner}
+
+
+def _choices(config: HeadraceConfig) -> dict[str, Any]:
+    """Return the settings by which trainings are told apart; all of them are with the steps."""
+    names = ("encoder", "encoder_tuning", "encoder_steps", "tower_steps", "objective", "seed")
+    training = {name: getattr(config.training, name) for name in names}
+    return {**training, "history_length": config.features.history_length, "query_tower": config.compression.query_tower}
 
 
 @dataclass(frozen=True)
@@ -159,6 +167,8 @@ def _write(
     progress: Progress,
     now: datetime,
 ) -> None:
+    # Before the catalogue: what is accepted in between is read twice, by the service once more, and not lost.
+    items_cursor = tables.source_state(ITEM_LOG) or None
     run = read_trained_run(training_set, trained, tables=tables, config=config, cache_dir=cache_dir, progress=progress)
     parts, catalog = run.parts, run.parts.catalog
     receipt = find_receipt(run.source.folder)
@@ -188,6 +198,7 @@ def _write(
                 parent=training_set.champion,
                 metrics=receipt.flat_metrics() if receipt else {},
                 more_files={RECEIPT: run.source.receipt} if receipt else {},
+                items_cursor=items_cursor,
             ),
             config=config,
             progress=progress,
