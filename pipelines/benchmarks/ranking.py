@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from pipelines.config import ServingConfig
 from pipelines.errors import ConfigError
 from pipelines.inference.bundle import Bundle, load_bundle
 from pipelines.places import Places
-from pipelines.ranking.answers import Ranking, recommend, search, similar
+from pipelines.ranking.answers import recommend, search, similar
 from pipelines.ranking.filtering import Filters
 from pipelines.ranking.fusion import weighted_mean
 from pipelines.ranking.prepared import Prepared
@@ -141,20 +142,20 @@ def _times(exact: Bundle, fast: Bundle, asked: Question) -> dict[str, np.ndarray
     category = next((name for name in exact.items["category"].to_pylist() if name), None)
     filters = Filters(categories=(category,) if category else ())
 
-    def user_calls(bundle: Bundle, later_s: float = 0, **more: Any) -> list[Callable[[], Ranking]]:
+    def user_calls(bundle: Bundle, later_s: float = 0, **more: Any) -> list[Callable[[], object]]:
         options: dict[str, Any] = {"k": _K, "now_s": asked.now_s + later_s, "serving": serving, **more}
-        return [lambda user=user: recommend(bundle, user, **options) for user in asked.users]
+        return [partial(recommend, bundle, user, **options) for user in asked.users]
 
-    def query_calls(bundle: Bundle, **more: Any) -> list[Callable[[], Ranking]]:
+    def query_calls(bundle: Bundle, **more: Any) -> list[Callable[[], object]]:
         options: dict[str, Any] = {"k": _K, "now_s": asked.now_s, "serving": serving, **more}
         return [
-            lambda query=query, vector=vector: search(bundle, query, query_vector=vector, **options)
+            partial(search, bundle, query, query_vector=vector, **options)
             for query, vector in zip(asked.queries, asked.query_vectors, strict=True)
         ]
 
-    def item_calls(bundle: Bundle, **more: Any) -> list[Callable[[], Ranking]]:
+    def item_calls(bundle: Bundle, **more: Any) -> list[Callable[[], object]]:
         options: dict[str, Any] = {"k": _K, "serving": serving, **more}
-        return [lambda item_id=item_id: similar(bundle, item_id, **options) for item_id in asked.item_ids]
+        return [partial(similar, bundle, item_id, **options) for item_id in asked.item_ids]
 
     known: dict[str, Any] = {"prepared": prepared}
     cases = {
