@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
@@ -150,6 +151,7 @@ def open_answers() -> "Answers":
         HeadraceError: something is missing or broken; the message says what to do.
     """
     from bentos.recommender.answers import Answers
+    from bentos.recommender.catching_up import CatchingUp
     from bentos.recommender.live_bundle import LiveBundle
     from bentos.recommender.trials import Trials
     from pipelines.config import load_config
@@ -157,6 +159,7 @@ def open_answers() -> "Answers":
     from pipelines.pseudonyms import Pseudonymizer, load_pseudonym_key
     from pipelines.stores.event_log import open_event_log
     from pipelines.stores.online_features import OnlineFeatures
+    from pipelines.stores.push_checkpoint import PushCheckpoint
     from pipelines.stores.served_features import ServedFeaturesLog
     from pipelines.stores.served_requests import ServedRequestsLog
 
@@ -166,12 +169,14 @@ def open_answers() -> "Answers":
     serving, deployment = config.serving, config.deployment
     trials = Trials(places, config.canary, config.shadow)
     live = LiveBundle(places, os.environ, beside=trials.names)
+    features = OnlineFeatures(
+        places.feast, history_length=config.features.history_length, preparation=config.preparation
+    )
+    event_log = open_event_log(places.event_log, os.environ)
     answers = Answers(
         live=live,
-        features=OnlineFeatures(
-            places.feast, history_length=config.features.history_length, preparation=config.preparation
-        ),
-        event_log=open_event_log(places.event_log, os.environ),
+        features=features,
+        event_log=event_log,
         pseudonymizer=pseudonymizer,
         serving=serving,
         served=ServedFeaturesLog(places.served_features, share=serving.audit_share, keep_days=serving.audit_days),
@@ -179,6 +184,15 @@ def open_answers() -> "Answers":
             places.served_requests, share=deployment.sample_share, keep_days=deployment.sample_days
         ),
         trials=trials,
+        catching_up=lambda users: CatchingUp(
+            PushCheckpoint(places.feast, event_log),
+            store=features,
+            users=users,
+            lock=places.feast / ".catching_up.lock",
+            interval_s=serving.catch_up_interval_s,
+            now=lambda: datetime.now(UTC),
+        ),
+        validation=config.validation,
     )
     try:
         answers.warm_up()
@@ -186,4 +200,5 @@ def open_answers() -> "Answers":
         print(f"headrace: answers are degraded for now: {error}", file=sys.stderr, flush=True)  # noqa: T201
     live.start()
     trials.start()
+    answers.start()
     return answers

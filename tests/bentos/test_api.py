@@ -48,7 +48,7 @@ class MemoryFeatures:
             raise StoreError("the store is down")
         return self.users.get(user_id, User())
 
-    def push_events(self, events) -> None:
+    def push_events(self, events) -> dict:
         if self.broken:
             raise StoreError("the store is down")
         for event in events:
@@ -58,6 +58,7 @@ class MemoryFeatures:
                 [*before.event_types, event["event_type"]],
                 [*before.event_times, int(event["event_timestamp"].timestamp())],
             )
+        return {event["user_id"]: (self.users[event["user_id"]], None) for event in events}
 
 
 class Service:
@@ -430,7 +431,7 @@ def test_a_broken_feature_store_gives_the_last_known_features_then_popular_items
     service.features.broken = True
     remembered = service.post("recommend", {"user_id": "ann", "k": 2})
     assert item_ids(remembered) == item_ids(fresh)
-    assert remembered.json()["degraded_because"] == ["the feature store failed"]
+    assert remembered.json()["degraded_because"] == ["the feature store failed, what it said last is used"]
     stranger = service.post("recommend", {"user_id": "bob", "k": 2})
     assert item_ids(stranger) == ["d", "c"]
     assert (stranger.json()["degraded"], stranger.json()["personalized"]) == (True, False)
@@ -439,7 +440,9 @@ def test_a_broken_feature_store_gives_the_last_known_features_then_popular_items
 def test_a_slow_feature_store_does_not_hold_up_an_answer(service):
     service.features.delay_s = 0.5
     response = service.client().post("/recommend", json={"user_id": "ann"}, params={"timings": "1"})
-    assert response.json()["degraded_because"] == ["the feature store did not answer within 50 ms"]
+    assert response.json()["degraded_because"] == [
+        "the feature store did not answer within 50 ms, nothing is known of the user"
+    ]
     assert response.json()["timings_ms"]["features"] < 400
 
 
