@@ -3,8 +3,17 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from bentos.recommender.answer_schemas import AcceptedEvents, Answer, FoundItems, Reloaded
-from bentos.recommender.requests import Body, EventsBody, RecommendBody, ReloadBody, SearchBody, SimilarBody
+from bentos.recommender.answer_schemas import AcceptedEvents, AcceptedItems, Answer, FoundItems, Reloaded
+from bentos.recommender.requests import (
+    Body,
+    DeleteItemBody,
+    EventsBody,
+    ItemsBody,
+    RecommendBody,
+    ReloadBody,
+    SearchBody,
+    SimilarBody,
+)
 from pipelines.stores.api_keys import KeyScope
 
 LaneName = Literal["answers", "writes", "admin"]
@@ -55,6 +64,27 @@ CALLS = (
         scope="write",
         lane="writes",
         max_body_bytes=2 * _KIB * _KIB,
+    ),
+    Call(
+        "put_items",
+        ItemsBody,
+        AcceptedItems,
+        method="PUT",
+        path="/items",
+        status=202,
+        scope="write",
+        lane="writes",
+        max_body_bytes=2 * _KIB * _KIB,
+    ),
+    Call(
+        "delete_item",
+        DeleteItemBody,
+        AcceptedItems,
+        method="DELETE",
+        path="/items/{item_id}",
+        status=202,
+        scope="write",
+        lane="writes",
     ),
     Call("reload", ReloadBody, Reloaded, path="/admin/reload", scope="admin", lane="admin", statuses=(409,)),
 )
