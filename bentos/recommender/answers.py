@@ -213,7 +213,8 @@ class Answers:
             asked = body.model_dump(mode="json", exclude_unset=True, exclude={"timings"})
             answered = len(found.ranking.rows)
             self._requests.offer(call, asked, user.features, answered=answered, now=self._now())
-        return self._as_json(found, body, watch, [why for why in (user.problem, found.problem) if why])
+        problems = (user.problem, found.problem, found.serving.bundle.vector_index.problem)
+        return self._as_json(found, body, watch, [why for why in problems if why])
 
     def _by_live(self, call: Call, user_id: str | None, find: Find, *, has_canary: bool) -> Found:
         """Answer from the live bundle; the guard of a canary and the shadow learn of it."""

@@ -23,6 +23,7 @@ from pipelines.places import Places
 from pipelines.ranking.prepared import Prepared
 from pipelines.stores.item_log import ItemLog
 from pipelines.stores.new_items_store import find_pointer, pointer_path, read_new_items
+from pipelines.stores.qdrant_index import with_vector_engine
 from pipelines.stores.service_status import StatusFile
 from pipelines.stores.serving_pointer import read_pointer
 from pipelines.stores.vector_index_files import indexed
@@ -400,7 +401,7 @@ def _open(folder: Path) -> Bundle:
     Raises:
         BundleError: see `load_bundle`.
     """
-    return _warmed(indexed(load_bundle(folder)))
+    return _warmed(with_vector_engine(indexed(load_bundle(folder))))
 
 
 def _warmed(bundle: Bundle) -> Bundle:

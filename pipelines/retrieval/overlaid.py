@@ -71,13 +71,13 @@ class PatchedVectors(ItemVectors):
         """Return rows by number, slice or array of any shape: float32 `(*shape, dim)`."""
         return self._rows[rows]
 
-    def products(self, rows: np.ndarray, vector: np.ndarray) -> np.ndarray:
-        """Return the products of the rows asked for, int64 `(c,)`, with float32 `(dim,)`: float32 `(c,)`."""
-        products = self._base.products(np.minimum(rows, len(self._base) - 1), vector)
+    def products(self, rows: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        """Return the products of the rows asked for with one vector or several; see `ItemVectors.products`."""
+        products = self._base.products(np.minimum(rows, len(self._base) - 1), vectors)
         slots = self._slots[rows]
         patched = slots >= 0
         if patched.any():
-            products[patched] = self._vectors[slots[patched]] @ vector
+            products[patched] = self._vectors[slots[patched]] @ vectors
         return products
 
     def grown(self, vectors: np.ndarray) -> ItemVectors:
@@ -123,6 +123,11 @@ class PatchedVectorIndex:
         self._slots = slots
         self._patched = rows
         self._vectors = vectors
+
+    @property
+    def problem(self) -> str | None:
+        """See `VectorIndex.problem`."""
+        return self._index.problem
 
     def nearest(self, vector: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """See `VectorIndex.nearest`."""
