@@ -31,8 +31,9 @@ BUNDLE_VARIABLE = "HEADRACE_BUNDLE"
 PACKED = Path(__file__).resolve().parents[2] / "bundle"
 """Where a built Bento carries its bundle."""
 _WATCH_INTERVAL_S = 0.25
-_ITEMS_PAUSE_S = 0.05
-"""Between two looks at the item log however much comes in, so that requests have the processor in between."""
+_ITEMS_PAUSE_S, _VECTORS_PAUSE_S = 0.2, 0.05
+"""Between two looks at the item log, however much comes in, and between two steps of making vectors: requests have the
+processor in between, and what is remembered of users for a bundle is not forgotten more often."""
 _EMBED_BUDGET_S = 0.1
 """Time for new vectors of items in one look."""
 _EMBED_BUDGET_AT_START_S = 2.0
@@ -145,6 +146,7 @@ class LiveBundle:
         self.item_log = ItemLog(places.item_log)
         self._items_changed = threading.Event()
         self._swap = threading.Lock()
+        self._followed_s = 0.0
         self._seen_items: tuple[int, int] | None = None
         self.current = self._opened(folder)
         self._since = datetime.now(UTC)
@@ -188,6 +190,7 @@ class LiveBundle:
                     return changed
                 self.current = serving
             changed = True
+            self._followed_s = time.monotonic()
         return changed
 
     def refresh(self) -> bool:
@@ -302,10 +305,12 @@ class LiveBundle:
                 self.follow_items()
             except Exception:  # the watch must survive what it did not expect
                 _logger.exception("Changes of items do not count for now")
-            self._stop.wait(_ITEMS_PAUSE_S)
-            if self.current.items is None or not self.current.items.pending:
-                self._items_changed.wait(_WATCH_INTERVAL_S - _ITEMS_PAUSE_S)
+            if self.current.items is not None and self.current.items.pending:
+                self._stop.wait(_VECTORS_PAUSE_S)
+                continue
+            self._items_changed.wait(_WATCH_INTERVAL_S)
             self._items_changed.clear()
+            self._stop.wait(max(0.0, self._followed_s + _ITEMS_PAUSE_S - time.monotonic()))
 
 
 def open_serving(
