@@ -20,6 +20,7 @@ from pipelines.config import ServingConfig
 from pipelines.errors import BundleError, ConfigError, HeadraceError
 from pipelines.inference.bundle import Bundle, load_bundle
 from pipelines.places import Places
+from pipelines.ranking.carried import ItemChanges
 from pipelines.ranking.prepared import Prepared
 from pipelines.stores.item_log import ItemLog
 from pipelines.stores.new_items_store import find_pointer, pointer_path, read_new_items
@@ -107,8 +108,15 @@ class Serving:
             budget_s: Time for new vectors.
         """
         if self.items is not None:
-            for bundle in self.items.follow(budget_s):
-                yield Serving(bundle, self.queries, self.items)
+            serving = self
+            for bundle, changes in self.items.follow(budget_s):
+                serving = serving._after(bundle, changes)
+                yield serving
+
+    def _after(self, bundle: Bundle, changes: ItemChanges) -> "Serving":
+        other = Serving(bundle, self.queries, self.items)
+        other._prepared = self._prepared.carried(changes) if self._prepared is not None else None
+        return other
 
     def newest(self, budget_s: float = _EMBED_BUDGET_S) -> "Serving":
         """Return what answers in its place once the item log is followed: itself where nothing changed."""

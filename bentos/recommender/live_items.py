@@ -9,6 +9,7 @@ from typing import Any
 from pipelines.errors import HeadraceError
 from pipelines.inference.bundle import Bundle
 from pipelines.inference.item_overlay import ItemOverlay
+from pipelines.ranking.carried import ItemChanges
 from pipelines.stores.item_log import Change, ItemLog
 
 _EMBEDDED_AT_ONCE = 32
@@ -44,8 +45,8 @@ class LiveItems:
         """Stop making vectors: another bundle answers."""
         self._over = True
 
-    def follow(self, budget_s: float | None = None) -> Iterator[Bundle]:
-        """Yield the bundle whenever the log has changed it: words and facts at once, vectors in small steps.
+    def follow(self, budget_s: float | None = None) -> Iterator[tuple[Bundle, ItemChanges]]:
+        """Yield the bundle and what changed whenever the log has changed it: words and facts at once, then vectors.
 
         Args:
             budget_s: Time after which no more vectors are made; the next call goes on. None makes all.
@@ -57,7 +58,7 @@ class LiveItems:
             if overlay is None:
                 return
             if changed and overlay.pending > _EMBEDDED_AT_ONCE:
-                yield overlay.bundle()
+                yield overlay.bundle(), ItemChanges(*overlay.take_touched())
                 changed = False
             while overlay.pending and not self._over:
                 self._embed(overlay)
@@ -65,7 +66,7 @@ class LiveItems:
                 if deadline is not None and time.monotonic() > deadline:
                     break
             if changed:
-                yield overlay.bundle()
+                yield overlay.bundle(), ItemChanges(*overlay.take_touched())
 
     def _take_news(self) -> bool:
         """Take over what the log says since the last look; return whether another bundle is to answer for it."""

@@ -112,6 +112,8 @@ class ItemOverlay:
         self._slot_rows = np.zeros(_FIRST_SLOTS, np.int64)
         self._slot_vectors = np.zeros((_FIRST_SLOTS, bundle.dim), np.float32)
         self._waiting: dict[int, State] = {}
+        self._touched: set[int] = set()
+        self._came_back = False
         self._read: dict[int, int] = {}
         """What the encoder read of an item, by row, as a number."""
 
@@ -135,7 +137,7 @@ class ItemOverlay:
         """
         texts: dict[int, tuple[int, str]] = {}
         shown: dict[int, bool] = {}
-        matters = False
+        touched: set[int] = set()
         for state in states:
             row = self._rows.get(state["item_id"])
             if state.get("deleted"):
@@ -148,19 +150,33 @@ class ItemOverlay:
             before = self._display[row]
             if is_new or any(before[name] != state.get(name) for name in _IN_WORDS):
                 texts[row] = self._slot_of(row), default_text(state)
-                matters = True
+                touched.add(row)
             if is_new or self._reads_anew(row, before, state):
                 self._slot_of(row)
                 self._waiting[row] = state
-                matters = True
+                touched.add(row)
             self._describe(row, state)
             shown[row] = bool(state["available"])
         self._lexical.put(texts)
         available = self._columns["available"]
         for row, is_shown in shown.items():
-            matters = matters or bool(available[row]) != is_shown
+            if bool(available[row]) != is_shown:
+                touched.add(row)
+                self._came_back = self._came_back or (is_shown and row < self._n_indexed)
             available[row] = is_shown
-        return matters
+        self._touched |= touched
+        return bool(touched)
+
+    def take_touched(self) -> tuple[np.ndarray, bool]:
+        """Return what changed since the last call but prices, and forget it.
+
+        Returns:
+            Row numbers, int64 `(m,)`, rising, and whether one of them is a known item that is available again: what
+            behavior says of it proposes it again.
+        """
+        rows, came_back = np.array(sorted(self._touched), np.int64), self._came_back
+        self._touched, self._came_back = set(), False
+        return rows, came_back
 
     def _reads_anew(self, row: int, before: State, state: State) -> bool:
         """Whether the encoder has to read an item again."""
@@ -184,6 +200,7 @@ class ItemOverlay:
         vectors[~np.isfinite(vectors).all(axis=1)] = 0  # found by words alone; a number that is none fails searches
         for row, vector in zip(rows, vectors, strict=True):
             self._slot_vectors[self._columns["slots"][row]] = vector
+            self._touched.add(row)
             self._read[row] = _what_is_read(self._waiting.pop(row))
 
     def give_up(self, most: int) -> list[str]:

@@ -119,7 +119,7 @@ def search(
     user = None
     if features is not None and serving.search_personalization > 0:
         user = prepared_user(bundle, features, minute_of(now_s), prepared)
-    found = prepared.queries.get(query) if prepared is not None else None
+    found = prepared.query(bundle, query, query_vector) if prepared is not None else None
     allowed = None if filters is None else allowed_items(bundle, filters)
     if found is not None and allowed is not None:
         found = _left(found, allowed, k) if user is None else None
@@ -135,7 +135,7 @@ def search(
             allowed=bundle.shown if allowed is None else allowed,
         )
         if prepared is not None and allowed is None:
-            prepared.queries.put(query, found)
+            prepared.keep_query(query, found)
     if user is None:
         return _first(found, k, personalized=False)
     taste = np.maximum(bundle.item_vectors.products(found.rows, user.vector), np.float32(0))
