@@ -35,7 +35,7 @@ _WATCH_INTERVAL_S = 0.25
 _ITEMS_PAUSE_S, _VECTORS_PAUSE_S = 0.2, 0.05
 """Between two looks at the item log, however much comes in, and between two steps of making vectors: requests have the
 processor in between, and what is remembered of users for a bundle is not forgotten more often."""
-_EMBED_BUDGET_S = 0.1
+_EMBED_BUDGET_S = 0.4
 """Time for new vectors of items in one look."""
 _EMBED_BUDGET_AT_START_S = 2.0
 """The same before a bundle answers; what is left then is found by its words until its turn comes."""
