@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from bentos.recommender.catching_up import CatchingUp
 from bentos.recommender.current_request import remaining_s, request_id
 from bentos.recommender.event_intake import EventIntake
 from bentos.recommender.finding import Find, Finder, Found, require_items, sound, timed
@@ -52,6 +53,7 @@ class Answers:
         served: ServedFeaturesLog | None = None,
         requests: ServedRequestsLog | None = None,
         trials: Trials | None = None,
+        catching_up: Callable[[UserStates], CatchingUp] | None = None,
         validation: ValidationConfig | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -61,6 +63,7 @@ class Answers:
             served: Keeps a sample of the features that were used; None keeps none.
             requests: Keeps a sample of the requests; None keeps none.
             trials: The bundles that are tried beside the live one; None tries none.
+            catching_up: Makes what pushes the events of the log that the feature store lacks; None pushes none.
             validation: What an item must look like; None means the production defaults.
         """
         self.serving = serving
@@ -84,6 +87,7 @@ class Answers:
             validation=validation or ValidationConfig(),
         )
         self._now = now
+        self._catching_up = catching_up(self._users) if catching_up is not None else None
 
     @property
     def model_version(self) -> str:
@@ -103,11 +107,15 @@ class Answers:
         """Ask the bundle; apart, because a library that keeps the frames above its import would keep the bundle."""
         self._finder.warm_up(self._live.current, self._now().timestamp())
 
+    def start(self) -> None:
+        """Begin to push the events of the log that the feature store lacks."""
+        if self._catching_up is not None:
+            self._catching_up.start()
+
     def close(self) -> None:
         """Stop the background work."""
         self._live.close()
-        self._users.close()
-        for part in (self._trials, self._served, self._requests):
+        for part in (self._catching_up, self._users, self._trials, self._served, self._requests):
             if part is not None:
                 part.close()
 
@@ -276,7 +284,7 @@ class Answers:
             return None, FeatureAnswer(None)
         user_id = self._pseudonymizer.pseudonym(raw_user_id)
         answer = self._users.read(user_id, within_s=remaining_s())
-        if self._served is not None and answer.features is not None:
+        if self._served is not None and answer.features is not None and answer.source != "session":
             self._served.offer(user_id, answer.features, bundle=self.model_version, now=self._now())
         return user_id, answer
 

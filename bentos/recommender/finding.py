@@ -110,7 +110,13 @@ class Finder:
         if serving.bundle.row_of(body.item_id) is None:
             raise RequestError(404, _unknown_item("item_id", body.item_id))
         ranking = similar(
-            serving.bundle, body.item_id, k=k, serving=self._settings, kind=body.kind, filters=filters_of(body)
+            serving.bundle,
+            body.item_id,
+            k=k,
+            serving=self._settings,
+            kind=body.kind,
+            filters=filters_of(body),
+            prepared=serving.prepared(self._settings),
         )
         return Found(serving, ranking)
 

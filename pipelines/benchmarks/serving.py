@@ -15,8 +15,8 @@ benchmark's users and events never reach the real one. For each case:
     search new query small tower   the same with the bundle's query tower, where it has one
     naive                          search with the PyTorch encoder, an exact float product and a full sort, in process
 
-Beside them: a worker's memory that it does not share, seconds from start to ready, two workers against one, and what
-the load generator itself could send.
+Beside them: a worker's memory that it does not share, seconds from start to ready, two workers against one, the share
+of the true nearest 100 items that the index finds, and what the load generator itself could send.
 """
 
 import gc
@@ -25,6 +25,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ import numpy as np
 import orjson
 
 from pipelines.benchmarks.http_load import Counting, Tally, closed_loop, open_loop, poisson_times
+from pipelines.benchmarks.index_recall import K, asked_vectors, index_recall
 from pipelines.benchmarks.process_accounts import cpu_s, memory, on_cores, usable_cores
 from pipelines.benchmarks.records import BenchmarkRecord, write_records
 from pipelines.benchmarks.service_runs import ServiceRun
@@ -66,6 +68,8 @@ _CLIENTS = 8
 _CHECKED = 16
 """One in so many answers is looked into."""
 _NAIVE_REQUESTS = 20
+_RECALL_OF = 100
+"""Queries, and as many users."""
 Make = Callable[[int], bytes | None]
 
 
@@ -161,6 +165,7 @@ def bench_serving(
                 measured.append(measure_case(SEARCH_NEW, one, traffic, traffic.search_new, durations))
         else:
             click.echo(f"{SEARCH_SMALL}: the bundle has no query tower (`headrace compress` makes one)", err=True)
+        records += _recall(bundle, traffic, data)
         generator = generator_alone(durations.generator_s, _CLIENTS, theirs)
         naive = _naive(bundle, traffic, durations)
     one_rate = next(figures.capacity.rate for figures in measured if figures.case == RECOMMEND and figures.capacity)
@@ -249,6 +254,18 @@ def _two_workers(service: ServiceRun, traffic: Traffic, durations: Durations, da
         _record(data, WORKER, "memory_pss_mib", max(one.pss for one in found), "MiB"),
         _record(data, TWO_WORKERS, "rps", tally.rate, "1/s"),
     ]
+
+
+def _recall(bundle: "Bundle", traffic: Traffic, data: str) -> list[BenchmarkRecord]:
+    """Compare the index that the service uses with a product with every vector."""
+    from pipelines.stores.vector_index_files import indexed
+
+    now = time.time()
+    queries = [next(traffic.new_queries) for _ in range(_RECALL_OF)]
+    users = [traffic.history_of(user, now) for user in traffic.users[:_RECALL_OF]]
+    asked = asked_vectors(bundle, queries, users, now)
+    found = index_recall(indexed(bundle).vector_index, np.asarray(bundle.item_vectors), asked)
+    return [_record(data, "index", f"recall@{K}", float(found.mean()), "share")]
 
 
 def _naive(bundle: "Bundle", traffic: Traffic, durations: Durations) -> list[Figures]:

@@ -1,5 +1,6 @@
 """What the serving bench asks: known users at random, some of them for the first time after an event, and queries."""
 
+import calendar
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from pipelines.benchmarks.http_load import Answer, closed_loop, described, http_request
+from pipelines.benchmarks.index_recall import History
 from pipelines.errors import StoreError
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ _CALL_EVENTS = 500
 _VISITED_SHARE = 0.2
 """Share of the users, at least, whose last event was followed by a visit."""
 _SEED = 13
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class Traffic:
@@ -61,7 +64,7 @@ class Traffic:
         self._visited, self._fresh = self._fresh[-self._least_visited :], self._fresh[: -self._least_visited]
 
     def renew(self, count: int) -> None:
-        """Have so many users, at most, wait for their first visit after an event; events are sent for what is missing."""
+        """Have so many users, at most, wait for a first visit after an event; what is missing of them has one now."""
         self._chooser.shuffle(self._visited)
         missing = max(0, min(count - len(self._fresh), len(self._visited) - self._least_visited))
         users, self._visited = self._visited[:missing], self._visited[missing:]
@@ -114,10 +117,16 @@ class Traffic:
         """Return an event of a user that happens now."""
         return {"user_id": user, "event_type": "view", "item_id": self.item()}
 
+    def history_of(self, user: str, now: float) -> History:
+        """Return such a history as the online store has it."""
+        events = list(self._history(user, now))[::-1]
+        times = [calendar.timegm(time.strptime(event["event_timestamp"], _TIME)) for event in events]
+        return History([event["item_id"] for event in events], [event["event_type"] for event in events], times)
+
     def _history(self, user: str, now: float) -> Iterator[dict[str, Any]]:
         for number in range(HISTORY):
             basket = 1 + number // _BASKET
-            at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now - basket * _BASKET_DAYS * 86_400))
+            at = time.strftime(_TIME, time.gmtime(now - basket * _BASKET_DAYS * 86_400))
             yield {"user_id": user, "event_type": "purchase", "item_id": self.item(), "event_timestamp": at}
 
     def item(self) -> str:
@@ -174,7 +183,8 @@ def _distinct_queries(titles: Sequence[str], chooser: random.Random) -> Iterator
     seen: set[str] = set()
     while True:
         words = [word.strip(",.") for word in chooser.choice(titles).split()]
-        words = chooser.sample(words, min(3, len(words))) + [chooser.choice(chooser.choice(titles).split() or ["new"])]
+        other = chooser.choice(chooser.choice(titles).split() or ["new"])
+        words = [*chooser.sample(words, min(3, len(words))), other]
         chooser.shuffle(words)
         query = " ".join(words)
         if query in seen or not query.strip():

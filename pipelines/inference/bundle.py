@@ -393,6 +393,16 @@ class Bundle:
         return _codes(self.items["brand"])
 
     @cached_property
+    def category_rows(self) -> dict[str, np.ndarray]:
+        """Rows of the items of each category, int32, by case-folded name."""
+        return _rows_by_name(*self.categories)
+
+    @cached_property
+    def brand_rows(self) -> dict[str, np.ndarray]:
+        """Rows of the items of each brand, int32, by case-folded name."""
+        return _rows_by_name(*self.brands)
+
+    @cached_property
     def facts(self) -> ItemFacts:
         """Prices, categories and brands as the affinities of candidates need them."""
         return item_facts(*(self.items[name].to_pylist() for name in ("price", "category", "brand")))
@@ -700,6 +710,12 @@ def _codes(column: pa.ChunkedArray) -> tuple[dict[str, int], np.ndarray]:
     numbers: dict[str, int] = {}
     codes = [-1 if name is None else numbers.setdefault(name.casefold(), len(numbers)) for name in column.to_pylist()]
     return numbers, np.asarray(codes, np.int32)
+
+
+def _rows_by_name(numbers: Mapping[str, int], codes: np.ndarray) -> dict[str, np.ndarray]:
+    order = np.argsort(codes, kind="stable").astype(np.int32)
+    starts = np.searchsorted(codes[order], np.arange(len(numbers) + 1))
+    return {name: order[starts[number] : starts[number + 1]] for name, number in numbers.items()}
 
 
 def _save(path: Path, array: np.ndarray) -> None:

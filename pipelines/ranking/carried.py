@@ -14,6 +14,8 @@ from pipelines.ranking.candidates import DayCandidates
 from pipelines.ranking.learned import ranker_of
 from pipelines.ranking.query_results import QueryResult
 
+Neighbors = tuple[np.ndarray, np.ndarray]
+"""Rows, int64 `(c,)`, and cosines, float32 `(c,)`, best first."""
 MOST_CHANGES = 64
 """Changes, of one item or many, that are looked back on."""
 _MOST_ITEMS = 256
@@ -90,3 +92,14 @@ def touches_query(bundle: Bundle, rows: np.ndarray, query: str, vector: np.ndarr
     weights = bundle.preprocessing.fusion.search.model_dump()
     share = weights["dense"] / (sum(weights.values()) or 1.0)
     return bool((share * dense >= found.scores[-1]).any())
+
+
+def touches_neighbors(bundle: Bundle, rows: np.ndarray, row: int, found: Neighbors) -> bool:
+    """Whether a changed item is the item asked for, among those nearest to it, or would be."""
+    if row in rows or np.isin(rows, found[0]).any():
+        return True
+    shown = rows[bundle.available[rows]]
+    if not len(shown):
+        return False
+    least = float(found[1][-1]) if len(found[1]) else 0.0
+    return bool((bundle.item_vectors.products(shown, bundle.item_vectors[row]) >= least).any()) or least <= 0

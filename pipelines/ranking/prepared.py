@@ -22,9 +22,11 @@ from pipelines.ranking.candidates import DayCandidates, History, day_candidates,
 from pipelines.ranking.carried import (
     MOST_CHANGES,
     ItemChanges,
+    Neighbors,
     changed_rows,
     touches_candidates,
     touches_history,
+    touches_neighbors,
     touches_query,
 )
 from pipelines.ranking.filtering import allowed_items
@@ -34,7 +36,7 @@ from pipelines.ranking.query_results import QueryResult
 
 _DAY_S = 86_400
 _MIB = 2**20
-_QUERY_RESULTS = 4_096
+_QUERY_RESULTS, _NEIGHBOR_LISTS = 4_096, 4_096
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -119,13 +121,14 @@ class PreparedUser:
 
 
 class Prepared:
-    """Users and queries of one bundle; another bundle starts anew."""
+    """Users, queries and items of one bundle; another bundle starts anew."""
 
     def __init__(self, serving: ServingConfig) -> None:
         self._users: Kept[int, tuple[int, PreparedUser]] = Kept(
             serving.prepared_users_mib * _MIB, lambda kept: kept[1].size
         )
         self._queries: Kept[str, tuple[int, QueryResult]] = Kept(_QUERY_RESULTS)
+        self._neighbors: Kept[int, tuple[int, Neighbors]] = Kept(_NEIGHBOR_LISTS)
         self._step = 0
         self._changes: tuple[ItemChanges, ...] = ()
 
@@ -173,6 +176,21 @@ class Prepared:
     def keep_query(self, query: str, found: QueryResult) -> None:
         """Remember what a query found."""
         self._queries.put(query, (self._step, found))
+
+    def neighbors(self, bundle: Bundle, row: int) -> Neighbors | None:
+        """Return the items nearest to an item, best first."""
+        step, found = self._neighbors.get(row) or (0, None)
+        if found is None or step == self._step:
+            return found
+        rows = self._changed_since(step)
+        if rows is None or touches_neighbors(bundle, rows, row, found):
+            return None
+        self.keep_neighbors(row, found)
+        return found
+
+    def keep_neighbors(self, row: int, found: Neighbors) -> None:
+        """Remember the items nearest to an item."""
+        self._neighbors.put(row, (self._step, found))
 
     def _changed_since(self, step: int) -> np.ndarray | None:
         """Return which rows changed since, int64 `(m,)`; None where that is too long ago, too much or to come."""

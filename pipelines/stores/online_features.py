@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipelines.config import PreparationConfig
-from pipelines.errors import StoreError
+from pipelines.errors import DamagedStateError, StoreError
 from pipelines.features.activity import ACTIVITY_FEATURES
 from pipelines.features.history import is_remembered
 from pipelines.features.user_fold import UserRow
@@ -153,15 +153,15 @@ class OnlineFeatures:
             What is known now of each user whom the events changed.
 
         Raises:
-            StoreError: nothing was materialized yet, the online store does not answer, or what it holds of a user
-                is damaged (other users' events are in).
+            DamagedStateError: what the store holds of a user cannot be used; the events of others are in.
+            StoreError: nothing was materialized yet, or the online store does not answer.
         """
         usable = [event for event in events if is_remembered(event)]
         if not usable:
             return {}
         pushed = self._pushes.submit(usable)
-        if isinstance(pushed, StoreError):
-            raise StoreError(str(pushed))
+        if isinstance(pushed, DamagedStateError):
+            raise pushed
         return pushed
 
     def load(
@@ -199,6 +199,23 @@ class OnlineFeatures:
             user_id: _state(user_id, row) for user_id, row in zip(user_ids, rows, strict=True) if row.values["n_events"]
         }
 
+    def has_pushed(self, event_id: str) -> bool:
+        """Whether the event is known to have been pushed lately by a process of this machine."""
+        return self._pushed.has(event_id) is True
+
+    def sync(self) -> None:
+        """Wait until the disk has what was pushed, where the online store lies on one of ours.
+
+        Raises:
+            StoreError: that cannot be told.
+        """
+        try:
+            self._stores().writer.sync()
+        except OSError as error:
+            raise StoreError(
+                f"The online store may not be on the disk ({error}): push the same events again."
+            ) from error
+
     # Inside
 
     def _whole_row(self, user_id: str) -> "OnlineRow":
@@ -209,7 +226,7 @@ class OnlineFeatures:
                 break
         return row
 
-    def _push_together(self, calls: list[list[Mapping[str, Any]]]) -> "list[dict[str, Pushed] | StoreError]":
+    def _push_together(self, calls: list[list[Mapping[str, Any]]]) -> "list[dict[str, Pushed] | DamagedStateError]":
         """Fold and write the events of all calls; the answer of each tells of its own users."""
         events = [event for call in calls for event in call]
         user_ids = list(dict.fromkeys(event["user_id"] for event in events))
@@ -334,15 +351,15 @@ def _require_sound(rows: Sequence["OnlineRow"]) -> None:
     """Refuse what the online store cannot have been given.
 
     Raises:
-        StoreError: a row is damaged.
+        DamagedStateError: a row cannot be used.
     """
     damaged = [row for row in rows if row.problem]
     if damaged:
         raise _damage(damaged)
 
 
-def _damage(rows: Sequence["OnlineRow"]) -> StoreError:
-    return StoreError(
+def _damage(rows: Sequence["OnlineRow"]) -> DamagedStateError:
+    return DamagedStateError(
         f"What the online store holds of {len(rows)} users is damaged, the first one: {rows[0].problem}. Run `headrace "
         "materialize_features`, which loads them anew once something arrived of them."
     )

@@ -5,7 +5,7 @@ import resource
 import socket
 import threading
 import time
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 
 import pytest
 import uvicorn
@@ -163,14 +163,17 @@ def test_an_answer_that_is_not_read_is_given_up(talk):
     assert received < 20_000_000
 
 
-def test_many_idle_connections_hold_up_nobody(port, talk):
+@pytest.mark.parametrize("count", [500, pytest.param(8_000, marks=pytest.mark.slow)])
+def test_many_idle_connections_hold_up_nobody(count):
     limit_connections()
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == hard
-    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(500)]
-    try:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert soft == hard
+    app = Api()
+    app.open(Echo())
+    with serving(app, Connection) as port, ExitStack() as held:
+        for _ in range(count):
+            held.enter_context(socket.create_connection(("127.0.0.1", port)))
+        talk = held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
         talk.sendall(HEAD + b"\r\n" + BODY)
         assert answer(talk) == (200, {"query": "milk"})
-    finally:
-        for connection in idle:
-            connection.close()
+    app.close()

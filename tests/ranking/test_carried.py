@@ -12,7 +12,7 @@ from pipelines.inference.item_overlay import ItemOverlay
 from pipelines.inference.preprocessing import Preprocessing, RankerSettings
 from pipelines.inference.ranker_features import ranker_features
 from pipelines.model.ranker import HEADS, Ranker
-from pipelines.ranking.answers import recommend, search
+from pipelines.ranking.answers import recommend, search, similar
 from pipelines.ranking.carried import MOST_CHANGES, ItemChanges
 from pipelines.ranking.prepared import Prepared
 from tests.toys.toy_bundle import WORDS, bought, write_toy_bundle
@@ -84,6 +84,12 @@ def test_every_answer_is_that_of_a_bundle_for_which_nothing_is_remembered(ranked
             fresh, kept = (recommend(bundle, user, prepared=one, **options) for one in (None, catalogue.prepared))
             assert kept.rows.tolist() == fresh.rows.tolist()
             np.testing.assert_allclose(kept.scores, fresh.scores, atol=1e-6)
+        for item_id in ("a", "d", "new-6"):
+            if bundle.row_of(item_id) is not None:
+                about = {"k": 4, "serving": SERVING}
+                fresh, kept = (similar(bundle, item_id, prepared=one, **about) for one in (None, catalogue.prepared))
+                assert kept.rows.tolist() == fresh.rows.tolist()
+                np.testing.assert_allclose(kept.scores, fresh.scores, atol=1e-6)
         for query in queries:
             vector = bundle.encode_queries([query])[0]
             asked = {"query_vector": vector, "features": users[0], **options}
