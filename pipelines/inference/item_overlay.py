@@ -100,11 +100,12 @@ class ItemOverlay:
             "popularity_score": bundle.popularity_score,
             "by_popularity": bundle.by_popularity,
             "first_day": bundle.trends.first_day,
+            "scales": bundle.item_vectors.scales,
             "slots": np.full(bundle.n_items, NO_SLOT, np.int32),
         }
         """By row, with room behind; what is behind is not seen."""
         self._fillers = {"prices": np.nan, "log_prices": np.nan, "categories": -1, "brands": -1, "first_day": -1}
-        self._fillers["slots"] = NO_SLOT
+        self._fillers |= {"slots": NO_SLOT, "scales": 1}
         self._offsets = {name: table.offsets for name, table in self._neighbors.items()}
         self._capacity = 0
         self._make_room(self._n)
@@ -213,7 +214,7 @@ class ItemOverlay:
         n, columns = self._n, {name: values[: self._n] for name, values in self._columns.items()}
         changed = self._slot_rows[: self._n_slots]
         beside = self._slot_vectors[: self._n_slots]
-        vectors = PatchedVectors(self._vectors, columns["slots"], self._slot_vectors)
+        vectors = PatchedVectors(self._vectors, columns["slots"], self._slot_vectors, columns["scales"])
         facts = ItemFacts(columns["log_prices"], columns["fact_categories"], columns["fact_brands"])
         facts.__dict__["n_kinds"] = tuple(1 + len(numbers) for numbers in self._kinds)
         return OverlaidBundle(
@@ -285,6 +286,7 @@ class ItemOverlay:
         if row < self._n_indexed:
             self._slot_vectors[slot] = self._vectors[row]
         self._n_slots += 1
+        self._columns["scales"][row] = 1  # what is beside is not in int8
         self._columns["slots"][row] = slot
         return slot
 
