@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bentos.recommender import metrics
+from bentos.recommender.current_request import remaining_s
 from bentos.recommender.requests import EventBody, EventsBody, RequestError
 from bentos.recommender.user_states import UserStates
 from pipelines.errors import DataError, StoreError
@@ -69,7 +70,7 @@ class EventIntake:
             raise RequestError(503, str(error)) from error
         metrics.ACCEPTED_EVENTS.inc(len(stored))
         remembered = [event for event in stored if is_remembered(event)]
-        return Kept(stored, self._users.push(remembered, began) if remembered else None)
+        return Kept(stored, self._users.push(remembered, began, remaining_s()) if remembered else None)
 
     def _row(self, event: EventBody, index: int, now: datetime) -> dict[str, Any]:
         where = f"events.{index}"

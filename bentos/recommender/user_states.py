@@ -17,7 +17,6 @@ from typing import Any, Literal, Protocol
 
 from bentos.recommender import metrics
 from bentos.recommender.circuit_breaker import CircuitBreaker
-from bentos.recommender.current_request import remaining_s
 from bentos.recommender.patient_calls import PatientCalls
 from bentos.recommender.session_histories import SessionHistories
 from pipelines.config import ServingConfig
@@ -128,12 +127,13 @@ class UserStates:
             return self._with_session(user_id, known.answer)
         return None if self._breaker.lets_pass else self._instead(user_id, _LEFT_ALONE)
 
-    def read(self, user_id: str) -> FeatureAnswer:
+    def read(self, user_id: str, within_s: float | None = None) -> FeatureAnswer:
         """Return the features of a user; never raises, and waits at most for `feature_timeout_ms`.
 
-        It waits for less where the request has less time left.
+        Args:
+            within_s: What is left of the request's time, seconds: it waits no longer.
         """
-        answer = self.fresh(user_id) or self._read(user_id)
+        answer = self.fresh(user_id) or self._read(user_id, _least(self._timeout_s, within_s))
         if answer.source != "store":
             metrics.INSTEAD_OF_FRESH.labels(answer.source).inc()
         return answer
@@ -146,12 +146,13 @@ class UserStates:
         """
         self._store.read_user("")
 
-    def push(self, events: Sequence[Mapping[str, Any]], began: float) -> str | None:
+    def push(self, events: Sequence[Mapping[str, Any]], began: float, within_s: float | None = None) -> str | None:
         """Let events count: the next answer to their users knows of them. Never raises.
 
         Args:
             events: As the event log keeps them, all of types that are part of a history.
             began: When they came in, on the clock of `time.monotonic`.
+            within_s: What is left of the request's time, seconds: it waits no longer.
 
         Returns:
             Why they are not in the online store yet; None where they are.
@@ -159,7 +160,7 @@ class UserStates:
         self._sessions.add(events)
         if not self._push_breaker.passes():
             return f"{_LEFT_ALONE}; {_COUNT_LATER}"
-        budget_s = remaining_s(self._push_timeout_s)
+        budget_s = _least(self._push_timeout_s, within_s)
         call = self._pushes.submit(partial(self._push_now, events, began))
         if call is None:
             return f"too many wait for the feature store; {_COUNT_LATER}"
@@ -194,10 +195,9 @@ class UserStates:
 
     # Inside
 
-    def _read(self, user_id: str) -> FeatureAnswer:
+    def _read(self, user_id: str, budget_s: float) -> FeatureAnswer:
         if not self._breaker.passes():
             return self._instead(user_id, _LEFT_ALONE)
-        budget_s = remaining_s(self._timeout_s)
         call = self._begin_reading(user_id)
         if call is None:
             return self._instead(user_id, "too many wait for the feature store")
@@ -312,3 +312,7 @@ class UserStates:
                 if len(self._known) > self._most_users:
                     self._known.popitem(last=False)
             return answer
+
+
+def _least(timeout_s: float, within_s: float | None) -> float:
+    return timeout_s if within_s is None else max(0.0, min(timeout_s, within_s))

@@ -21,9 +21,9 @@ _TRAINED_ON = 20_000
 _BLOCK = 8_192
 _FEW = 2_048
 """Allowed items that are simply all scored."""
-_LEAST_WANTED, _PER_WANTED, _WIDER = 100, 4, 3
+_LEAST_WANTED, _PER_WANTED, _WIDER = 100, 5, 3
 """Items wanted at least; items looked at for each that is wanted, and how many times more where that is too few."""
-_DEVIATIONS = 2
+_DEVIATIONS = 1.75
 """Standard deviations of the error of the codes that an item may be better than they say."""
 _MOST_LOOKED_AT = 8_192
 """Items taken from the codes at most; where a filter needs more, all items are compared."""
@@ -93,9 +93,11 @@ class FastScanVectorIndex:
             if len(rows) >= wanted:
                 scores = self.vectors.products(rows, vector)
                 errors = scores - rough
-                behind = float(found[0, -1] + errors.mean() + _DEVIATIONS * errors.std())
-                if behind < np.partition(scores, -wanted)[-wanted]:
-                    best = np.lexsort((rows, -scores))[:k]
+                behind = found[0, -1] + errors.mean() + _DEVIATIONS * errors.std()
+                last = np.partition(scores, -wanted)[-wanted]
+                if behind < last:
+                    near = np.flatnonzero(scores >= last)
+                    best = near[np.lexsort((rows[near], -scores[near]))[:k]]
                     return rows[best], scores[best]
             looked_at *= _WIDER
         return self.exact.nearest(vector, k, allowed)

@@ -24,6 +24,7 @@ from pipelines.stores.feast_settings import (
     store_errors,
 )
 from pipelines.stores.group_commit import GroupCommit
+from pipelines.stores.push_intent import Intent, PushIntent
 from pipelines.stores.pushed_events import PushedEvents
 from pipelines.stores.user_changes import Stamp, UserChanges
 
@@ -105,6 +106,7 @@ class OnlineFeatures:
         self._pushed = PushedEvents(feast_dir / "pushed_events.bin")
         self._opening = threading.Lock()
         self._opened: _Opened | None = None
+        self._intent = PushIntent(feast_dir / ".push_intent")
         self._pushes = GroupCommit(self._push_together)
 
     def open(self) -> None:
@@ -181,6 +183,7 @@ class OnlineFeatures:
             StoreError: nothing was materialized yet, or the online store does not answer.
         """
         with self._locked():
+            self._finish_interrupted()
             from pipelines.stores.user_fold import blank_row
 
             known = {user_id: row for user_id, row in rows.items() if row is not None}
@@ -231,6 +234,7 @@ class OnlineFeatures:
         events = [event for call in calls for event in call]
         user_ids = list(dict.fromkeys(event["user_id"] for event in events))
         with self._locked():
+            self._finish_interrupted()
             found = dict(zip(user_ids, self._read(user_ids), strict=True))
             damaged = {user_id for user_id, row in found.items() if row.problem}
             events = [event for event in events if event["user_id"] not in damaged]
@@ -240,8 +244,7 @@ class OnlineFeatures:
                 if user_id not in damaged and row.values["n_events"]
             }
             rows = self._stores().fold.add(states, events, pushed=self._pushed.has)
-            self._write(rows)
-            self._pushed.add(event["event_id"] for event in events)
+            self._write_push(Intent(rows, [event["event_id"] for event in events]))
             pushed = {row["user_id"]: self._pushed_now(row) for row in rows}
         return [
             _damage([found[user_id] for user_id in users & damaged])
@@ -249,6 +252,26 @@ class OnlineFeatures:
             else {user_id: pushed[user_id] for user_id in users if user_id in pushed}
             for users in ({event["user_id"] for event in call} for call in calls)
         ]
+
+    def _write_push(self, push: Intent) -> None:
+        """Write a push whole: a process that is killed meanwhile leaves the note, and the next one writes the rest."""
+        self._intent.note(push.rows, push.event_ids)
+        self._write(push.rows)
+        self._pushed.add(push.event_ids)
+        self._intent.clear()
+
+    def _finish_interrupted(self) -> None:
+        """Write what a push left behind that was killed, or that the store failed, unless more is known since."""
+        push = self._intent.left()
+        if push is None:
+            return
+        now = self._read([row["user_id"] for row in push.rows])
+        rows = [
+            row
+            for row, online in zip(push.rows, now, strict=True)
+            if online.problem or (online.values["n_events"] or 0) <= row["n_events"]
+        ]
+        self._write_push(Intent(rows, push.event_ids))
 
     def _pushed_now(self, state: "UserRow") -> Pushed:
         """Return what `read_user` gives now; nobody else writes meanwhile."""

@@ -147,6 +147,12 @@ def test_paths_and_methods(service, path, method, status):
     json.loads(content)
 
 
+@pytest.mark.parametrize("query", [b"timings=%F3%A7%83%A0", b"\xff", b"%", b"timings=1&timings=1", b"timings=1&&=&x"])
+def test_odd_query_strings(service, query):
+    status, _, content = asyncio.run(ask(service.app, "/search", {"query": "milk"}, query=query))
+    assert (status, "timings_ms" in json.loads(content)) == (200, b"timings=1" in query)
+
+
 @pytest.mark.parametrize(
     "headers",
     [

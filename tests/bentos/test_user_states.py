@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 
 import pytest
 
-from bentos.recommender.current_request import begin_request
 from bentos.recommender.metrics import EVENT_TO_EFFECT_SECONDS
 from bentos.recommender.session_histories import SessionHistories
 from bentos.recommender.user_states import FeatureAnswer, UserStates
@@ -181,21 +180,10 @@ def test_a_store_that_hangs_costs_the_limit_and_what_it_said_last_answers(states
 
 def test_the_wait_ends_with_the_request_s_time(states, store):
     store.open.clear()
-
-    def ask(problems: list[str | None]) -> None:
-        begin_request("r", time.monotonic() + 0.005)
-        problems += [states.read("u").problem, states.push([viewed("u", "a")], time.monotonic())]
-
-    problems: list[str | None] = []
-    asking = threading.Thread(target=ask, args=(problems,))  # what a request knows belongs to its thread
-    began = time.monotonic()
-    asking.start()
-    asking.join()
-    assert time.monotonic() - began < PATIENCE_MS / 1e3
-    assert [problem.partition(" ms")[0][:-1] for problem in problems] == [
-        "the feature store did not answer within ",
-        "the feature store did not take the events within ",
-    ]
+    assert states.read("u", within_s=0.001).problem.startswith("the feature store did not answer within 1 ms")
+    assert states.read("u", within_s=-1).problem.startswith("the feature store did not answer within 0 ms")
+    late = states.push([viewed("u", "a")], time.monotonic(), within_s=0.001)
+    assert late.startswith("the feature store did not take the events within 1 ms")
 
 
 def test_a_store_that_hangs_is_left_alone_after_three_waits_and_found_again_when_it_is_back(states, store):

@@ -182,6 +182,57 @@ def test_damage_of_one_user_stays_with_that_user(feast_dir):
     assert features.read_user("w").item_ids == ["a", "b"]
 
 
+class Killed(BaseException):
+    """Ends a push as kill -9 ends it: nothing that comes after runs."""
+
+
+@pytest.mark.parametrize("written", [0, 1, 2], ids=["before both views", "between the views", "after both views"])
+def test_a_push_that_was_killed_is_written_whole_by_the_next_one(feast_dir, written):
+    killed, whole = online(feast_dir), online(feast_dir)
+    events = [event("u", "d", day(9), kind="cart"), event("new", "a", day(9), kind="cart")]
+    writer, calls = killed._stores().writer, []
+
+    def write(view, rows):
+        if len(calls) == written:
+            raise Killed
+        calls.append(view)
+        writer_write(view, rows)
+
+    writer_write, writer.write = writer.write, write
+    killed._pushed.add = lambda ids: write("", [])
+    with pytest.raises(Killed):
+        killed.push_events(events)
+    assert not whole.has_pushed(events[0]["event_id"])
+    assert all((whole.stamp(user) is None) == (written < 2) for user in ("u", "new"))  # not fresh until it is whole
+
+    assert whole.push_events(events) == {}  # as the service does after its next start
+    for user, items in (("u", ["a", "b", "c", "d"]), ("new", ["a"])):
+        known = whole.read_user(user)
+        assert (known.item_ids, known.activity["carts"]) == (items, 1.0)
+        assert whole.stamp(user) is not None
+    assert whole.has_pushed(events[0]["event_id"])
+
+
+def test_a_killed_push_does_not_replace_what_is_known_since(feast_dir):
+    features = online(feast_dir)
+    early, late = [event("u", "d", day(9), kind="cart")], [event("u", "e", day(9.5), kind="cart")]
+    features.push_events(early)
+    [row] = features.states(["u"]).values()
+    features.push_events(late)
+    features._intent.note([row], [])
+    features.push_events([event("v", "d", day(9.6))])
+    assert features.read_user("u").item_ids == ["a", "b", "c", "d", "e"]
+
+
+def test_a_note_that_was_cut_short_is_none(feast_dir):
+    features = online(feast_dir)
+    features._intent.note(list(features.states(["u"]).values()), ["e"])
+    note = feast_dir / ".push_intent"
+    assert features._intent.left().event_ids == ["e"] and features._intent.left().rows == [features.states(["u"])["u"]]
+    note.write_bytes(note.read_bytes()[:-1])
+    assert features._intent.left() is None
+
+
 def test_features_say_until_when_they_count(feast_dir):
     user = online(feast_dir).read_user("u")
     assert user.counts_until_us == user.event_timestamp_us + 28 * 86_400_000_000
