@@ -103,11 +103,13 @@ class Finder:
 
     def similar(self, serving: Serving, *, k: int, body: SimilarBody) -> Found:
         """Find items like an item, or bought with it."""
-        if serving.bundle.row_of(body.item_id) is None:
+        row = serving.bundle.row_of(body.item_id)
+        if row is None:
             raise RequestError(404, _unknown_item("item_id", body.item_id))
-        ranking = similar(
-            serving.bundle, body.item_id, k=k, serving=self._settings, kind=body.kind, filters=filters_of(body)
-        )
+        filters, category = filters_of(body), serving.bundle.display[row]["category"]
+        if body.other_categories and category is not None:
+            filters = replace(filters or Filters(), excluded_categories=(category,))
+        ranking = similar(serving.bundle, body.item_id, k=k, serving=self._settings, kind=body.kind, filters=filters)
         return Found(serving, ranking)
 
 

@@ -61,6 +61,8 @@ class SimilarBody(AnswerBody):
 
     item_id: str = Field(min_length=1, max_length=MAX_ID_CHARACTERS)
     kind: Literal["similar", "goes_with"] = "similar"
+    other_categories: bool = False
+    """Whether items of the item's own category are left out."""
 
 
 class EventBody(Body):

@@ -22,6 +22,8 @@ class Filters:
     min_price: float | None = None
     """In the item's currency; items without a price are left out where a price is asked for."""
     max_price: float | None = None
+    excluded_categories: tuple[str, ...] = ()
+    """Category names whose items are left out, upper and lower case alike."""
 
 
 def allowed_items(
@@ -34,6 +36,9 @@ def allowed_items(
             if names:
                 wanted = [numbers[name.casefold()] for name in names if name.casefold() in numbers]
                 allowed &= np.isin(codes, wanted)
+        if filters.excluded_categories:
+            numbers, codes = bundle.categories
+            allowed &= ~np.isin(codes, [numbers.get(name.casefold(), -2) for name in filters.excluded_categories])
         if filters.min_price is not None:
             allowed &= bundle.prices >= filters.min_price
         if filters.max_price is not None:
