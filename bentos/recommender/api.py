@@ -16,7 +16,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from bentos.recommender.answers import Answers
-from bentos.recommender.requests import Body, EventsBody, RecommendBody, RequestError, SearchBody, SimilarBody, parse
+from bentos.recommender.requests import (
+    Body,
+    EventsBody,
+    ExplainBody,
+    RecommendBody,
+    RequestError,
+    SearchBody,
+    SimilarBody,
+    parse,
+)
 
 API_KEY_VARIABLE = "HEADRACE_API_KEY"
 MAX_BODY_BYTES = 2 * 2**20
@@ -24,6 +33,7 @@ _CALLS: dict[str, tuple[type[Body], int]] = {
     "search": (SearchBody, 200),
     "recommend": (RecommendBody, 200),
     "similar": (SimilarBody, 200),
+    "explain": (ExplainBody, 200),
     "events": (EventsBody, 202),
 }
 _logger = logging.getLogger("headrace.serving")

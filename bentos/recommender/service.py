@@ -113,6 +113,7 @@ def open_answers() -> "Answers":
     from pipelines.stores.online_features import OnlineFeatures
     from pipelines.stores.served_features import ServedFeaturesLog
     from pipelines.stores.served_requests import ServedRequestsLog
+    from pipelines.stores.shown_lists import ShownListsLog
 
     places = Places.from_environment()
     pseudonymizer = Pseudonymizer(load_pseudonym_key(places.pseudonym_key, create=False))
@@ -132,6 +133,7 @@ def open_answers() -> "Answers":
         requests=ServedRequestsLog(
             places.served_requests, share=deployment.sample_share, keep_days=deployment.sample_days
         ),
+        shown=ShownListsLog(places.shown_lists, share=serving.shown_share, keep_days=serving.shown_days),
         trials=trials,
     )
     try:

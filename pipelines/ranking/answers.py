@@ -64,7 +64,7 @@ def recommend(
             recommended themselves.
     """
     if seed_items:
-        features = _with_seeds(features, seed_items, now_s)
+        features = with_seeds(features, seed_items, now_s)
     embedded = bundle.user_embedding(features, now_s) if features is not None else None
     if features is None or embedded is None:
         rows = top_rows(bundle.popularity_score, k, allowed_items(bundle, filters))
@@ -208,7 +208,8 @@ def _order(
     return Ranking(rows, scores[best], {name: part[rows] for name, part in parts.items()}, "user" in exact)
 
 
-def _with_seeds(features: UserFeatures | None, seed_items: Sequence[str], now_s: float) -> UserFeatures:
+def with_seeds(features: UserFeatures | None, seed_items: Sequence[str], now_s: float) -> UserFeatures:
+    """Return features with seed items as the newest events."""
     seeds = list(seed_items)
     return _WithSeeds(
         item_ids=[*(features.item_ids if features else ()), *seeds],
