@@ -462,7 +462,7 @@ class ServingConfig(Settings):
     """Chance that a slot shows an item from further down; 0 explores nothing."""
     exploration_positions: tuple[Annotated[int, Field(ge=1)], ...] = (5, 10)
     """The slots, positions in the list from 1."""
-    exploration_pool: int = Field(default=20, ge=1, le=1_000)
+    exploration_pool: int = Field(default=10, ge=1, le=1_000)
     """Next candidates among which an explored slot is drawn, each with the same chance."""
     exploration_fresh: int = Field(default=0, ge=0, le=1_000)
     """Items that arrived last since the bundle was made, which are drawn from as well."""

@@ -17,6 +17,9 @@ from pipelines.ranking.exploration import Exploration
 from pipelines.ranking.filtering import Filters
 from pipelines.ranking.refusals import refusal
 
+_DIVERSE = 5
+"""Candidates for each item shown among which diversity chooses."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -150,6 +153,10 @@ class Arranger:
         """Whether slots of this call are explored."""
         return self._settings.exploration_share > 0 and call in self._settings.exploration_calls
 
+    def _diversity(self, bundle: Bundle, k: int) -> Diversity:
+        pool = min(_DIVERSE * k, k + self._settings.ordering_pool)
+        return Diversity(self._settings.diversity, pool, bundle.item_vectors.__getitem__)
+
     def stage(self, bundle: Bundle, asked: Asked) -> Stage:
         """Return the ordering stage of a request to a bundle."""
         settings, rules = self._settings, self.rules.of(bundle)
@@ -159,9 +166,7 @@ class Arranger:
             bundle=bundle,
             asked=asked,
             effect=rules.effect(asked.occasion) if rules is not None else None,
-            diversity=Diversity(settings.diversity, settings.ordering_pool, bundle.item_vectors.__getitem__)
-            if is_diverse
-            else None,
+            diversity=self._diversity(bundle, asked.k) if is_diverse else None,
             exploration=self._exploration if explores else None,
             n_fresh=settings.exploration_fresh if explores else 0,
             pool=settings.ordering_pool,

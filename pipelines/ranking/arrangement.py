@@ -96,29 +96,27 @@ def arrange(
         of_best = diversify(moved[best], diversity.vectors_of(rows[best]), diversity.weight, page.k)
         order = np.concatenate([best[of_best], order[len(best) :]])
     pins = _pins(effect, page)
-    waiting = rows[order].tolist()
-    if pins:
-        pinned_rows = {pin.row for pin in pins.values()}
-        waiting = [row for row in waiting if row not in pinned_rows]
-    walk = _Walk(effect, [pin.row for pin in pins.values()])
-    base = walk.take(waiting, page.k - len(pins))
+    waiting, place_of = rows[order], dict[int, int]()
+    for pin in pins.values():
+        others = waiting != pin.row
+        place_of.update((pin.row, place) for place in order[~others].tolist())
+        waiting, order = waiting[others], order[others]
+    walk = _Walk(effect, waiting, [pin.row for pin in pins.values()])
+    base = walk.take(page.k - len(pins))
     held_back = dict(walk.held_back)
-    shown, explored, propensities, more = (
-        _with_pins(base, pins, page.first),
-        frozenset[int](),
-        {},
-        walk.at < len(waiting),
-    )
+    shown, more = _with_pins(base, pins, page.first), walk.at < len(waiting)
+    explored, propensities = frozenset[int](), dict[int, float]()
     if exploration is not None and base:
-        reserve = walk.take(waiting, exploration.pool)
-        known = {*page.shown, *base, *reserve, *(pin.row for pin in pins.values())}
-        walk.at = 0
-        reserve += walk.take([row for row in fresh if row not in known and not page.barred(row)], len(fresh))
-        drawn = explore(_slots(exploration, page.first, shown, pins), reserve, exploration.share, seed)
+        slots = _slots(exploration, page.first, shown, pins)
+        reserve = walk.take(exploration.pool) if slots else []
+        if fresh and slots:
+            known = {*page.shown, *shown, *reserve}
+            reserve += walk.take_others([row for row in fresh if row not in known and not page.barred(row)])
+        drawn = explore(slots, reserve, exploration.share, seed)
         for slot, row in drawn.items.items():
             shown[slot] = row
         explored, propensities, more = frozenset(drawn.items.values()), drawn.propensities, more or bool(drawn.items)
-    place_of = dict(zip(rows.tolist(), range(len(rows)), strict=True))
+    place_of.update(zip(walk.rows, order[: walk.at].tolist(), strict=False))
     return Arranged(
         rows=np.array(shown, np.int64),
         places=np.array([place_of.get(row, -1) for row in shown], np.int64),
@@ -149,9 +147,8 @@ def _by_rules(
     if effect.factors is not None:
         scores = scores * effect.factors[patterns]
         order = order[np.argsort(-scores[order], kind="stable")]
-    if effect.buried is None:
+    if effect.buried is None or not (buried := effect.buried[patterns[order]]).any():
         return order, scores, len(order)
-    buried = effect.buried[patterns[order]]
     return np.concatenate([order[~buried], order[buried]]), scores, len(order) - int(buried.sum())
 
 
@@ -175,44 +172,52 @@ def _pins(effect: Effect | None, page: Page) -> dict[int, Pin]:
 class _Walk:
     """Takes items one by one as long as no cap is full; what it holds back stays held back."""
 
-    def __init__(self, effect: Effect | None, pinned: Iterable[int]) -> None:
-        self._caps = effect.caps if effect is not None else ()
-        self._effect = effect
-        self._counts: dict[tuple[int, int], int] = {}
+    def __init__(self, effect: Effect | None, rows: np.ndarray, pinned: Iterable[int]) -> None:
+        self.rows: list[int] = rows.tolist()
         self.held_back: dict[int, str] = {}
         self.at = 0
         """Place of the next item to look at."""
-        for row in pinned if self._caps else ():
-            self._fits(row, always=True)
+        self._caps = effect.caps if effect is not None else ()
+        self._ids = effect.ids if effect is not None else ()
+        self._counts: list[dict[int, int]] = [{} for _ in self._caps]
+        self._codes = [cap.codes[rows].tolist() for cap in self._caps]
+        """For each cap, what it counts each row as."""
+        for row in pinned:
+            self._count(self._codes_of(row))
 
-    def take(self, rows: list[int], n: int) -> list[int]:
+    def take(self, n: int) -> list[int]:
         """Return the next `n` rows that fit."""
         if not self._caps:
-            taken = rows[self.at : self.at + n]
+            taken = self.rows[self.at : self.at + n]
             self.at += len(taken)
             return taken
         taken = []
-        while len(taken) < n and self.at < len(rows):
-            if self._fits(rows[self.at]):
-                taken.append(rows[self.at])
+        while len(taken) < n and self.at < len(self.rows):
+            if self._fits(self.rows[self.at], [codes[self.at] for codes in self._codes]):
+                taken.append(self.rows[self.at])
             self.at += 1
         return taken
 
-    def _fits(self, row: int, *, always: bool = False) -> bool:
-        assert self._effect is not None  # noqa: S101 - there are caps
-        pattern, counted = self._effect.patterns[row], []
-        for cap in self._caps:
-            code = int(cap.codes[row])
-            if code < 0 or not cap.capped[pattern]:
-                continue
-            count = self._counts.get((cap.rule, code), 0)
-            if count >= cap.most and not always:
-                self.held_back[row] = self._effect.ids[cap.rule]
+    def take_others(self, rows: Iterable[int]) -> list[int]:
+        """Return those of other rows that fit."""
+        return [row for row in rows if self._fits(row, self._codes_of(row))]
+
+    def _codes_of(self, row: int) -> list[int]:
+        return [int(cap.codes[row]) for cap in self._caps]
+
+    def _fits(self, row: int, codes: list[int]) -> bool:
+        """Whether no cap is full; then it counts."""
+        for number, code in enumerate(codes):
+            if code >= 0 and self._counts[number].get(code, 0) >= self._caps[number].most:
+                self.held_back[row] = self._ids[self._caps[number].rule]
                 return False
-            counted.append((cap.rule, code))
-        for key in counted:
-            self._counts[key] = self._counts.get(key, 0) + 1
+        self._count(codes)
         return True
+
+    def _count(self, codes: list[int]) -> None:
+        for counts, code in zip(self._counts, codes, strict=False):
+            if code >= 0:
+                counts[code] = counts.get(code, 0) + 1
 
 
 def _with_pins(base: Sequence[int], pins: dict[int, Pin], first: int) -> list[int]:
@@ -244,7 +249,8 @@ def _touching(
 ) -> tuple[str, ...]:
     if effect is None:
         return ()
-    touching = {effect.ids[rule] for rule in np.flatnonzero(effect.touches[effect.patterns[rows]].any(axis=0))}
-    touching.update(effect.ids[pin.rule] for pin in pins)
-    touching.update(held_back.values())
-    return tuple(name for name in effect.ids if name in touching)
+    touching = 0
+    for pattern in set(effect.patterns[rows].tolist()):
+        touching |= effect.masks[pattern]
+    others = {*(effect.ids[pin.rule] for pin in pins), *held_back.values()}
+    return tuple(name for rule, name in enumerate(effect.ids) if touching >> rule & 1 or name in others)

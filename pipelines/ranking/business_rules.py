@@ -19,6 +19,8 @@ ACTIONS = ("boost", "bury", "pin", "cap", "exclude")
 MAX_RULES = 500
 MAX_PIN = 100
 _REMEMBERED_EFFECTS = 64
+_MOST_BOOST = float(np.log(1e6))
+"""Logarithm of the largest factor of all boosts of an item together; its negative is that of the smallest."""
 
 
 def _start_of_day(value: Any) -> Any:
@@ -121,6 +123,7 @@ class Pin:
     """An item with its place."""
 
     position: int
+    """From 1; if another pin has it, the next free one."""
     row: int
     rule: int
     """Number of the rule."""
@@ -132,9 +135,7 @@ class CapOnCodes:
 
     most: int
     codes: np.ndarray
-    """int32 `(n_items,)`, −1 for items that have none, which are not capped."""
-    capped: np.ndarray
-    """bool `(n_patterns,)`."""
+    """int32 `(n_items,)`, −1 for items that are not counted: other than the rule's, or without brand or category."""
     rule: int
 
 
@@ -157,6 +158,9 @@ class Effect:
     pins: tuple[Pin, ...]
     caps: tuple[CapOnCodes, ...]
 
+    masks: tuple[int, ...]
+    """`touches` as bits, the lowest one that of the first rule, by pattern."""
+
     def touching(self, row: int) -> list[str]:
         """Return the ids of the rules that boost, bury or exclude an item."""
         return [self.ids[rule] for rule in np.flatnonzero(self.touches[self.patterns[row]])]
@@ -176,6 +180,7 @@ class BundleRules:
         self._rows = [tuple(bundle.row_of(name) for name in rule.items.item_ids) for rule in book.rules]
         self._codes = {"brand": bundle.brands[1], "category": bundle.categories[1]}
         self._conditions = [_Condition.of(rule.when) for rule in book.rules]
+        self._capped: dict[int, CapOnCodes] = {}
         self._effects: dict[tuple[int, ...], Effect] = {}
 
     def effect(self, occasion: Occasion) -> Effect | None:
@@ -200,21 +205,19 @@ class BundleRules:
         boosts = [number for number, rule in rules.items() if rule.boost is not None]
         factors = None
         if boosts:
-            values = np.array([rules[number].boost for number in boosts], np.float32)
-            factors = np.where(self._table[:, boosts], values, np.float32(1)).prod(axis=1)
+            logs = np.log(np.array([rules[number].boost for number in boosts], np.float64))
+            together = np.clip(self._table[:, boosts] @ logs, -_MOST_BOOST, _MOST_BOOST)
+            factors = np.exp(together).astype(np.float32)
         return Effect(
             ids=self._ids,
             patterns=self._patterns,
             touches=touches,
+            masks=tuple(sum(1 << number for number in np.flatnonzero(of).tolist()) for of in touches),
             factors=factors,
             buried=self._any([number for number, rule in rules.items() if rule.bury]),
             excluded=self._any([number for number, rule in rules.items() if rule.exclude]),
             pins=tuple(pin for number, rule in rules.items() if rule.pin is not None for pin in self._pins(number)),
-            caps=tuple(
-                CapOnCodes(rule.cap.most, self._codes[rule.cap.per], self._table[:, number], number)
-                for number, rule in rules.items()
-                if rule.cap is not None
-            ),
+            caps=tuple(self._cap(number, rule.cap) for number, rule in rules.items() if rule.cap is not None),
         )
 
     def _any(self, numbers: Sequence[int]) -> np.ndarray | None:
@@ -222,11 +225,19 @@ class BundleRules:
             return None
         return np.asarray(self._table[:, numbers].any(axis=1))
 
+    def _cap(self, number: int, cap: Cap) -> CapOnCodes:
+        if number not in self._capped:
+            codes = self._codes[cap.per]
+            self._capped[number] = CapOnCodes(
+                cap.most, np.where(self._table[self._patterns, number], codes, np.int32(-1)), number
+            )
+        return self._capped[number]
+
     def _pins(self, number: int) -> list[Pin]:
         position = self.book.rules[number].pin
         assert position is not None  # noqa: S101 - it was asked before
         rows = [row for row in self._rows[number] if row is not None and self._table[self._patterns[row], number]]
-        return [Pin(position + place, row, number) for place, row in enumerate(rows)]
+        return [Pin(position, row, number) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -273,7 +284,9 @@ def _matches(condition: ItemCondition, bundle: Bundle) -> np.ndarray:
     matching = np.ones(bundle.n_items, bool)
     for names, (numbers, codes) in ((condition.categories, bundle.categories), (condition.brands, bundle.brands)):
         if names:
-            matching &= np.isin(codes, [numbers.get(name.casefold(), -2) for name in names])
+            wanted = np.zeros(len(numbers) + 1, bool)  # the last one is that of items without any, whose code is -1
+            wanted[[numbers[name.casefold()] for name in names if name.casefold() in numbers]] = True
+            matching &= wanted[codes]
     if condition.min_price is not None:
         matching &= bundle.prices >= condition.min_price
     if condition.max_price is not None:
@@ -285,13 +298,22 @@ def _matches(condition: ItemCondition, bundle: Bundle) -> np.ndarray:
 def _patterns(matches: Sequence[np.ndarray], n_items: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the pattern of each item, int32 `(n_items,)`, and which rules each matches, bool `(n_patterns, n_rules)`.
 
-    Pattern by pattern, so that no array of all items and rules is needed.
+    Rule by rule, so that no array of all items and rules is needed: a pattern of which a rule matches some items and
+    others not becomes two.
     """
     patterns, table = np.zeros(n_items, np.int32), np.zeros((1, len(matches)), bool)
+    sizes = np.array([n_items])
     for number, rows in enumerate(matches):
-        split, places = np.unique(patterns[rows], return_inverse=True)
-        patterns[rows] = len(table) + places
-        table = np.concatenate([table, table[split]])
-        table[len(table) - len(split) :, number] = True
-    used, numbers = np.unique(patterns, return_inverse=True)
-    return numbers.astype(np.int32), table[used]
+        matched = np.bincount(patterns[rows], minlength=len(table))
+        whole = (matched > 0) & (matched == sizes)
+        table[whole, number] = True
+        split = np.flatnonzero((matched > 0) & ~whole)
+        renamed = np.arange(len(table), dtype=np.int32)
+        renamed[split] = np.arange(len(table), len(table) + len(split))
+        patterns[rows] = renamed[patterns[rows]]
+        parts = table[split]
+        parts[:, number] = True
+        table = np.concatenate([table, parts])
+        sizes[split] -= matched[split]
+        sizes = np.concatenate([sizes, matched[split]])
+    return patterns, table

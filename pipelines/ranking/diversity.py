@@ -7,8 +7,8 @@ def diversify(scores: np.ndarray, vectors: np.ndarray, weight: float, n: int) ->
     """Return the order in which the first `n` are good and unlike each other; the others follow as they were.
 
     The next item is the one with the largest (1 - weight) * score / best score - weight * cosine with the most similar
-    item before it, so the scale of the scores does not matter; ties go to the better one. A weight of 0 changes
-    nothing.
+    item before it (below 0 counts as 0), so the scale of the scores does not matter; ties go to the better one. A
+    weight of 0 changes nothing.
 
     Source: maximal marginal relevance, Carbonell & Goldstein, The use of MMR, diversity-based reranking (1998), with
     lambda = 1 - weight.
@@ -26,14 +26,13 @@ def diversify(scores: np.ndarray, vectors: np.ndarray, weight: float, n: int) ->
     if weight <= 0 or len(scores) < 3 or top <= 0:
         return np.arange(len(scores))
     values = scores * np.float32((1 - weight) / top)
-    likeness = np.maximum(vectors @ vectors.T, 0) * np.float32(weight)
-    np.fill_diagonal(likeness, np.inf)
-    nearest = likeness[0].copy()
+    nearest = np.zeros(len(scores), np.float32)
     picked = [0]
     for _ in range(min(n, len(scores)) - 1):
-        best = int((values - nearest).argmax())
-        picked.append(best)
-        np.maximum(nearest, likeness[best], out=nearest)
+        last = picked[-1]
+        np.maximum(nearest, vectors @ (vectors[last] * np.float32(weight)), out=nearest)
+        values[last] = -np.inf
+        picked.append(int((values - nearest).argmax()))
     left = np.ones(len(scores), bool)
     left[picked] = False
     return np.concatenate([np.array(picked, np.int64), np.flatnonzero(left)])

@@ -4,7 +4,7 @@ What was shown can then be judged as if another order had been shown, by weighti
 propensity (Swaminathan & Joachims, Counterfactual risk minimization, 2015).
 """
 
-import random
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,11 +44,16 @@ def explore(slots: Sequence[int], reserve: Sequence[int], share: float, seed: st
         seed: The same seed gives the same draw; None draws nothing and gives the propensities alone.
     """
     left, items, propensities = list(reserve), dict[int, int](), dict[int, float]()
-    chances = random.Random(seed) if seed is not None else None  # noqa: S311 - to be replayed, not a secret
     for slot in slots[: len(reserve)]:
-        if chances is not None and chances.random() < share:
-            items[slot] = left.pop(chances.randrange(len(left)))
+        if seed is not None and _chance(seed, "explored", slot) < share:
+            items[slot] = left.pop(int(_chance(seed, "drawn", slot) * len(left)))
             propensities[slot] = share / len(reserve)
         else:
             propensities[slot] = 1 - share
     return ExploredSlots(items, propensities)
+
+
+def _chance(seed: str, purpose: str, slot: int) -> float:
+    """Return a number in [0, 1) that the seed decides, the same on every machine and version."""
+    digest = hashlib.blake2b(f"{seed}/{purpose}/{slot}".encode(), digest_size=6).digest()
+    return int.from_bytes(digest) / 2**48
