@@ -19,13 +19,17 @@ _logger = logging.getLogger("headrace.serving")
 class LiveRules:
     """Follows a file of rules; without one there are none."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, interval_s: float = _WATCH_INTERVAL_S) -> None:
         """Read the rules.
+
+        Args:
+            interval_s: Time between two looks at the file.
 
         Raises:
             ConfigError: a file is named and cannot be used.
         """
         self._path = path
+        self._interval_s = interval_s
         self._stamp = file_stamp(path) if path is not None else None
         self._book = read_rules(path) if path is not None else RuleBook()
         self._of_bundles: WeakKeyDictionary[Bundle, BundleRules] = WeakKeyDictionary()
@@ -91,7 +95,7 @@ class LiveRules:
             return found
 
     def _watch(self) -> None:
-        while not self._over.wait(_WATCH_INTERVAL_S):
+        while not self._over.wait(self._interval_s):
             try:
                 self.refresh()
             except Exception:  # the watch must survive what it did not expect

@@ -36,6 +36,8 @@ def read_rules(path: Path) -> RuleBook:
         return RuleBook()
     if not isinstance(values, dict):
         raise ConfigError(f"The rules {path} hold {type(values).__name__}: write `rules:` and a list of rules below.")
+    if "rules" in values and values["rules"] is None:  # all of them are commented out
+        values["rules"] = []
     try:
         return RuleBook.model_validate(values)
     except ValidationError as error:
