@@ -47,7 +47,7 @@ mlflow: setup ## MLflow on http://127.0.0.1:5000 over our tracking store
 QUIETLY := 2> >(grep --line-buffered -vE '^(nanobind: | - leaked | - \.\.\. skipped|See https://nanobind)' >&2 || true)
 
 test: setup ## Run the tests, the quick ones first
-	@$(BIN)/python -m pytest -m "not slow" $(QUIETLY)
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile -m "not slow" $(QUIETLY)
 	@$(BIN)/python -m pytest -m slow $(QUIETLY)
 
 test-gate: setup ## Let the gate judge bundles that must never go live, and a good one; print what it says

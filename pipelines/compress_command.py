@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pipelines.config import DistillationConfig
 from pipelines.schemas import MeasuredVariant, TrainedModel, TrainingSet
 from pipelines.wiring import Wiring
 
@@ -42,7 +43,7 @@ def compress(*, variants: Sequence[str] | None = None, run: str | None = None, w
         )
         + " The next `headrace loop` serves it with `compression.query_tower: policy`."
     )
-    log_variants(wiring.tracker, run, measured, picked.name)
+    log_variants(wiring.tracker, run, measured, picked.name, config.compression.distillation)
     return picked.name
 
 
@@ -61,14 +62,24 @@ def variants_table(measured: Sequence[MeasuredVariant], picked: str) -> str:
     )
 
 
-def log_variants(tracker: "ExperimentTracker", run: str, measured: Sequence[MeasuredVariant], picked: str) -> None:
-    """Log each variant as a child run of the training run, and the Pareto front on the parent."""
+def log_variants(
+    tracker: "ExperimentTracker",
+    run: str,
+    measured: Sequence[MeasuredVariant],
+    picked: str,
+    config: DistillationConfig,
+) -> None:
+    """Log each variant as a child run of the training run, and the Pareto front on the parent.
+
+    Other settings of the distillation start the child afresh.
+    """
     from pipelines.experiments.plots import variant_front
 
+    settings = {f"distillation.{name}": value for name, value in config.model_dump().items()}
     for one in measured:
         with tracker.step(run, f"compress {one.name}") as log:
-            log.params({"variant": one.name})
-            log.metrics({name: float(getattr(one, name)) for name in ("ndcg", *_COLUMNS)})
+            log.params({"variant": one.name, **settings})
+            log.metrics(one.as_metrics(), prefix="query_tower.")
             log.tags({"picked": str(one.name == picked).lower()})
     parent = tracker.parent(run)
     parent.figure(variant_front(measured, picked), "query_towers.png")

@@ -381,6 +381,13 @@ class EvaluationConfig(Settings):
     """Requests answered by the process whose memory is measured."""
     examples: int = Field(default=6, ge=0)
     """Queries, and users, whose answers the report shows side by side."""
+    max_shadow_bad_share: float = Field(default=0.01, gt=0, lt=1)
+    """Where the challenger was a shadow: share of its answers that may fail, or be empty where the live bundle found
+    something."""
+
+
+FloorCase = Literal["popularity", "item_knn", "untouched_encoder", "headrace_dense"]
+"""What `evaluate_model` measures beside the bundles."""
 
 
 class PromotionConfig(Settings):
@@ -399,7 +406,7 @@ class PromotionConfig(Settings):
     """`non_inferior`: loss, relative to the champion, that must be ruled out with 95 % confidence."""
     max_sure_loss: float = Field(default=0.01, ge=0)
     """`non_inferior`: loss, relative to the champion, that must not be sure, so that small steps down do not add up."""
-    floor_cases: tuple[str, ...] = ("popularity", "untouched_encoder")
+    floor_cases: tuple[FloorCase, ...] = ("popularity", "untouched_encoder")
     """Baselines that a first challenger must beat, and that no later one may surely be worse than."""
     max_slice_loss: float = Field(default=0.2, ge=0)
     """Loss, relative to the champion, that no slice may surely exceed."""
@@ -438,6 +445,13 @@ class ServingConfig(Settings):
     """Items taken from the int8 index and scored exactly."""
     feature_timeout_ms: float = Field(default=200, gt=0)
     """Longest wait for the online features; then the last known ones answer, or popular items."""
+    user_cache_s: float = Field(default=60, ge=0)
+    """Longest time that the features of a user are used without asking the online store again, while no process of
+    this machine has changed them."""
+    shared_user_cache_s: float = Field(default=1, ge=0)
+    """The same where the online store is a Redis, whose other machines this one does not hear of."""
+    cached_users: int = Field(default=10_000, ge=1)
+    """Users whose features each process of the service keeps, the last asked for: some 8 KiB each."""
     exclude_purchased_days: float = Field(default=7, ge=0)
     """Items bought within so many days are left out of recommendations; 0 leaves nothing out."""
     max_query_characters: int = Field(default=1_000, ge=1)
@@ -476,6 +490,24 @@ class ServingConfig(Settings):
     """Last answers of a process that `/explain` can be asked about by their request id."""
     explained_k: int = Field(default=10, ge=1, le=1_000)
     """Length of the list that an item is looked for in where `/explain` is asked about a user or query."""
+    max_waiting: int = Field(default=256, ge=1)
+    """Searches and recommendations that may wait for their turn in one worker; more are refused with 503 at once."""
+    max_wait_ms: float = Field(default=100, gt=0)
+    """Longest wait for the turn; who would wait longer is refused with 503."""
+    answer_threads: int = Field(default=8, ge=1)
+    """Answers that may wait for a user's features at a time, in one worker; the others need no thread."""
+    deadline_ms: float = Field(default=1_000, gt=0)
+    """Time in which a search or recommendation is answered, from the arrival of its head on."""
+    max_waiting_writes: int = Field(default=256, ge=1)
+    """Events and items calls that may wait for their turn in one worker; more are refused with 503 at once."""
+    max_wait_writes_ms: float = Field(default=1_000, gt=0)
+    """Longest wait of such a call for its turn; who would wait longer is refused with 503."""
+    write_threads: int = Field(default=4, ge=1)
+    """Events and items calls that write at a time, in one worker."""
+    write_deadline_ms: float = Field(default=5_000, gt=0)
+    """Time in which such a call is answered."""
+    prepared_users_mib: float = Field(default=128, ge=0)
+    """Memory for what was made of users since their last event, MiB; one with a ranker's candidates takes 0.1."""
     audit_share: float = Field(default=0.01, ge=0, le=1)
     """Share of the requests whose features are kept for `headrace audit_skew`; 0 keeps none."""
     audit_days: int = Field(default=7, ge=1)

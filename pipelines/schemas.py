@@ -220,6 +220,12 @@ class MeasuredVariant(Record):
     cpu_ms: float = Field(description="CPU time of a whole dense search.")
     size_mib: float
 
+    def as_metrics(self) -> "dict[str, Metric | float]":
+        """Return what was measured under the names that every report uses."""
+        kept = Metric(value=self.ndcg_kept, low=self.ndcg_kept_low, high=self.ndcg_kept_high)
+        costs = {"encode_ms": self.encode_ms, "speedup": self.speedup, "cpu_ms": self.cpu_ms, "size_mib": self.size_mib}
+        return {"ndcg@10": self.ndcg, "ndcg_kept": kept, "recall@10": self.recall, **costs}
+
 
 class EvaluationReport(Record):
     """Every case on the same frozen window, full ranking."""

@@ -473,6 +473,7 @@ def _evaluate_model(wiring: Wiring, *, run: str | None = None) -> tuple[str, Rec
         tracker=wiring.tracker,
         config=wiring.config.evaluation,
         serving=wiring.config.serving,
+        shadow_answers=wiring.places.shadow_answers,
         cache_dir=wiring.places.embedding_cache,
         progress=wiring.progress,
     )

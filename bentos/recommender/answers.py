@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bentos.recommender.arranging import Asked
+from bentos.recommender.current_request import request_id
 from bentos.recommender.cursors import BEGINNING, Cursors, bundle_mark
 from bentos.recommender.event_intake import EventIntake
 from bentos.recommender.explaining import Explainer, Remembered
@@ -16,6 +17,7 @@ from bentos.recommender.finding import Find, Finder, Found, filters_of, require_
 from bentos.recommender.live_bundle import LiveBundle, Serving
 from bentos.recommender.requests import (
     AnswerBody,
+    Body,
     EventsBody,
     ExplainBody,
     RecommendBody,
@@ -25,7 +27,7 @@ from bentos.recommender.requests import (
 )
 from bentos.recommender.stopwatch import Stopwatch
 from bentos.recommender.trials import Canary, ShadowQuestion, Trials
-from bentos.recommender.user_states import FeatureAnswer, OnlineFeatureStore, PatientFeatures
+from bentos.recommender.user_states import FeatureAnswer, OnlineFeatureStore, UserStates
 from pipelines.config import ServingConfig
 from pipelines.pseudonyms import Pseudonymizer
 from pipelines.stores.event_log import EventLogStore
@@ -72,13 +74,13 @@ class Answers:
         self._cursors = Cursors(pseudonymizer.derived_key("cursors"))
         self._trials = trials
         self._live = live
-        self._features = PatientFeatures(features, serving.feature_timeout_ms)
+        self._users = UserStates(features, serving, clock=lambda: now().timestamp())
         self._pseudonymizer = pseudonymizer
         self._finder = Finder(serving)
         self._explainer = Explainer(self._finder, serving)
         self._intake = EventIntake(
             event_log=event_log,
-            features=self._features,
+            users=self._users,
             pseudonymizer=pseudonymizer,
             max_events=serving.max_events,
         )
@@ -97,7 +99,7 @@ class Answers:
         """
         self._finder.arranger.rules.start()
         self._warm_up_bundle()
-        self._features.warm_up()
+        self._users.warm_up()
 
     def _warm_up_bundle(self) -> None:
         """Ask the bundle; apart, because a library that keeps the frames above its import would keep the bundle."""
@@ -106,11 +108,18 @@ class Answers:
     def close(self) -> None:
         """Stop the background work."""
         self._live.close()
-        self._features.close()
+        self._users.close()
         self._finder.arranger.rules.close()
         for part in (self._trials, self._served, self._requests, self._shown):
             if part is not None:
                 part.close()
+
+    def must_wait(self, body: Body) -> bool:
+        """Whether an answer to this call takes long or has to wait for the feature store; the event loop must not."""
+        if isinstance(body, ExplainBody):
+            return True
+        raw_user_id = body.user_id if isinstance(body, SearchBody | RecommendBody) else None
+        return raw_user_id is not None and self._users.fresh(self._pseudonymizer.pseudonym(raw_user_id)) is None
 
     def search(self, body: SearchBody) -> dict[str, Any]:
         """Items for a query, best first."""
@@ -153,7 +162,7 @@ class Answers:
                 query=body.query,
             )
             explanation = self._explainer.of_item(self._live.current, asked, user, body.item_id)
-        return {**explanation, "request_id": uuid.uuid4().hex}
+        return {**explanation, "request_id": request_id()}
 
     def events(self, body: EventsBody) -> dict[str, Any]:
         """Keep events: on disk first, then in the users' histories."""
@@ -278,7 +287,7 @@ class Answers:
         if raw_user_id is None:
             return None, FeatureAnswer(None)
         user_id = self._pseudonymizer.pseudonym(raw_user_id)
-        answer = self._features.read(user_id)
+        answer = self._users.read(user_id)
         if self._served is not None and answer.features is not None:
             self._served.offer(user_id, answer.features, bundle=self.model_version, now=self._now())
         return user_id, answer
@@ -293,7 +302,7 @@ class Answers:
         if body.cursor is not None:
             position = self._cursors.read(body.cursor, self._cursors.question(call, body))
         return Asked(
-            request_id=uuid.uuid4().hex,
+            request_id=request_id(),
             call=call,
             k=max(0, min(k, self.serving.max_depth - position.n_shown)),
             now_s=self._now().timestamp(),
@@ -357,9 +366,9 @@ class Answers:
         return paging
 
     @staticmethod
-    def _common(serving: Serving, problems: list[str], request_id: str | None = None) -> dict[str, Any]:
+    def _common(serving: Serving, problems: list[str], answer_id: str | None = None) -> dict[str, Any]:
         common: dict[str, Any] = {
-            "request_id": request_id or uuid.uuid4().hex,
+            "request_id": answer_id or request_id(),
             "model_version": serving.bundle.bundle_id,
             "degraded": bool(problems),
         }

@@ -1,184 +1,310 @@
-"""The HTTP side: routes, keys, limits, and errors as JSON; a plain ASGI application inside the BentoML service."""
+"""The HTTP side: a plain ASGI application in front of BentoML's own, which adds 2 to 3 ms of CPU to each request.
 
-import hmac
-import ipaddress
+Our calls are answered here; health checks and metrics go through to BentoML. What need not wait is answered in the
+event loop, what has to wait (a user's features that are not in memory, the disk) in a bounded number of threads.
+"""
+
+import asyncio
+import contextvars
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
-from urllib.parse import urlsplit
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
 
 import orjson
-from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
-from bentos.recommender.answers import Answers
-from bentos.recommender.requests import (
-    Body,
-    EventsBody,
-    ExplainBody,
-    RecommendBody,
-    RequestError,
-    SearchBody,
-    SimilarBody,
-    parse,
-)
+from bentos.recommender import callers, metrics
+from bentos.recommender.admission import Lane, OverloadedError
+from bentos.recommender.calls import CALLS, Call, LaneName
+from bentos.recommender.current_request import begin_request
+from bentos.recommender.openapi import describe, summary
+from bentos.recommender.requests import Body, RequestError, parse, parse_field
+from pipelines.config import ServingConfig
 
-API_KEY_VARIABLE = "HEADRACE_API_KEY"
-MAX_BODY_BYTES = 2 * 2**20
-_CALLS: dict[str, tuple[type[Body], int]] = {
-    "search": (SearchBody, 200),
-    "recommend": (RecommendBody, 200),
-    "similar": (SimilarBody, 200),
-    "explain": (ExplainBody, 200),
-    "events": (EventsBody, 202),
-}
+if TYPE_CHECKING:
+    from bentos.recommender.answers import Answers
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+_WANTED = callers.HEADERS | {b"content-length", b"content-encoding", b"x-request-id"}
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_BENTOML_PATHS = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})
+_OVERVIEW, _OPENAPI = "/", "/openapi.json"
+_MAX_BYTES_IN_TRANSIT = 128 * 2**20
+"""Of all bodies that are being read, together."""
+_RETRY_AFTER_S = 1
+_OVERLOADED = "The server is busy: send the request again after the seconds that Retry-After gives."
+_TOO_SLOW = "The answer was not ready in time: send the request again after the seconds that Retry-After gives."
+_BUG = "Something unexpected happened; it is in the server's log. Try again, and report it if it stays."
 _logger = logging.getLogger("headrace.serving")
 
 
-class JSON(Response):
-    """A JSON answer, written by orjson."""
-
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        """Return the bytes of the body."""
-        return orjson.dumps(content)
+class _Gone(Exception):  # noqa: N818 - not an error
+    """The client left before its request was complete."""
 
 
-def build_api() -> Starlette:
-    """Return the application; `app.state.answers` and `app.state.api_key` are set when the service starts."""
-    return Starlette(
-        routes=[
-            *(Route(f"/{name}", _endpoint(name), methods=["POST"]) for name in _CALLS),
-            Route("/openapi.json", _openapi, methods=["GET"]),
-            # All that is left, so that BentoML's own web page, which loads a tracking script, is not shown either.
-            Route("/", _overview, methods=["GET"]),
-            Route("/{path:path}", _no_such_call, methods=["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"]),
-        ],
-        exception_handlers={HTTPException: _http_error, Exception: _bug},
-    )
+class Api:
+    """The application; it answers once `open` was called."""
 
+    def __init__(self, behind: ASGIApp | None = None) -> None:
+        """Take BentoML's application, where there is one."""
+        self.behind = behind
+        self.api_key: str | None = None
+        self._bundle = metrics.BundleInfo()
+        self._routes = {(call.method, call.route): call for call in CALLS if call.path_field is None}
+        self._prefixes = [(call.route.partition("{")[0], call) for call in CALLS if call.path_field is not None]
+        self._seconds: dict[tuple[str, int], Any] = {}
+        self._bytes_in_transit = 0
 
-def _endpoint(name: str) -> Callable[[Request], Awaitable[Response]]:
-    kind, status = _CALLS[name]
+    def open(self, answers: "Answers", *, api_key: str | None = None) -> None:
+        """Begin to answer."""
+        serving: ServingConfig = answers.serving
+        self.api_key = api_key
+        self._answers = answers
+        limits = {"max_waiting": serving.max_waiting, "max_wait_s": serving.max_wait_ms / 1e3}
+        self._inline = Lane("inline", slots=1, **limits)
+        self._lanes: dict[LaneName, Lane] = {
+            "answers": Lane("threads", slots=serving.answer_threads, **limits),
+            "writes": Lane(
+                "writes",
+                slots=serving.write_threads,
+                max_waiting=serving.max_waiting_writes,
+                max_wait_s=serving.max_wait_writes_ms / 1e3,
+            ),
+        }
+        self._threads: dict[LaneName, ThreadPoolExecutor] = {
+            "answers": ThreadPoolExecutor(serving.answer_threads, thread_name_prefix="answers"),
+            "writes": ThreadPoolExecutor(serving.write_threads, thread_name_prefix="writes"),
+        }
+        self._deadline_s: dict[LaneName, float] = {
+            "answers": serving.deadline_ms / 1e3,
+            "writes": serving.write_deadline_ms / 1e3,
+        }
 
-    async def answer(request: Request) -> Response:
+    def close(self) -> None:
+        """Let go of the threads."""
+        for pool in self._threads.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or hand on to BentoML."""
+        if scope["type"] == "http" and scope["path"] not in _BENTOML_PATHS:
+            await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+        elif self.behind is not None:
+            await self.behind(scope, receive, send)
+        elif scope["type"] == "http":
+            await _respond(send, 404, {"error": "This is the application without BentoML behind it."}, [])
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.monotonic()
+        headers = {name: value for name, value in scope["headers"] if name in _WANTED}
+        request_id = _request_id(headers)
+        call, extra = None, [(b"x-request-id", request_id.encode())]
         try:
-            check_caller(request, request.app.state.api_key)
-            body = parse(kind, await _read_body(request))
-            if request.query_params.get("timings") == "1" and "timings" in kind.model_fields:
-                body = body.model_copy(update={"timings": True})
-            answers: Answers = request.app.state.answers
-            return JSON(await run_in_threadpool(getattr(answers, name), body), status_code=status)
+            call = self._routes.get((scope["method"], scope["path"])) or self._find(scope["method"], scope["path"])
+            if call is None:
+                status, content, more = self._elsewhere(scope["method"], scope["path"])
+                extra += more
+            else:
+                host = scope["client"][0] if scope.get("client") else ""
+                callers.check_caller(headers, host, self.api_key)
+                begin_request(request_id, began + self._deadline_s[call.lane])
+                content = await self._answer(call, scope, headers, receive, began)
+                status = call.status
+        except _Gone:
+            return
         except RequestError as error:
-            return JSON({"error": str(error)}, status_code=error.status)
+            status, content = error.status, {"error": str(error)}
+            if status == 503:
+                extra.append(_retry_after(_RETRY_AFTER_S))
+        except OverloadedError:
+            status, content = 503, {"error": _OVERLOADED}
+            extra.append(_retry_after(_RETRY_AFTER_S))
+        except TimeoutError:
+            status, content = 503, {"error": _TOO_SLOW}
+            extra.append(_retry_after(_RETRY_AFTER_S))
+        except Exception as error:
+            _logger.error("Unexpected error in %s", call.name if call else "a request", exc_info=error)
+            status, content = 500, {"error": _BUG}
+        await _respond(send, status, content, extra)
+        self._measure(call, status, time.monotonic() - began)
 
-    return answer
+    async def _answer(
+        self, call: Call, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, began: float
+    ) -> dict[str, Any]:
+        raw = await self._read_body(call, headers, receive)
+        timings = bool(scope["query_string"]) and parse_qs(scope["query_string"]).get(b"timings") == [b"1"]
+        if call.lane == "writes":  # a large body takes milliseconds to parse
+            lane, body = self._lanes["writes"], None
+        else:
+            body = _parse(call, scope["path"], raw, timings=timings)
+            lane = self._lanes[call.lane] if self._answers.must_wait(body) else self._inline
+        method: Callable[[Body], dict[str, Any]] = getattr(self._answers, call.name)
+
+        def work() -> dict[str, Any]:
+            return method(_parse(call, scope["path"], raw, timings=timings) if body is None else body)
+
+        entered = await lane.enter()
+        if lane is self._inline:
+            try:
+                answer = work()
+            finally:
+                lane.leave(entered)
+        else:
+            answer = await self._in_thread(call.lane, lane, entered, work, began + self._deadline_s[call.lane])
+        if answer.get("degraded"):
+            metrics.count_degraded(answer.get("degraded_because", []))
+        return answer
+
+    async def _in_thread(
+        self, name: LaneName, lane: Lane, entered: float, work: Callable[[], dict[str, Any]], deadline: float
+    ) -> dict[str, Any]:
+        """Run in a thread.
+
+        Raises:
+            TimeoutError: it is not done at the deadline; its place is taken until it is.
+        """
+        run = contextvars.copy_context().run
+        future = asyncio.get_running_loop().run_in_executor(self._threads[name], run, work)
+
+        def leave(done: asyncio.Future[dict[str, Any]]) -> None:
+            lane.leave(entered)
+            if not done.cancelled():
+                done.exception()  # looked at, also where nobody waits any more
+
+        future.add_done_callback(leave)
+        done, _ = await asyncio.wait({future}, timeout=max(deadline - time.monotonic(), 0.0))
+        if not done:
+            raise TimeoutError
+        return future.result()
+
+    async def _read_body(self, call: Call, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            RequestError: it is too large, or compressed.
+        """
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise RequestError(415, "The body is compressed, which this server does not read: send it as it is.")
+        limit = call.max_body_bytes
+        if (told := headers.get(b"content-length", b"0")).isdigit() and int(told) > limit:
+            raise _too_large(limit)
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Gone
+        raw: bytes = message.get("body", b"")
+        if len(raw) <= limit and not message.get("more_body", False):
+            return raw
+        pieces, size = [], 0
+        try:
+            while True:
+                size += len(raw)
+                self._bytes_in_transit += len(raw)
+                if size > limit:
+                    raise _too_large(limit)
+                if self._bytes_in_transit > _MAX_BYTES_IN_TRANSIT:
+                    metrics.SHED.labels("bodies", "too_many_bytes").inc()
+                    raise OverloadedError("too_many_bytes")
+                pieces.append(raw)
+                if not message.get("more_body", False):
+                    return b"".join(pieces)
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise _Gone
+                raw = message.get("body", b"")
+        finally:
+            self._bytes_in_transit -= size
+
+    def _find(self, method: str, path: str) -> Call | None:
+        """Return the call with a field in its path."""
+        for prefix, call in self._prefixes:
+            if method == call.method and len(path) > len(prefix) and path.startswith(prefix):
+                return call
+        return None
+
+    def _elsewhere(self, method: str, path: str) -> tuple[int, dict[str, Any] | bytes, Headers]:
+        """Answer what is no call: the pages, other methods, unknown paths."""
+        if path in (_OVERVIEW, _OPENAPI):
+            methods = ["GET", "HEAD"]
+        else:
+            methods = [call.method for call in CALLS if call.path_field is None and call.route == path]
+            methods += [call.method for prefix, call in self._prefixes if path.startswith(prefix) and path != prefix]
+        if not methods:
+            calls = ", ".join(f"{call.method} {call.route}" for call in CALLS)
+            return 404, {"error": f"There is no {method[:20]} {path[:100]}: there are {calls}."}, []
+        allow = (b"allow", ", ".join([*methods, "OPTIONS"]).encode())
+        if method == "OPTIONS":
+            return 204, b"", [allow]
+        if path == _OPENAPI and method in methods:
+            return 200, _openapi(), []
+        if path == _OVERVIEW and method in methods:
+            calls = {f"{call.method} {call.route}": summary(call.name) for call in CALLS}
+            return 200, {"service": "headrace", "calls": calls, "described in": _OPENAPI}, []
+        takes = f"{' or '.join(methods)} with a JSON body" if path not in (_OVERVIEW, _OPENAPI) else "GET"
+        return 405, {"error": f"{path[:100]} takes {takes}, not {method[:20]}."}, [allow]
+
+    def _measure(self, call: Call | None, status: int, seconds: float) -> None:
+        name, family = call.name if call else "other", status // 100
+        histogram = self._seconds.get((name, family))
+        if histogram is None:
+            histogram = self._seconds[name, family] = metrics.REQUEST_SECONDS.labels(name, f"{family}xx")
+        histogram.observe(seconds)
+        self._bundle.tell(self._answers.model_version)
 
 
-def check_caller(request: Request, api_key: str | None) -> None:
-    """Let a caller in: with the key where there is one, else only from this machine.
-
-    Without a key, a web page from elsewhere must not reach the service through the visitor's browser, nor a stranger
-    through a proxy on this machine: a foreign `Origin` and forwarded requests are refused.
-
-    Raises:
-        RequestError: 401 or 403.
-    """
-    if api_key:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        given = token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
-        if not given:
-            raise RequestError(
-                401, "The API key is missing: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`."
-            )
-        if not hmac.compare_digest(given.encode(), api_key.encode()):
-            raise RequestError(401, f"The API key is wrong: send the one that {API_KEY_VARIABLE} holds on the server.")
-        return
-    host = request.client.host if request.client else ""
-    origin = request.headers.get("origin")
-    foreign = "x-forwarded-for" in request.headers or "forwarded" in request.headers
-    if foreign or not _is_loopback(host) or (origin is not None and not _is_loopback(urlsplit(origin).hostname or "")):
-        raise RequestError(
-            403, f"This server has no API key and answers only its own machine: set {API_KEY_VARIABLE} and restart it."
-        )
+def _parse(call: Call, path: str, raw: bytes, *, timings: bool) -> Body:
+    if (field := call.path_field) is not None:
+        return parse_field(call.body, field, path[len(call.route.partition("{")[0]) :])
+    body = parse(call.body, raw)
+    return body.model_copy(update={"timings": True}) if timings and "timings" in call.body.model_fields else body
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _request_id(headers: Mapping[bytes, bytes]) -> str:
+    """Return the caller's id where it is short and of safe characters, else a new one."""
+    given = headers.get(b"x-request-id")
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given.decode()
+    return uuid.uuid4().hex
 
 
-async def _read_body(request: Request) -> bytes:
-    pieces, size = [], 0
-    async for piece in request.stream():
-        size += len(piece)
-        if size > MAX_BODY_BYTES:
-            raise RequestError(
-                413, f"The body is larger than {MAX_BODY_BYTES // 2**20} MiB: send less at once, events in parts."
-            )
-        pieces.append(piece)
-    return b"".join(pieces)
+def _too_large(limit: int) -> RequestError:
+    size = f"{limit // 2**20} MiB" if limit >= 2**20 else f"{limit // 2**10} KiB"
+    return RequestError(413, f"The body is larger than {size}: send less at once, events in parts.")
 
 
-async def _openapi(_: Request) -> Response:
-    """Describe the calls as OpenAPI 3.1."""
-    paths, schemas = {}, {}
-    for name, (kind, status) in _CALLS.items():
-        schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas.update(schema.pop("$defs", {}))
-        schemas[kind.__name__] = schema
-        content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{kind.__name__}"}}}
-        problem = {"description": "One sentence in `error`: what was found, what is allowed, what to do."}
-        paths[f"/{name}"] = {
-            "post": {
-                "summary": (getattr(Answers, name).__doc__ or "").strip(),
-                "requestBody": {"required": True, "content": content},
-                "responses": {str(status): {"description": "The answer."}, "4XX": problem},
-            }
-        }
-    return JSON(
-        {
-            "openapi": "3.1.0",
-            "info": {"title": "Headrace", "version": "1"},
-            "paths": paths,
-            "components": {"schemas": schemas},
-        }
+def _retry_after(seconds: int) -> tuple[bytes, bytes]:
+    return b"retry-after", str(seconds).encode()
+
+
+@lru_cache(maxsize=1)
+def _openapi() -> bytes:
+    return orjson.dumps(describe())
+
+
+async def _respond(
+    send: Send, status: int, content: dict[str, Any] | bytes, extra: Sequence[tuple[bytes, bytes]]
+) -> None:
+    raw = content if isinstance(content, bytes) else orjson.dumps(content)
+    headers = (
+        [*extra]
+        if status == 204
+        else [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(raw)).encode()),
+            *extra,
+        ]
     )
-
-
-async def _overview(_: Request) -> Response:
-    """Name the calls, for those who look at the address in a browser."""
-    calls = {f"POST /{name}": (getattr(Answers, name).__doc__ or "").strip() for name in _CALLS}
-    return JSON({"service": "headrace", "calls": calls, "described in": "/openapi.json"})
-
-
-async def _no_such_call(request: Request) -> Response:
-    if request.url.path.strip("/") in _CALLS and request.method != "POST":
-        sentence = f"{request.url.path} takes POST with a JSON body, not {request.method}."
-        return JSON({"error": sentence}, status_code=405, headers={"Allow": "POST"})
-    calls = ", ".join(f"POST /{name}" for name in _CALLS)
-    return JSON(
-        {"error": f"There is no {request.method} {request.url.path[:100]}: there are {calls}."}, status_code=404
-    )
-
-
-async def _http_error(_: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    return JSON({"error": str(getattr(error, "detail", error))}, status_code=status)
-
-
-async def _bug(request: Request, error: Exception) -> Response:
-    _logger.error("Unexpected error in %s", request.url.path, exc_info=error)
-    return JSON(
-        {"error": "Something unexpected happened; it is in the server's log. Try again, and report it if it stays."},
-        status_code=500,
-    )
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": raw})

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bentos.recommender.requests import EventBody, EventsBody, RequestError
-from bentos.recommender.user_states import PatientFeatures
+from bentos.recommender.user_states import UserStates
 from pipelines.errors import DataError, StoreError
 from pipelines.features.history import is_remembered
 from pipelines.pseudonyms import Pseudonymizer
@@ -36,12 +36,12 @@ class EventIntake:
         self,
         *,
         event_log: EventLogStore,
-        features: PatientFeatures,
+        users: UserStates,
         pseudonymizer: Pseudonymizer,
         max_events: int,
     ) -> None:
         self._event_log = event_log
-        self._features = features
+        self._users = users
         self._pseudonymizer = pseudonymizer
         self._max_events = max_events
 
@@ -71,7 +71,7 @@ class EventIntake:
         if not events:
             return None
         try:
-            self._features.push(events)
+            self._users.push(events)
         except Exception as error:  # noqa: BLE001 - the events are safe, whatever the store raises
             _logger.warning("Feature store: %s", error)
             return "the feature store failed; the events are kept and count from the next refresh on"

@@ -20,6 +20,7 @@ from pipelines.places import Places
 from pipelines.stores.new_items_store import pointer_path, read_new_items
 from pipelines.stores.service_status import StatusFile
 from pipelines.stores.serving_pointer import read_pointer
+from pipelines.stores.vector_index_files import indexed
 
 BUNDLE_VARIABLE = "HEADRACE_BUNDLE"
 PACKED = Path(__file__).resolve().parents[2] / "bundle"
@@ -287,7 +288,7 @@ def _open(folder: Path) -> Bundle:
     Raises:
         BundleError: see `load_bundle`.
     """
-    return _warmed(load_bundle(folder))
+    return _warmed(indexed(load_bundle(folder)))
 
 
 def _warmed(bundle: Bundle) -> Bundle:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from bentos.recommender.answers import Answers
-from bentos.recommender.api import JSON
 from bentos.recommender.live_bundle import BUNDLE_VARIABLE, LiveBundle
 from bentos.recommender.requests import Body, RecommendBody, RequestError, SearchBody, SimilarBody
 from pipelines.config import ServingConfig, load_config
@@ -32,6 +32,7 @@ from pipelines.places import Places
 from pipelines.pseudonyms import Pseudonymizer
 from pipelines.schemas import Rehearsal
 from pipelines.stores.event_log import EventLog
+from pipelines.stores.online_features import UserFeatures as StoredUser
 from pipelines.stores.served_requests import KnownUser, ServedRequest, read_served_requests
 
 _BODIES: dict[str, type[Body]] = {"search": SearchBody, "recommend": RecommendBody, "similar": SimilarBody}
@@ -87,11 +88,21 @@ def rehearse(
 class _Remembered:
     """The features that came with a request, in place of the online store."""
 
+    is_shared = False
+
     def __init__(self) -> None:
         self.user: UserFeatures = _NOBODY
 
-    def read_user(self, user_id: str) -> UserFeatures:  # noqa: ARG002 - whoever it is
-        return self.user
+    def stamp(self, user_id: str) -> None:  # noqa: ARG002 - every request brings its own
+        return None
+
+    def read_user(self, user_id: str) -> StoredUser:  # noqa: ARG002 - whoever it is
+        return StoredUser(
+            item_ids=list(self.user.item_ids),
+            event_types=list(self.user.event_types),
+            event_times=list(self.user.event_times),
+            activity=dict(self.user.activity),
+        )
 
     def push_events(self, events: Sequence[Any]) -> None:
         raise AssertionError(f"no rehearsal sends events, found {len(events)}")
@@ -142,7 +153,7 @@ class _Stage:
         began = time.perf_counter()
         answer = getattr(self._answers, call)(parsed)
         latency_ms = 1e3 * (time.perf_counter() - began)
-        JSON(answer)
+        orjson.dumps(answer)
         if answer["degraded"]:
             raise BundleError(
                 f"The bundle {self.bundle.bundle_id} cannot answer {words} ({'; '.join(answer['degraded_because'])}). "

@@ -116,21 +116,38 @@ def parse(kind: type[B], raw: bytes) -> B:
     try:
         return kind.model_validate_json(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        more = error.error_count() - 1
+        raise _request_error(kind, error) from None
+
+
+def parse_field(kind: type[B], field: str, value: str) -> B:
+    """Read a body of one field, which came in the path.
+
+    Raises:
+        RequestError: 422 where it is wrong.
+    """
+    try:
+        return kind.model_validate({field: value})
+    except ValidationError as error:
+        raise _request_error(kind, error) from None
+
+
+def _request_error(kind: type[Body], error: ValidationError) -> RequestError:
+    """Return the first problem as a sentence."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    more = error.error_count() - 1
     fields = ", ".join(_fields(kind))
     if first["type"] == "json_invalid":
-        raise RequestError(400, f"The body is not valid JSON ({first['msg']}): send an object with {fields}.")
+        return RequestError(400, f"The body is not valid JSON ({first['msg']}): send an object with {fields}.")
     if not first["loc"]:
-        raise RequestError(400, f"The body is {_shown(first['input'])}: send a JSON object with {fields}.")
+        return RequestError(400, f"The body is {_shown(first['input'])}: send a JSON object with {fields}.")
     where = ".".join(str(part) for part in first["loc"])
     also = f" ({more} more problem{'s' if more > 1 else ''})" if more else ""
     if first["type"] == "extra_forbidden":
         known = ", ".join(_fields_around(kind, first["loc"]))
-        raise RequestError(422, f"`{where}` is not a field of this call (known: {known}): leave it out{also}.")
+        return RequestError(422, f"`{where}` is not a field of this call (known: {known}): leave it out{also}.")
     if first["type"] == "missing":
-        raise RequestError(422, f"`{where}` is missing: add it{also}.")
-    raise RequestError(422, f"`{where}`: {first['msg']}, found {_shown(first['input'])}: change it{also}.")
+        return RequestError(422, f"`{where}` is missing: add it{also}.")
+    return RequestError(422, f"`{where}`: {first['msg']}, found {_shown(first['input'])}: change it{also}.")
 
 
 def _fields_around(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

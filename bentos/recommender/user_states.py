@@ -1,25 +1,45 @@
-"""What is known of the users, read with a limit on the wait: a slow or broken store never holds up an answer."""
+"""What is known of the users, read rarely and never waited for long: a slow or broken store holds up no answer."""
 
 import logging
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from bentos.recommender.circuit_breaker import CircuitBreaker
+from bentos.recommender.patient_calls import PatientCalls
+from pipelines.config import ServingConfig
 from pipelines.inference.preprocessing import UserFeatures
 
-_REMEMBERED_USERS = 10_000
-_FEATURE_THREADS = 8
 _logger = logging.getLogger("headrace.serving")
+
+
+class StoredFeatures(UserFeatures, Protocol):
+    """Features as the store gives them."""
+
+    @property
+    def counts_until_us(self) -> int | None:
+        """Last moment at which all of it counts, microseconds since 1970 UTC; None: it always does."""
+        ...
 
 
 class OnlineFeatureStore(Protocol):
     """The online feature store, as the service uses it."""
 
-    def read_user(self, user_id: str) -> UserFeatures:
+    @property
+    def is_shared(self) -> bool:
+        """Whether others may write of whose changes `stamp` does not know."""
+        ...
+
+    def stamp(self, user_id: str) -> object | None:
+        """Return what is another one after each change of the user; None: cannot be told. Never waits or raises."""
+        ...
+
+    def read_user(self, user_id: str) -> StoredFeatures:
         """Return what is known of a user (a pseudonym); empty lists for a stranger."""
         ...
 
@@ -33,40 +53,79 @@ class FeatureAnswer:
     """A user's features, and why they are not fresh if they are not."""
 
     features: UserFeatures | None
+    """The same object as before while nothing is known that was not known before."""
     problem: str | None = None
 
 
-class PatientFeatures:
-    """Reads user features, with a limit on the wait: then what was read last, or nothing."""
+@dataclass(frozen=True)
+class _Known:
+    """What was read of a user."""
 
-    def __init__(self, store: OnlineFeatureStore, timeout_ms: float) -> None:
+    answer: FeatureAnswer
+    features: StoredFeatures
+    stamp: object | None
+    read_at: float
+    """Monotonic, seconds."""
+
+
+class UserStates:
+    """The features of users: kept as long as nothing has changed, then read with a limit on the wait."""
+
+    def __init__(
+        self, store: OnlineFeatureStore, serving: ServingConfig, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            clock: The present, seconds since 1970 UTC.
+        """
         self._store = store
-        self._timeout_s = timeout_ms / 1e3
-        self._pool = ThreadPoolExecutor(_FEATURE_THREADS, thread_name_prefix="features")
+        self._clock = clock
+        self._timeout_s = serving.feature_timeout_ms / 1e3
+        self._most_users = serving.cached_users
+        self._keep_s = min(serving.user_cache_s, serving.shared_user_cache_s if store.is_shared else float("inf"))
+        self._calls: PatientCalls[FeatureAnswer] = PatientCalls("features")
+        self._breaker = CircuitBreaker()
         self._lock = threading.Lock()
-        self._last: OrderedDict[str, UserFeatures] = OrderedDict()
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._reading: dict[str, Future[FeatureAnswer]] = {}
 
-    def read(self, user_id: str) -> FeatureAnswer:
-        """Return the features of a user; never raises and never waits longer than the limit."""
-        future = self._pool.submit(self._store.read_user, user_id)
+    def fresh(self, user_id: str) -> FeatureAnswer | None:
+        """Return what is known of a user without waiting; None: it must be read.
+
+        While the store is left alone because it failed, that is what was known last.
+        """
+        known = self._recall(user_id)
+        if known is not None and self._is_fresh(user_id, known):
+            return known.answer
+        if not self._breaker.lets_pass:
+            return self._last_known(user_id, "the feature store failed and is left alone for a moment")
+        return None
+
+    def read(self, user_id: str, within_s: float | None = None) -> FeatureAnswer:
+        """Return the features of a user; never raises.
+
+        Args:
+            within_s: What is left of the request's time, seconds; the wait is limited by `feature_timeout_ms` anyway.
+        """
+        answer = self.fresh(user_id)
+        if answer is not None:
+            return answer
+        if not self._breaker.passes():
+            return self._last_known(user_id, "the feature store failed and is left alone for a moment")
+        budget_s = self._timeout_s if within_s is None else max(0.0, min(self._timeout_s, within_s))
+        call = self._begin_reading(user_id)
+        if call is None:
+            return self._last_known(user_id, "too many wait for the feature store")
         try:
-            features = future.result(timeout=self._timeout_s)
+            return call.result(timeout=budget_s)
         except FutureTimeoutError:
-            future.cancel()
-            problem = f"the feature store did not answer within {self._timeout_s * 1e3:.0f} ms"
-        except Exception as error:  # noqa: BLE001 - whatever a store raises, the request is answered
+            if budget_s >= self._timeout_s:
+                self._breaker.failed()
+            return self._last_known(user_id, f"the feature store did not answer within {budget_s * 1e3:.0f} ms")
+        except (Exception, CancelledError) as error:  # noqa: BLE001 - whatever a store raises, the request is answered
             _logger.warning("Feature store: %s", error)
-            problem = "the feature store failed"
-        else:
-            with self._lock:
-                self._last[user_id] = features
-                self._last.move_to_end(user_id)
-                if len(self._last) > _REMEMBERED_USERS:
-                    self._last.popitem(last=False)
-            return FeatureAnswer(features)
-        with self._lock:
-            remembered = self._last.get(user_id)
-        return FeatureAnswer(remembered, problem)
+            return self._last_known(user_id, "the feature store failed")
 
     def warm_up(self) -> None:
         """Read a stranger once, however long it takes: the first read opens what later ones use.
@@ -82,4 +141,69 @@ class PatientFeatures:
 
     def close(self) -> None:
         """Let go of the threads."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._calls.close()
+
+    # Inside
+
+    def _recall(self, user_id: str) -> _Known | None:
+        with self._lock:
+            known = self._known.get(user_id)
+            if known is not None:
+                self._known.move_to_end(user_id)
+            return known
+
+    def _is_fresh(self, user_id: str, known: _Known) -> bool:
+        if known.stamp is None or time.monotonic() - known.read_at > self._keep_s:
+            return False
+        until = known.features.counts_until_us
+        if until is not None and self._clock() * 1e6 > until:
+            return False
+        return self._store.stamp(user_id) == known.stamp
+
+    def _last_known(self, user_id: str, problem: str) -> FeatureAnswer:
+        known = self._recall(user_id)
+        return FeatureAnswer(None if known is None else known.features, problem)
+
+    def _begin_reading(self, user_id: str) -> Future[FeatureAnswer] | None:
+        """Read on another thread, or join a reading that cannot have missed anything."""
+        with self._lock:
+            call = self._reading.get(user_id)
+            if call is not None and not call.running():  # what is running may have read before the last change
+                return call
+        call = self._calls.submit(lambda: self._read_now(user_id))
+        if call is not None:
+            with self._lock:
+                self._reading[user_id] = call
+            call.add_done_callback(lambda done: self._end_reading(user_id, done))
+        return call
+
+    def _end_reading(self, user_id: str, call: Future[FeatureAnswer]) -> None:
+        with self._lock:
+            if self._reading.get(user_id) is call:
+                del self._reading[user_id]
+
+    def _read_now(self, user_id: str) -> FeatureAnswer:
+        began = time.monotonic()
+        stamp = self._store.stamp(user_id)  # before the reading: what changes meanwhile is read again
+        try:
+            features = self._store.read_user(user_id)
+        except Exception:
+            self._breaker.failed()
+            raise
+        if time.monotonic() - began < self._timeout_s:
+            self._breaker.succeeded()
+        return self._keep(user_id, features, stamp, began)
+
+    def _keep(self, user_id: str, features: StoredFeatures, stamp: object | None, read_at: float) -> FeatureAnswer:
+        with self._lock:
+            before = self._known.get(user_id)
+            if before is not None and before.features == features:
+                features, answer = before.features, before.answer
+            else:
+                answer = FeatureAnswer(features)
+            if before is None or before.read_at <= read_at:
+                self._known[user_id] = _Known(answer, features, stamp, read_at)
+                self._known.move_to_end(user_id)
+                if len(self._known) > self._most_users:
+                    self._known.popitem(last=False)
+            return answer

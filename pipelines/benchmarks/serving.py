@@ -1,73 +1,273 @@
-"""How fast the service answers: one client, HTTP, the deployed bundle, Feast's online store as it is.
+"""How fast the service answers: the deployed bundle, one worker on one core, load from this process on another.
 
-The service runs beside this process on a free port, in a copy of the online store, so that the benchmark's users and
-events never reach the real one.
+The service runs on a free port in a home of its own (the bundle and a copy of the online store), so that the
+benchmark's users and events never reach the real one. For each case:
 
-    recommend known user          features from Feast, 50 events of history, candidates, fusion, filters
-    search cached query           a query whose embedding is remembered
-    search new query 6-layer int8 a query never seen: the int8 encoder runs
-    naive                         the same search with the PyTorch encoder, an exact float product and a full sort,
-                                  in process, without HTTP
+    one client    closed loop, three rounds: the median latency, and the service's processor time per request from the
+                  clocks of its own processes
+    capacity      closed loop with many clients: answers a second on the one core
+    half of it    open loop, Poisson arrivals: the 99th percentile, counted from when a request was due
+
+    recommend known user           1,000 users with 50 events each, at random, a tenth of the requests the first of
+                                   their user after an event
+    search cached query            personalized; the query was asked before
+    search new query 6-layer int8  personalized; nobody asked the query before, the int8 encoder runs
+    search new query small tower   the same with the bundle's query tower, where it has one
+    naive                          search with the PyTorch encoder, an exact float product and a full sort, in process
+
+Beside them: a worker's memory that it does not share, seconds from start to ready, two workers against one, and what
+the load generator itself could send.
 """
 
-import http.client
+import gc
 import json
 import os
-import random
 import secrets
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import click
 import numpy as np
+import orjson
 
-from pipelines.benchmarks.records import BenchmarkRecord, records_table, write_records
+from pipelines.benchmarks.http_load import Counting, Tally, closed_loop, open_loop, poisson_times
+from pipelines.benchmarks.process_accounts import cpu_s, memory, on_cores, usable_cores
+from pipelines.benchmarks.records import BenchmarkRecord, write_records
+from pipelines.benchmarks.service_runs import ServiceRun
+from pipelines.benchmarks.serving_bars import (
+    NAIVE,
+    RECOMMEND,
+    SEARCH_CACHED,
+    SEARCH_NEW,
+    SEARCH_SMALL,
+    TWO_WORKERS,
+    WORKER,
+    missed,
+    table_with_bars,
+)
+from pipelines.benchmarks.serving_naive import naive_rounds
+from pipelines.benchmarks.serving_traffic import FIRST_VISITS, USERS, Traffic, for_seconds, require_personal
+from pipelines.benchmarks.trivial_server import generator_alone
 from pipelines.errors import ConfigError, StoreError
 from pipelines.places import Places
-from pipelines.ports import free_port
 from pipelines.pseudonyms import KEY_VARIABLE
 
 if TYPE_CHECKING:
     from pipelines.inference.bundle import Bundle
 
 BENCH = "serving"
-REQUESTS = 200
-_ROUNDS = 5
-_USERS = 20
-_HISTORY = 50
-_SEED = 13
-Request = tuple[str, dict[str, Any]]
+FIRST, EVENT, GENERATOR = "recommend right after an event", "one event", "load generator alone"
+_CLIENTS = 8
+_CHECKED = 16
+"""One in so many answers is looked into."""
+_NAIVE_REQUESTS = 20
+Make = Callable[[int], bytes | None]
 
 
 @dataclass(frozen=True)
-class Timing:
-    """What one round of requests took."""
+class Durations:
+    """How long each part is measured, seconds."""
 
-    latencies_ms: np.ndarray
-    """float64 `(n,)`."""
-    cpu_ms: float | None
-    """Processor time of the service per request; None where the system does not tell."""
+    warm_s: float = 0.3
+    round_s: float = 1.2
+    rounds: int = 3
+    capacity_s: float = 2.5
+    half_s: float = 6.0
+    generator_s: float = 0.7
 
 
-def bench_serving(*, json_file: Path | None = None, requests: int = REQUESTS) -> None:
-    """Time the deployed bundle, print a table and write the records.
+@dataclass
+class Figures:
+    """What was measured of one case."""
+
+    case: str
+    p50_ms: list[float] = field(default_factory=list)
+    """At one client, one a round."""
+    cpu_ms: list[float] = field(default_factory=list)
+    """Per request, one a round; empty where the system does not tell."""
+    capacity: Tally | None = None
+    half: Tally | None = None
+
+    def records(self, data: str) -> Iterator[BenchmarkRecord]:
+        """Yield the records: medians over the rounds with their range, and the numbers under load."""
+        for metric, unit, found in (("cpu_ms", "ms", self.cpu_ms), ("p50_ms", "ms", self.p50_ms)):
+            if found:
+                yield _record(data, self.case, metric, float(np.median(found)), unit, found)
+        if self.capacity is not None:
+            yield _record(data, self.case, "rps_per_core", self.capacity.rate, "1/s")
+        if self.half is not None:
+            p99 = self.half.percentile_ms(99)
+            yield _record(data, self.case, "p99_ms", p99, "ms")
+            yield _record(data, self.case, "p99_over_p50", p99 / float(np.median(self.p50_ms)), "times")
+            yield _record(data, self.case, "failures", self.half.failed, "requests")
+
+
+def bench_serving(
+    *, json_file: Path | None = None, durations: Durations | None = None, users: int = USERS
+) -> list[str]:
+    """Time the deployed bundle, print a table with the bars and write the records.
 
     Args:
         json_file: Where the records go; None writes none.
-        requests: Requests per case and round.
+        durations: How long each part is measured.
+        users: Known users.
+
+    Returns:
+        What misses its bar, one sentence a figure.
 
     Raises:
         ConfigError: nothing is deployed, or the features were never materialized.
-        StoreError: the service did not start or an answer was not 200.
+        StoreError: the service did not start, or an answer was not what is to be timed.
     """
-    from pipelines.demo import service
     from pipelines.inference.bundle import load_bundle
-    from pipelines.stores.serving_pointer import read_pointer
+
+    durations = durations or Durations()
+    cores = usable_cores()
+    ours, theirs = ([cores[0]], [cores[-1]]) if len(cores) > 1 else (None, None)
+    with deployed_copy() as (places, environment):
+        folder = next(places.bundles.iterdir())
+        bundle = load_bundle(folder)
+        data = f"bundle {bundle.bundle_id}, {bundle.n_items:,} items"
+        click.echo(f"{BENCH}: {data}; {_where(cores)}", err=True)
+        traffic = Traffic(bundle, 0, users=users)
+        gc.collect()
+        gc.freeze()  # a collection in the middle of a phase would be a latency of the service's
+        records: list[BenchmarkRecord] = []
+        with ServiceRun(places, environment, cores=cores, worker_count=2) as two:
+            records += _two_workers(two, traffic, durations, data)
+        with on_cores(ours), ServiceRun(places, environment, cores=theirs) as one:
+            ready_s = one.start()
+            traffic.port = one.port
+            has_tower = (folder / "query_tower").is_dir()
+            cases: dict[str, Make] = {
+                RECOMMEND: traffic.recommend,
+                SEARCH_CACHED: traffic.search_cached,
+                (SEARCH_SMALL if has_tower else SEARCH_NEW): traffic.search_new,
+            }
+            measured = [measure_case(case, one, traffic, make, durations) for case, make in cases.items()]
+            extra = [_one_client(FIRST, one, traffic, traffic.recommend_first, durations)]
+            extra.append(_one_client(EVENT, one, traffic, traffic.one_event, durations))
+            records = [_record(data, WORKER, "ready_s", ready_s, "s"), *records]
+        if has_tower:
+            without_query_tower(folder)
+            with on_cores(ours), ServiceRun(places, environment, cores=theirs) as one:
+                one.start()
+                traffic.port = one.port
+                measured.append(measure_case(SEARCH_NEW, one, traffic, traffic.search_new, durations))
+        else:
+            click.echo(f"{SEARCH_SMALL}: the bundle has no query tower (`headrace compress` makes one)", err=True)
+        generator = generator_alone(durations.generator_s, _CLIENTS, theirs)
+        naive = _naive(bundle, traffic, durations)
+    one_rate = next(figures.capacity.rate for figures in measured if figures.case == RECOMMEND and figures.capacity)
+    two_rate = next(record.value for record in records if record.case == TWO_WORKERS)
+    records = [
+        *(record for figures in (*measured, *naive, *extra) for record in figures.records(data)),
+        *records,
+        _record(data, TWO_WORKERS, "over_one", two_rate / one_rate, "times"),
+        _record(data, GENERATOR, "rps", generator.rate, "1/s"),
+    ]
+    click.echo(table_with_bars(records))
+    click.echo(
+        f"{users:,} known users, {traffic.first_visits / max(1, traffic.visits):.0%} of their requests the first after "
+        f"an event; p99 is at half of the capacity, Poisson arrivals, from when a request was due; {_where(cores)}; "
+        "two workers on all cores with the load generator beside them"
+    )
+    if json_file is not None:
+        write_records(records, json_file)
+    return missed(records)
+
+
+def measure_case(case: str, service: ServiceRun, traffic: Traffic, make: Make, durations: Durations) -> Figures:
+    """Measure one kind of request: one client, capacity, half of it.
+
+    Raises:
+        StoreError: an answer at one client or a sampled one is not what is to be timed.
+    """
+    figures = _one_client(case, service, traffic, make, durations)
+    expected = 1e3 / figures.p50_ms[0]
+    figures.capacity = _saturate(service.port, traffic, make, durations.capacity_s, expected)
+    rate = figures.capacity.rate / 2
+    traffic.renew(int(FIRST_VISITS * rate * durations.half_s))
+    counting = Counting(_CHECKED)
+    times = poisson_times(rate, durations.half_s, seed=len(case))
+    took = open_loop(service.port, lambda index: make(index) if index < len(times) else None, counting, iter(times))
+    _look_into(counting)
+    figures.half = counting.tally(took)
+    for problem in figures.half.problems[:3]:
+        click.echo(f"{case}: {problem}", err=True)
+    return figures
+
+
+def _one_client(case: str, service: ServiceRun, traffic: Traffic, make: Make, durations: Durations) -> Figures:
+    figures = Figures(case)
+    closed_loop(service.port, for_seconds(durations.warm_s, make), Counting(), clients=1)
+    for _ in range(durations.rounds):
+        traffic.renew(traffic.first_visits_at_most if make == traffic.recommend_first else 100)
+        counting, processes = Counting(_CHECKED), service.process_ids
+        before = cpu_s(processes)
+        took = closed_loop(service.port, for_seconds(durations.round_s, make), counting, clients=1)
+        after = cpu_s(processes)
+        tally = counting.tally(took)
+        if tally.failed or not len(tally.latencies_ms):
+            raise StoreError(f"{case}: {tally.failed} of {len(tally.statuses)} requests failed ({tally.problems[:1]})")
+        _look_into(counting)
+        figures.p50_ms.append(tally.percentile_ms(50))
+        if before is not None and after is not None:
+            figures.cpu_ms.append(1e3 * (after - before) / len(tally.statuses))
+    return figures
+
+
+def _saturate(port: int, traffic: Traffic, make: Make, seconds: float, expected: float) -> Tally:
+    traffic.renew(int(FIRST_VISITS * expected * seconds))
+    counting = Counting(_CHECKED)
+    took = closed_loop(port, for_seconds(seconds, make), counting, clients=_CLIENTS)
+    _look_into(counting)
+    return counting.tally(took)
+
+
+def _look_into(counting: Counting) -> None:
+    for answer in counting.kept:
+        if answer.status == 200:
+            require_personal(orjson.loads(answer.body))
+
+
+def _two_workers(service: ServiceRun, traffic: Traffic, durations: Durations, data: str) -> list[BenchmarkRecord]:
+    """Make the users, measure what two workers answer, and what memory each has to itself."""
+    service.start()
+    traffic.port = service.port
+    traffic.make_users()
+    _saturate(service.port, traffic, traffic.recommend, durations.round_s, 1_000)
+    tally = _saturate(service.port, traffic, traffic.recommend, durations.capacity_s, 1_000)
+    found = [memory(worker) for worker in service.workers]
+    return [
+        _record(data, WORKER, "memory_uss_mib", max(one.uss for one in found), "MiB"),
+        _record(data, WORKER, "memory_pss_mib", max(one.pss for one in found), "MiB"),
+        _record(data, TWO_WORKERS, "rps", tally.rate, "1/s"),
+    ]
+
+
+def _naive(bundle: "Bundle", traffic: Traffic, durations: Durations) -> list[Figures]:
+    found = naive_rounds(bundle, traffic.new_queries, rounds=durations.rounds, requests=_NAIVE_REQUESTS)
+    if not found:
+        return []
+    return [Figures(NAIVE, [float(np.median(latencies)) for latencies, _ in found], [cpu for _, cpu in found])]
+
+
+@contextmanager
+def deployed_copy() -> Iterator[tuple[Places, dict[str, str]]]:
+    """Give a home of its own with the deployed bundle and the online store as it is, and the environment for it.
+
+    Raises:
+        ConfigError: nothing is deployed, or the features were never materialized.
+    """
+    from pipelines.stores.serving_pointer import read_pointer, write_pointer
 
     places = Places.from_environment()
     pointer = read_pointer(places.current_bundle)
@@ -75,198 +275,47 @@ def bench_serving(*, json_file: Path | None = None, requests: int = REQUESTS) ->
         raise ConfigError(f"Nothing was deployed in {places.home}: run `headrace loop` first.")
     if not (places.feast / "registry.db").is_file():
         raise ConfigError(f"There is no online store in {places.feast}: run `headrace materialize_features` first.")
-    bundle = load_bundle(pointer.folder)
-    data = f"bundle {bundle.bundle_id}, {bundle.n_items:,} items"
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as name:
         copy = Places(Path(name))
         shutil.copytree(places.feast, copy.feast)
-        settings = {
-            **os.environ,
-            "HEADRACE_BUNDLE": str(pointer.folder),
-            KEY_VARIABLE: secrets.token_hex(32),
-        }
-        settings.pop("HEADRACE_API_KEY", None)
-        port = free_port()
-        with service(copy, port=port, environment=settings) as process:
-            client = Client(port)
-            users = _make_users(client, bundle)
-            workers = descendants(process.pid)
-            cases: dict[str, Callable[[int], Sequence[Request]]] = {
-                "recommend known user": lambda _: [
-                    ("recommend", {"user_id": users[n % len(users)]}) for n in range(requests)
-                ],
-                "search cached query": lambda _: [
-                    ("search", {"query": query}) for query in _cached_queries(bundle, requests)
-                ],
-                "search new query 6-layer int8": lambda round_: [
-                    ("search", {"query": query}) for query in _new_queries(bundle, requests, round_)
-                ],
-            }
-            records: list[BenchmarkRecord] = []
-            for case, make in cases.items():
-                client.ask_all(make(_ROUNDS))  # warm
-                rounds = [_time_round(client, make(round_), workers) for round_ in range(_ROUNDS)]
-                records += _records(case, data, rounds)
-    records += _records("naive", data, _naive(bundle, min(requests, 50)))
-    sys.stdout.write(f"{BENCH}: {data}, {requests} requests x {_ROUNDS} rounds, one client\n{records_table(records)}\n")
-    if json_file is not None:
-        write_records(records, json_file)
+        folder = copy.bundles / pointer.bundle
+        shutil.copytree(pointer.folder, folder)
+        write_pointer(
+            copy.current_bundle, pointer.model_copy(update={"folder": folder, "previous": None, "before": ()})
+        )
+        environment = {**os.environ, KEY_VARIABLE: secrets.token_hex(32)}
+        environment.pop("HEADRACE_API_KEY", None)
+        environment.pop("HEADRACE_BUNDLE", None)
+        yield copy, environment
 
 
-class Client:
-    """One HTTP connection that stays open."""
-
-    def __init__(self, port: int) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-
-    def ask(self, request: Request) -> dict[str, Any]:
-        """Send one request and return its answer.
-
-        Raises:
-            StoreError: the answer is not 2xx.
-        """
-        call, body = request
-        self._connection.request("POST", f"/{call}", json.dumps(body), {"Content-Type": "application/json"})
-        response = self._connection.getresponse()
-        content = response.read()
-        if response.status // 100 != 2:
-            raise StoreError(f"/{call} answered {response.status}: {content.decode(errors='replace')[:300]}")
-        answer: dict[str, Any] = json.loads(content)
-        return answer
-
-    def ask_all(self, requests: Sequence[Request]) -> np.ndarray:
-        """Send requests one after the other; return their latencies in ms, float64 `(n,)`."""
-        latencies = np.empty(len(requests))
-        for index, request in enumerate(requests):
-            began = time.perf_counter()
-            self.ask(request)
-            latencies[index] = 1e3 * (time.perf_counter() - began)
-        return latencies
-
-
-def _make_users(client: Client, bundle: "Bundle") -> list[str]:
-    """Give some users a full history; returns their raw ids."""
-    generator = random.Random(_SEED)  # noqa: S311 - a benchmark's input
-    users = [f"bench-{number}" for number in range(_USERS)]
-    for user in users:
-        items = generator.sample(bundle.item_ids, min(_HISTORY, bundle.n_items))
-        now = time.time()
-        events = [
-            {
-                "user_id": user,
-                "event_type": "view",
-                "item_id": item,
-                "event_timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now - 3_600 * (age + 1))),
-            }
-            for age, item in enumerate(items)
-        ]
-        client.ask(("events", {"events": events}))
-        answer = client.ask(("recommend", {"user_id": user}))
-        if answer["degraded"] or not answer["personalized"]:
-            raise StoreError(f"A user with {len(items)} events is answered as a stranger: {json.dumps(answer)[:300]}")
-    return users
-
-
-def _cached_queries(bundle: "Bundle", count: int) -> list[str]:
-    distinct = list(dict.fromkeys(bundle.titles))[:20]
-    return [distinct[n % len(distinct)] for n in range(count)]
-
-
-def _new_queries(bundle: "Bundle", count: int, round_: int) -> list[str]:
-    """Return queries of three or four words from titles, all different, in every round too."""
-    generator = random.Random(_SEED + round_)  # noqa: S311 - a benchmark's input
-    words = sorted({word.strip(",.") for title in bundle.titles for word in title.split() if len(word) > 2})
-    return [" ".join([*generator.choices(words, k=3), str(round_ * count + n)]) for n in range(count)]
-
-
-def _time_round(client: Client, requests: Sequence[Request], workers: Sequence[int]) -> Timing:
-    before = _cpu_s(workers)
-    latencies = client.ask_all(requests)
-    after = _cpu_s(workers)
-    cpu_ms = None if before is None or after is None else 1e3 * (after - before) / len(requests)
-    return Timing(latencies, cpu_ms)
-
-
-def _naive(bundle: "Bundle", requests: int) -> list[Timing]:
-    """Time the search that most templates have; nothing where its parts are not installed."""
-    try:
-        import torch
-
-        from pipelines.model.encoder import load_encoder, tokenize
-
-        encoder, tokenizer = load_encoder(bundle.manifest.encoder)
-    except (ImportError, ConfigError):
-        return []
-    torch.set_num_threads(1)
-    encoder.eval()
-    item_vectors = np.asarray(bundle.item_vectors)
-
-    def answer(query: str) -> list[dict[str, Any]]:
-        with torch.inference_mode():
-            ids, mask = tokenize(tokenizer, [query], bundle.preprocessing.max_tokens)
-            vector = encoder(ids, mask).numpy()[0]
-        scores = item_vectors @ vector
-        return [{**bundle.display[row], "score": float(scores[row])} for row in np.argsort(-scores)[:10]]
-
-    rounds = []
-    for round_ in range(_ROUNDS):
-        latencies, cpu = np.empty(requests), time.process_time()
-        for index, query in enumerate(_new_queries(bundle, requests, round_)):
-            began = time.perf_counter()
-            answer(query)
-            latencies[index] = 1e3 * (time.perf_counter() - began)
-        rounds.append(Timing(latencies, 1e3 * (time.process_time() - cpu) / requests))
-    return rounds
-
-
-def _records(case: str, data: str, rounds: Sequence[Timing]) -> Iterator[BenchmarkRecord]:
-    """Yield the medians over the rounds; the interval is the range of the rounds."""
-    if not rounds:
-        return
-    cpu = [one.cpu_ms for one in rounds if one.cpu_ms is not None]
-    values = {
-        ("cpu_ms", "ms"): cpu,
-        ("p50_ms", "ms"): [float(np.percentile(one.latencies_ms, 50)) for one in rounds],
-        ("p99_ms", "ms"): [float(np.percentile(one.latencies_ms, 99)) for one in rounds],
-        ("rps_per_core", "1/s"): [1e3 / one for one in cpu if one > 0],
+def without_query_tower(folder: Path) -> None:
+    """Take the query tower out of a bundle: its 6-layer encoder reads the queries from then on."""
+    shutil.rmtree(folder / "query_tower")
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest["files"] = {
+        name: entry for name, entry in manifest["files"].items() if not name.startswith("query_tower/")
     }
-    for (metric, unit), found in values.items():
-        if found:
-            yield BenchmarkRecord(
-                bench=BENCH,
-                data=data,
-                case=case,
-                metric=metric,
-                value=float(np.median(found)),
-                low=min(found),
-                high=max(found),
-                unit=unit,
-                seeds=len(found),
-            )
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 
-def descendants(process_id: int) -> list[int]:
-    """Return the process and all below it; only itself where there is no /proc."""
-    parents: dict[int, int] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # it ended in between
-        parents[int(path.parent.name)] = int(fields[1])
-    found = [process_id]
-    for known in found:
-        found += [child for child, parent in parents.items() if parent == known]
-    return found
+def _where(cores: Sequence[int]) -> str:
+    if len(cores) > 1:
+        return f"one worker on core {cores[-1]}, the load generator on core {cores[0]}"
+    return "one core for the worker and the load generator: nothing is pinned"
 
 
-def _cpu_s(process_ids: Sequence[int]) -> float | None:
-    """Return the processor time of the processes so far, seconds; None where there is no /proc."""
-    total = 0
-    for process_id in process_ids:
-        try:
-            fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return None
-        total += int(fields[11]) + int(fields[12])
-    return total / os.sysconf("SC_CLK_TCK")
+def _record(
+    data: str, case: str, metric: str, value: float, unit: str, rounds: Sequence[float] = ()
+) -> BenchmarkRecord:
+    return BenchmarkRecord(
+        bench=BENCH,
+        data=data,
+        case=case,
+        metric=metric,
+        value=float(value),
+        low=min(rounds) if rounds else None,
+        high=max(rounds) if rounds else None,
+        unit=unit,
+        seeds=max(1, len(rounds)),
+    )

@@ -43,7 +43,7 @@ class ChosenTower:
         found = next((one for one in self.measured if one.name == self.name), None)
         if found is None:
             return {}
-        return {"query_tower_ndcg_kept": found.ndcg_kept, "query_tower_ms": found.encode_ms}
+        return {"query_tower.ndcg_kept": found.ndcg_kept, "query_tower.encode_ms": found.encode_ms}
 
 
 def choose_tower(study: Study, work: Path) -> ChosenTower:

@@ -1,8 +1,7 @@
-"""Query towers: from the full encoder to a folder with `model.onnx` and `tokenizer.json`, distilled where needed."""
+"""Query towers: from the full encoder to the folder that `open_query_tower` opens, distilled where needed."""
 
 import copy
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,13 +21,11 @@ from pipelines.compression.static_tower import StaticTower, starting_vectors, st
 from pipelines.compression.variants import STATIC, Precision, Variant
 from pipelines.compression.vocabulary_pruning import domain_tokens, prune_vocabulary, write_pruned_tokenizer
 from pipelines.config import DistillationConfig
-from pipelines.inference.sessions import Device, open_session
-from pipelines.inference.text_encoder import TextEncoder
+from pipelines.inference.text_encoder import MODEL, TABLE_TOKENIZER, TOKENIZER
 from pipelines.model.encoder import SentenceEncoder
 from pipelines.progress import Progress
 from pipelines.stores.files import replacing_folder
 
-MODEL, TOKENIZER = "model.onnx", "tokenizer.json"
 _MIN_STATIC_COUNT = 2
 """Times that a token occurs in the lessons before a static tower gives it a vector."""
 
@@ -67,15 +64,11 @@ def build_query_tower(
         return folder
     with replacing_folder(folder) as work:
         if variant.static:
-            _write_static(full, lessons(), work, config, seed, progress)
+            model = taught_table(full, lessons(), work / TOKENIZER, config=config, seed=seed, progress=progress)
+            (work / MODEL).write_bytes(model)
         else:
             _write_layers(variant, full, lessons, work, config, seed, progress)
     return folder
-
-
-def open_query_tower(folder: Path, max_tokens: int, device: Device = "cpu") -> TextEncoder:
-    """Open what `build_query_tower` wrote."""
-    return TextEncoder(open_session(folder / MODEL, device), folder / TOKENIZER, max_tokens)
 
 
 def towers_folder(run_folder: Path, config: DistillationConfig, seed: int) -> Path:
@@ -121,37 +114,29 @@ def _write_layers(
     _convert(work / "float.onnx", work / MODEL, variant.precision)
     (work / "float.onnx").unlink(missing_ok=True)
     if learns:
-        static = taught_static_model(
-            work / TOKENIZER, full.max_tokens, lessons(), config=config, seed=seed, progress=progress
-        )
-        write_combined(work / MODEL, static, work / MODEL)
+        table = taught_table(full, lessons(), work / TABLE_TOKENIZER, config=config, seed=seed, progress=progress)
+        write_combined(work / MODEL, table, work / MODEL)
 
 
-def _write_static(
-    full: FullModel, lessons: Lessons, work: Path, config: DistillationConfig, seed: int, progress: Progress
-) -> None:
-    """Give each token of the lessons a vector, and teach them; words without one fall apart into those that have."""
-    kept = domain_tokens(full.tokenizer_file, lessons.texts, min_count=_MIN_STATIC_COUNT)
-    write_pruned_tokenizer(full.tokenizer_file, kept, work / TOKENIZER)
-    model = taught_static_model(work / TOKENIZER, full.max_tokens, lessons, config=config, seed=seed, progress=progress)
-    (work / MODEL).write_bytes(model)
-
-
-def taught_static_model(
-    tokenizer_file: Path,
-    max_tokens: int,
+def taught_table(
+    full: FullModel,
     lessons: Lessons,
+    tokenizer_file: Path,
     *,
     config: DistillationConfig,
     seed: int,
     progress: Progress,
 ) -> bytes:
-    """Return a static tower over a vocabulary that learned the lessons, as an ONNX model."""
-    tokens = token_batches(tokenizer_file, max_tokens)
+    """Return a static tower that learned the lessons, as an ONNX model, and write its tokenizer.
+
+    A token that the lessons have more than once gets a vector; words without one fall apart into those that have.
+    """
+    kept = domain_tokens(full.tokenizer_file, lessons.texts, min_count=_MIN_STATIC_COUNT)
+    write_pruned_tokenizer(full.tokenizer_file, kept, tokenizer_file)
+    tokens = token_batches(tokenizer_file, full.max_tokens)
     ids, mask = tokens(lessons.texts)
     lists = [row[known > 0] for row, known in zip(ids.numpy(), mask.numpy(), strict=True)]
-    n_tokens = len(json.loads(tokenizer_file.read_text(encoding="utf-8"))["model"]["vocab"])
-    student = StaticTower(torch.from_numpy(starting_vectors(lists, lessons.vectors, n_tokens)))
+    student = StaticTower(torch.from_numpy(starting_vectors(lists, lessons.vectors, len(kept))))
     distil(
         student,
         tokens,

@@ -21,9 +21,10 @@ from pipelines.compression.measurement import (
     share_kept,
     time_encoders,
 )
-from pipelines.compression.query_towers import FullModel, build_query_tower, open_query_tower
+from pipelines.compression.query_towers import FullModel, build_query_tower
 from pipelines.compression.variants import Variant
 from pipelines.config import CompressionConfig
+from pipelines.inference.text_encoder import open_query_tower
 from pipelines.model.encoder import encode_texts, tokenize
 from pipelines.progress import Progress
 from pipelines.schemas import MeasuredVariant

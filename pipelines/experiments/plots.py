@@ -212,7 +212,7 @@ def _above(metric: Metric) -> float:
 
 
 def variant_front(variants: Sequence[MeasuredVariant], picked: str | None) -> "Figure":
-    """Draw one point a variant, to the left is faster, up is better, and a line through the Pareto front.
+    """Draw one point a variant with its interval, to the left is faster, up is better; a line is the Pareto front.
 
     Args:
         picked: Name of the variant that the policy chose, if it did.
@@ -223,7 +223,10 @@ def variant_front(variants: Sequence[MeasuredVariant], picked: str | None) -> "F
     front = pareto_front(variants)
     axis.step([one.encode_ms for one in front], [one.ndcg_kept for one in front], where="post", color="tab:gray", lw=1)
     for one in variants:
-        axis.plot([one.encode_ms], [one.ndcg_kept], "o", color="tab:blue" if one.name == picked else "tab:gray")
+        color = "tab:blue" if one.name == picked else "tab:gray"
+        if one.ndcg_kept_low is not None and one.ndcg_kept_high is not None:
+            axis.vlines(one.encode_ms, one.ndcg_kept_low, one.ndcg_kept_high, color=color, lw=1)
+        axis.plot([one.encode_ms], [one.ndcg_kept], "o", color=color)
         axis.annotate(
             f"{one.name}, {one.size_mib:.0f} MiB",
             (one.encode_ms, one.ndcg_kept),

@@ -4,7 +4,8 @@ manifest.json             what is in the folder, with the SHA-256 of each file; 
 encoder.onnx              (input_ids, attention_mask) → sentence_embedding; reads items, and queries where it is alone
 encoder_half.onnx         the same in float16, for a service with a GPU; where the settings ask for it
 tokenizer.json
-query_tower/              `model.onnx` and `tokenizer.json` of a smaller tower that reads queries; where one was chosen
+query_tower/              a smaller tower that reads queries, where one was chosen: `model.onnx`, `tokenizer.json`, and
+                          `table_tokenizer.json` where its table of tokens has a vocabulary of its own
 user_tower.onnx           (item_vectors, event_types, gap_buckets, mask, activity) → user_embedding, attention
 item_vectors.npy          int8 (n_items, dim), mapped into memory; with its
 item_scales.npy           float32 (n_items,)
@@ -23,6 +24,7 @@ item_tower.json           `ItemTowerFields` (older bundles have neither)
 receipt.json              what the training run has read
 """
 
+import copy
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -54,12 +56,13 @@ from pipelines.inference.preprocessing import (
 from pipelines.inference.ranker import Ranker
 from pipelines.inference.ranker_features import SEARCH_FEATURES, ranker_features
 from pipelines.inference.sessions import Device, gpu_is_listed, open_session, runs_on_gpu
-from pipelines.inference.text_encoder import TextEncoder
+from pipelines.inference.text_encoder import TOWER_FILES, TextEncoder, open_query_tower
 from pipelines.inference.user_tower import UserTower
 from pipelines.retrieval.dense import INDEX, VECTORS, DenseIndex, ItemVectors
 from pipelines.retrieval.lexical import LexicalIndex
 from pipelines.retrieval.neighbors import NeighborTable, load_tables, save_tables
 from pipelines.retrieval.trends import ItemTrends, no_trends
+from pipelines.retrieval.vector_index import ExactVectorIndex, VectorIndex
 from pipelines.stores.files import file_sha256, replacing_folder
 
 __all__ = [
@@ -85,7 +88,6 @@ DENSE = "dense"
 MANIFEST = "manifest.json"
 HALF_ENCODER = "encoder_half.onnx"
 QUERY_TOWER = "query_tower"
-QUERY_TOWER_FILES = ("model.onnx", "tokenizer.json")
 ITEM_COLUMNS = pa.schema(
     [
         pa.field("item_id", pa.string(), nullable=False),
@@ -131,6 +133,11 @@ class Manifest(Frozen):
         """Size of all files, MiB."""
         return sum(entry.bytes for entry in self.files.values()) / 2**20
 
+    @property
+    def has_query_tower(self) -> bool:
+        """Whether a smaller tower reads queries."""
+        return any(name.startswith(f"{QUERY_TOWER}/") for name in self.files)
+
 
 @dataclass(frozen=True)
 class BundleParts:
@@ -163,7 +170,7 @@ class BundleParts:
     half_encoder: Path | None = None
     """ONNX file of the encoder in float16."""
     query_tower: Path | None = None
-    """Folder with `model.onnx` and `tokenizer.json` of what reads queries; None: the encoder."""
+    """Folder of what reads queries, with the `TOWER_FILES` that it has; None: the encoder."""
     texts: Sequence[str] | None = None
     """Texts that lexical search looks into, in the order of the vectors; None: title, category and brand."""
     more_files: Mapping[str, Path] = field(default_factory=dict)
@@ -194,8 +201,9 @@ def write_bundle(
             shutil.copyfile(parts.half_encoder, target / HALF_ENCODER)
         if parts.query_tower is not None:
             (target / QUERY_TOWER).mkdir()
-            for name in QUERY_TOWER_FILES:
-                shutil.copyfile(parts.query_tower / name, target / QUERY_TOWER / name)
+            for name in TOWER_FILES:
+                if (parts.query_tower / name).is_file():
+                    shutil.copyfile(parts.query_tower / name, target / QUERY_TOWER / name)
         ItemVectors.quantized(parts.item_vectors).save(target)
         pq.write_table(items, target / "items.parquet")
         save_tables(target / "neighbors", parts.neighbors)
@@ -325,6 +333,8 @@ class Bundle:
         self.search_ranker = search_ranker
         """Scores candidates; None where the weights of the fusion decide."""
         self.dense_index = dense_index
+        self.vector_index: VectorIndex = ExactVectorIndex(dense_index, item_vectors)
+        """What finds the items nearest to a vector."""
         self.lexical = lexical
         self.metrics = metrics
         self.item_ids: list[str] = items["item_id"].to_pylist()
@@ -380,9 +390,25 @@ class Bundle:
         return (logs / top if top > 0 else logs).astype(np.float32)
 
     @cached_property
+    def by_popularity(self) -> np.ndarray:
+        """Rows of all items, int64 `(n_items,)`, the most popular first, ties in row order."""
+        return np.argsort(-self.popularity_score, kind="stable")
+
+    @cached_property
+    def shown(self) -> np.ndarray | None:
+        """Which items may be shown, bool `(n_items,)`; None for all."""
+        return None if self.available.all() else self.available
+
+    @cached_property
     def display(self) -> list[dict[str, Any]]:
         """What an answer shows of each item."""
         return self.items.select(["item_id", "title", "category", "brand", "price", "currency"]).to_pylist()
+
+    def with_vector_index(self, index: VectorIndex) -> "Bundle":
+        """Return the same bundle with another index over its vectors."""
+        other = copy.copy(self)
+        other.vector_index = index
+        return other
 
     def with_new_items(self, new: NewItems) -> "Bundle":
         """Return the same bundle with items that arrived since it was made; nothing is known of them but what they are.
@@ -498,10 +524,7 @@ def _open_encoder(folder: Path, max_tokens: int, device: Device) -> TextEncoder:
 
 
 def _open_query_tower(folder: Path, max_tokens: int, device: Device) -> TextEncoder | None:
-    if not folder.is_dir():
-        return None
-    model, tokenizer = (folder / name for name in QUERY_TOWER_FILES)
-    return TextEncoder(open_session(model, device), tokenizer, max_tokens)
+    return open_query_tower(folder, max_tokens, device) if folder.is_dir() else None
 
 
 def _open_ranker(folder: Path, name: str, settings: RankerSettings | None, device: Device) -> Ranker | None:

@@ -19,6 +19,7 @@ from pipelines.inference.preprocessing import Frozen
 from pipelines.inference.sessions import Device, open_session
 from pipelines.retrieval.dense import DenseIndex, dense_scores
 from pipelines.retrieval.lexical import LexicalIndex
+from pipelines.retrieval.vector_index import GrownVectorIndex
 
 if TYPE_CHECKING:
     from pipelines.inference.bundle import Bundle
@@ -235,6 +236,7 @@ def with_new_items(bundle: "Bundle", new: NewItems) -> "Bundle":
     other.trends = bundle.trends.grown(count)
     other.popularity = _grown(bundle.popularity, count, 0)
     other.dense_index = GrownDenseIndex(bundle.dense_index, new.vectors.astype(np.float32))
+    other.vector_index = GrownVectorIndex(bundle.vector_index, bundle.n_items, other.item_vectors)
     other.lexical = new.lexical
     other._rows = {item_id: row for row, item_id in enumerate(other.item_ids)}
     other._user_tower = bundle._user_tower.over(other.item_vectors)

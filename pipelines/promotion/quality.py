@@ -47,7 +47,7 @@ def floor_verdict(report: EvaluationReport, case: str, policy: PromotionConfig, 
     """Compare with a baseline: a first challenger must surely be better, a later one must not surely be worse."""
     gain = gain_of(report, case, policy.metric)
     if gain is None:
-        return Verdict(passed=not is_first, words=_missing(report, case, policy.metric) if is_first else "")
+        return Verdict(passed=False, words=_missing(report, case, policy.metric))
     words = gain_in_words(report, case, policy.metric, gain)
     if not is_first:
         if gain.high is not None and gain.high < 0:

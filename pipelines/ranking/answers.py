@@ -14,11 +14,23 @@ from pipelines.config import ServingConfig
 from pipelines.errors import DataError
 from pipelines.inference.bundle import ITEM_TO_ITEM, Bundle
 from pipelines.inference.preprocessing import UserFeatures
-from pipelines.ranking.filtering import Filters, allowed_items, recently_purchased
-from pipelines.ranking.fusion import Parts, history_scores, history_scores_of, weighted_mean
-from pipelines.ranking.learned import rank_candidates
-from pipelines.ranking.ordering import top_rows
-from pipelines.ranking.search_ranker import RankedSearch, ranked_search
+from pipelines.ranking.candidates import minute_of
+from pipelines.ranking.filtering import Filters, allowed_items
+from pipelines.ranking.fusion import Parts, history_scores, weighted_mean
+from pipelines.ranking.ordering import first_allowed, top_rows
+from pipelines.ranking.prepared import (
+    Prepared,
+    PreparedUser,
+    RankedItems,
+    in_order,
+    prepared_user,
+    ranked_candidates,
+    ranked_items,
+)
+from pipelines.ranking.query_results import QueryResult, query_result
+
+_SURE = 20
+"""First places of a search that have to be those of the full ranking, if no more are asked for."""
 
 
 @dataclass(frozen=True)
@@ -54,45 +66,35 @@ def recommend(
     serving: ServingConfig,
     seed_items: Sequence[str] = (),
     filters: Filters | None = None,
+    prepared: Prepared | None = None,
 ) -> Ranking:
     """Rank items for a user.
 
     Args:
         features: What is known of the user; None for a stranger, who gets popular items.
-        now_s: The moment of the request, epoch seconds.
+        now_s: The moment of the request, epoch seconds; the second within its minute does not count.
         seed_items: Items of the moment (a basket, the page that is open): they count as viewed just now and are not
             recommended themselves.
+        prepared: What is remembered for this bundle; None remembers nothing.
     """
+    now_s = minute_of(now_s)
     if seed_items:
-        features = with_seeds(features, seed_items, now_s)
-    embedded = bundle.user_embedding(features, now_s) if features is not None else None
-    if features is None or embedded is None:
-        rows = top_rows(bundle.popularity_score, k, allowed_items(bundle, filters))
+        features, prepared = with_seeds(features, seed_items, now_s), None
+    user = prepared_user(bundle, features, now_s, prepared) if features is not None else None
+    if user is None:
+        rows = first_allowed(bundle.by_popularity, k, allowed_items(bundle, filters))
         scores = bundle.popularity_score[rows]
         return Ranking(rows, scores, {"popularity": scores}, personalized=False)
-    vector, _ = embedded
+    if bundle.ranker is not None and not seed_items and filters is None:
+        return _first(ranked_items(bundle, user, now_s, serving, prepared), k)
     excluded = [
-        *recently_purchased(bundle, features, now_s, serving.exclude_purchased_days),
+        *user.recently_bought(now_s, serving.exclude_purchased_days),
         *(row for row in map(bundle.row_of, seed_items) if row is not None),
     ]
     allowed = allowed_items(bundle, filters, excluded)
     if bundle.ranker is not None:
-        rows, scores = rank_candidates(bundle, features, vector, now_s, allowed)
-        best = top_rows(scores, k)
-        shown = rows[best]
-        of_shown = {
-            "dense": np.maximum(bundle.item_vectors[shown] @ vector, 0.0),
-            "item_to_item": history_scores_of(bundle, features, shown),
-            "popularity": bundle.popularity_score[shown],
-        }
-        return Ranking(shown, scores[best], of_shown, personalized=True)
-    parts = {
-        "dense": np.maximum(bundle.dense_index.scores(vector), 0.0),
-        "item_to_item": history_scores(bundle, features),
-        "popularity": bundle.popularity_score,
-    }
-    weights = bundle.preprocessing.fusion.recommend.model_dump()
-    return _finish(bundle, parts, weights, {"dense": vector}, k, serving, allowed, True)
+        return _first(in_order(bundle, ranked_candidates(bundle, user, now_s, allowed), now_s), k)
+    return _fused(bundle, user, k, serving, allowed)
 
 
 def search(
@@ -105,36 +107,43 @@ def search(
     query_vector: np.ndarray | None = None,
     features: UserFeatures | None = None,
     filters: Filters | None = None,
+    prepared: Prepared | None = None,
 ) -> Ranking:
     """Rank items for a query, with a nudge towards the user's taste.
 
     Args:
         query_vector: float32 `(dim,)`, the query's embedding where the caller has it already.
         features: What is known of the user; None for nobody.
+        prepared: What is remembered for this bundle; None remembers nothing.
     """
-    if query_vector is None:
-        query_vector = bundle.encode_queries([query])[0]
-    lexical = bundle.lexical.scores(query)
-    top = lexical.max(initial=0.0)
-    parts = {
-        "dense": np.maximum(bundle.dense_index.scores(query_vector), 0.0),
-        "lexical": lexical / top if top > 0 else lexical,
-    }
-    weights = bundle.preprocessing.fusion.search.model_dump()
-    exact = {"dense": query_vector}
+    user = None
     if features is not None and serving.search_personalization > 0:
-        embedded = bundle.user_embedding(features, now_s)
-        if embedded is not None:
-            parts["user"] = np.maximum(bundle.dense_index.scores(embedded[0]), 0.0)
-            weights["user"] = serving.search_personalization * (weights["dense"] + weights["lexical"])
-            exact["user"] = embedded[0]
-    allowed = allowed_items(bundle, filters)
-    if bundle.search_ranker is not None:
-        found = ranked_search(
-            bundle, query, query_vector, parts["dense"], lexical_scores=lexical, allowed=allowed, at_least=k
+        user = prepared_user(bundle, features, minute_of(now_s), prepared)
+    found = prepared.queries.get(query) if prepared is not None else None
+    allowed = None if filters is None else allowed_items(bundle, filters)
+    if found is not None and allowed is not None:
+        found = _left(found, allowed, k) if user is None else None
+    if found is None or found.sure < k:
+        if query_vector is None:
+            query_vector = bundle.encode_queries([query])[0]
+        found = query_result(
+            bundle,
+            query,
+            query_vector,
+            most=max(serving.candidates, k),
+            sure=max(k, _SURE),
+            allowed=bundle.shown if allowed is None else allowed,
         )
-        return _order(bundle, found, parts, exact, serving.search_personalization, k)
-    return _finish(bundle, parts, weights, exact, k, serving, allowed, "user" in parts)
+        if prepared is not None and allowed is None:
+            prepared.queries.put(query, found)
+    if user is None:
+        return _first(found, k, personalized=False)
+    taste = np.maximum(bundle.item_vectors.products(found.rows, user.vector), np.float32(0))
+    weight = serving.search_personalization
+    scores = (found.scores + np.float32(weight) * taste) / np.float32(1 + weight)
+    best = np.argsort(-scores, kind="stable")[:k]
+    parts = {name: part[best] for name, part in {**found.parts, "user": taste}.items()}
+    return Ranking(found.rows[best], scores[best], parts, personalized=True)
 
 
 def similar(
@@ -158,54 +167,46 @@ def similar(
         )
     allowed = allowed_items(bundle, filters, [row])
     if kind == "similar":
-        vector = bundle.item_vectors[row]
-        parts = {"dense": np.maximum(bundle.dense_index.scores(vector), 0.0)}
-        return _finish(bundle, parts, {"dense": 1.0}, {"dense": vector}, k, serving, allowed, False)
+        rows, scores = bundle.vector_index.nearest(bundle.item_vectors[row], k, allowed)
+        scores = np.maximum(scores, np.float32(0))
+        return Ranking(rows, scores, {"dense": scores}, personalized=False)
     ids, scores = bundle.neighbors[ITEM_TO_ITEM].of(row)
     keep = allowed[ids]
     rows, values = ids[keep][:k].astype(np.int64), scores[keep][:k]
     return Ranking(rows, values, {"item_to_item": values}, personalized=False)
 
 
-def _finish(
-    bundle: Bundle,
-    parts: Parts,
-    weights: dict[str, float],
-    exact: dict[str, np.ndarray],
-    k: int,
-    serving: ServingConfig,
-    allowed: np.ndarray,
-    personalized: bool,
-) -> Ranking:
-    """Take the best candidates by the fast scores, score them exactly, order them.
+def _first(found: RankedItems | QueryResult, k: int, *, personalized: bool = True) -> Ranking:
+    """Return the first `k` of what is in order already."""
+    parts = {name: part[:k] for name, part in found.parts.items()}
+    return Ranking(found.rows[:k], found.scores[:k], parts, personalized)
 
-    Args:
-        parts: Scores of every item by generator, float32 `(n_items,)`.
-        exact: For generators that come from the int8 index: the vector, float32 `(dim,)`.
-    """
-    candidates = np.sort(top_rows(weighted_mean(parts, weights), max(serving.candidates, k), allowed))
-    of_candidates = {
-        name: np.maximum(bundle.item_vectors[candidates] @ exact[name], 0.0) if name in exact else scores[candidates]
-        for name, scores in parts.items()
+
+def _left(found: QueryResult, allowed: np.ndarray, k: int) -> QueryResult | None:
+    """Return what a filter leaves of a query's items; None where that may not be the best `k` of what it allows."""
+    if not found.fused or found.sure < k:
+        return None
+    kept = np.flatnonzero(allowed[found.rows[: found.sure]])
+    if len(kept) < k:
+        return None
+    parts = {name: part[kept] for name, part in found.parts.items()}
+    return QueryResult(found.rows[kept], found.scores[kept], parts, len(kept), fused=True)
+
+
+def _fused(bundle: Bundle, user: PreparedUser, k: int, serving: ServingConfig, allowed: np.ndarray) -> Ranking:
+    """Order by the weights of the fusion: the best by the fast scores of all items, then exactly."""
+    weights = bundle.preprocessing.fusion.recommend.model_dump()
+    parts = {
+        "dense": np.maximum(bundle.dense_index.scores(user.vector), 0.0),
+        "item_to_item": history_scores(bundle, user.features),
+        "popularity": bundle.popularity_score,
     }
-    scores = weighted_mean(of_candidates, weights)
+    rows = np.sort(top_rows(weighted_mean(parts, weights), max(serving.candidates, k), allowed))
+    of_rows = {name: scores[rows] for name, scores in parts.items()}
+    of_rows["dense"] = np.maximum(bundle.item_vectors.products(rows, user.vector), 0.0)
+    scores = weighted_mean(of_rows, weights)
     best = top_rows(scores, k)
-    return Ranking(
-        candidates[best], scores[best], {name: part[best] for name, part in of_candidates.items()}, personalized
-    )
-
-
-def _order(
-    bundle: Bundle, found: RankedSearch, parts: Parts, exact: dict[str, np.ndarray], personalization: float, k: int
-) -> Ranking:
-    """Order what the search ranker scored; the user's taste, where it is known, has its weight beside the ranker."""
-    of_candidates = {"ranker": found.scores}
-    if "user" in exact:
-        of_candidates["user"] = np.maximum(bundle.item_vectors[found.rows] @ exact["user"], 0.0)
-    scores = weighted_mean(of_candidates, {"ranker": 1.0, "user": personalization})
-    best = top_rows(scores, k)
-    rows = found.rows[best]
-    return Ranking(rows, scores[best], {name: part[rows] for name, part in parts.items()}, "user" in exact)
+    return Ranking(rows[best], scores[best], {name: part[best] for name, part in of_rows.items()}, personalized=True)
 
 
 def with_seeds(features: UserFeatures | None, seed_items: Sequence[str], now_s: float) -> UserFeatures:

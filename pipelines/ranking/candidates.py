@@ -7,6 +7,7 @@ item vectors), `trending` (what is popular now) and `repeat` (the history itself
 the newest events, as the user tower does).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ import numpy as np
 from pipelines.features.on_demand import candidate_features
 from pipelines.inference.bundle import DENSE, Bundle
 from pipelines.inference.preprocessing import UserFeatures
-from pipelines.inference.ranker_features import OF_PAIR, OF_USER
+from pipelines.inference.ranker_features import OF_GENERATOR, OF_PAIR, OF_USER
 from pipelines.ranking.ordering import first_allowed, top_rows
 from pipelines.retrieval.cooccurrence import history_weights
 from pipelines.retrieval.neighbors import Reached
@@ -26,7 +27,15 @@ POSITION_DECAY = 0.7
 """Weight of an event relative to the next newer one, for the scores that are called `recent`."""
 MOMENT_DECAY = 0.95
 """Weight of a moment relative to the next newer one, for what the user takes again."""
-_DAY_S = 86_400
+_DAY_S, _MINUTE_S = 86_400, 60
+_SHIFT = 2**24
+"""More moments than a history has: item and age make one number."""
+_OF_MOMENT = len(OF_USER) - 1
+"""Features of a request that depend on the moment: all but the length of the history, at the end."""
+_SINCE_TOUCHED, _OVERDUE = (
+    OF_PAIR.index(name) - len(OF_PAIR) - len(OF_USER) for name in ("days_since_touched", "overdue")
+)
+"""Columns of the features that depend on the moment, from the end."""
 _STRENGTH = np.float32(100)
 
 
@@ -40,6 +49,57 @@ class Candidates:
     """float32 `(c, len(ranker_features(generators)))`."""
     found_by: np.ndarray
     """bool `(c, len(generators) + 2)`: which generator proposed it; the last two are `trending` and `repeat`."""
+
+
+@dataclass(frozen=True)
+class History:
+    """The events of a user with items of a bundle, oldest first."""
+
+    rows: np.ndarray
+    """int64 `(t,)`, row numbers."""
+    times: np.ndarray
+    """int64 `(t,)`, epoch seconds."""
+
+
+@dataclass(frozen=True)
+class DayCandidates:
+    """The candidates of one user, described as far as the day tells; the moment adds the rest."""
+
+    rows: np.ndarray
+    """int64 `(c,)`, distinct row numbers, rising."""
+    found_by: np.ndarray
+    """As in `Candidates`."""
+    cosines: np.ndarray
+    """float32 `(c,)`, of the user with each candidate."""
+    of_day: np.ndarray
+    """float32 `(c, f)`, the features; what depends on the moment is missing."""
+    touched: "_Touched"
+    newest_s: int
+    """Time of the newest event, epoch seconds."""
+
+    def relative(self, generator: int) -> np.ndarray:
+        """Return what a generator, by its place, says relative to the best item of this user, float32 `(c,)`."""
+        return self.of_day[:, generator * len(OF_GENERATOR)]
+
+    def features(self, now_s: float) -> np.ndarray:
+        """Return the features at a moment of the day, float32 `(c, f)`."""
+        now_s = minute_of(now_s)
+        out = self.of_day.copy()
+        self.touched.fill(out, now_s)
+        out[:, -_OF_MOMENT:] = _of_moment(self.newest_s, now_s)
+        return out
+
+
+def minute_of(now_s: float) -> float:
+    """Return the start of the minute: what a user is shown does not depend on the second."""
+    return now_s // _MINUTE_S * _MINUTE_S
+
+
+def known_history(bundle: Bundle, features: UserFeatures) -> History:
+    """Return the events of a user with items that the bundle has."""
+    rows = bundle.rows_of(features.item_ids)
+    known = rows >= 0
+    return History(rows[known], np.asarray(features.event_times, np.int64)[known])
 
 
 def recommend_candidates(
@@ -57,41 +117,67 @@ def recommend_candidates(
     Args:
         user_vector: float32 `(dim,)`, L2 norm 1.
         allowed: bool `(n_items,)`, which items may be shown.
-        dense_scores: float32 `(n_items,)`, cosines of the user and every item, if they are there already (they may be
-            off by a little: candidates are scored exactly); None asks the bundle's index.
+        dense_scores: float32 `(n_items,)`, cosines of the user and every item, if they are there already; None asks
+            the bundle's index.
         per_generator: Items taken from each generator.
     """
-    rows = bundle.rows_of(features.item_ids)
-    known = np.flatnonzero(rows >= 0)
-    every, every_times = rows[known], np.asarray(features.event_times, np.int64)[known]
-    rows, times = (part[-bundle.preprocessing.max_history :] for part in (every, every_times))
+    history = known_history(bundle, features)
+    found = day_candidates(
+        bundle, history, user_vector, now_s, allowed, dense_scores=dense_scores, per_generator=per_generator
+    )
+    return Candidates(found.rows, found.features(now_s), found.found_by)
+
+
+def day_candidates(
+    bundle: Bundle,
+    history: History,
+    user_vector: np.ndarray,
+    now_s: float,
+    allowed: np.ndarray,
+    *,
+    dense_scores: np.ndarray | None = None,
+    per_generator: int = CANDIDATES_PER_GENERATOR,
+) -> DayCandidates:
+    """Find the candidates of a user on the day of a moment; Args: as for `recommend_candidates`."""
+    rows, times = (part[-bundle.preprocessing.max_history :] for part in (history.rows, history.times))
     generators = bundle.generators
     weights = _weights(bundle, times)
     reached = {name: table.reached(rows, weights) for name, table in bundle.neighbors.items()}
-    cosines = bundle.dense_index.scores(user_vector) if dense_scores is None else dense_scores
     trends = bundle.trends.of_day(now_s)
     proposed = [
-        top_rows(cosines, per_generator, allowed & (cosines > 0))
+        _nearest(bundle, user_vector, dense_scores, per_generator, allowed)
         if name == DENSE
         else _best_reached(reached[name], per_generator, allowed)
         for name in generators
     ]
     proposed.append(first_allowed(trends.popular, per_generator, allowed))
-    proposed.append(np.unique(every[allowed[every]]))
+    proposed.append(np.unique(history.rows[allowed[history.rows]]))
     candidates, found_by = _merged(proposed)
-    columns = _generator_columns(bundle, reached, weights, rows, candidates, user_vector)
+    vectors = bundle.item_vectors[candidates]
+    cosines = vectors @ user_vector
     affinities = candidate_features(rows, times, candidates, bundle.facts)
+    touched = _touched(history, candidates)
     described = np.concatenate(
         [
-            columns,
+            _generator_columns(bundle, reached, weights, rows, candidates, vectors, cosines),
             trends.features[candidates],
             np.where(np.isnan(affinities), 0, affinities).astype(np.float32),
-            _touched(every, every_times, candidates, now_s),
-            np.broadcast_to(_of_user(times, now_s), (len(candidates), len(OF_USER))),
+            touched.columns,
+            np.zeros((len(candidates), 1), np.float32) + np.float32(np.log1p(len(times))),
+            np.zeros((len(candidates), _OF_MOMENT), np.float32),
         ],
         axis=1,
     )
-    return Candidates(candidates, described, found_by)
+    return DayCandidates(candidates, found_by, cosines, described, touched, int(times.max(initial=0)))
+
+
+def _nearest(
+    bundle: Bundle, user_vector: np.ndarray, dense_scores: np.ndarray | None, most: int, allowed: np.ndarray
+) -> np.ndarray:
+    if dense_scores is not None:
+        return top_rows(dense_scores, most, allowed & (dense_scores > 0))
+    rows, scores = bundle.vector_index.nearest(user_vector, most, allowed)
+    return rows[scores > 0]
 
 
 def _weights(bundle: Bundle, times: np.ndarray) -> np.ndarray:
@@ -109,10 +195,10 @@ def _best_reached(reached: Reached, most: int, allowed: np.ndarray) -> np.ndarra
 
 def _merged(proposed: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct rows, rising, and which part each is in, bool `(c, n_parts)`."""
-    candidates = np.unique(np.concatenate(proposed))
+    every = np.concatenate(proposed)
+    candidates, places = np.unique(every, return_inverse=True)
     found_by = np.zeros((len(candidates), len(proposed)), bool)
-    for number, rows in enumerate(proposed):
-        found_by[np.searchsorted(candidates, rows), number] = True
+    found_by[places, np.repeat(np.arange(len(proposed)), [len(part) for part in proposed])] = True
     return candidates, found_by
 
 
@@ -122,77 +208,89 @@ def _generator_columns(
     weights: np.ndarray,
     rows: np.ndarray,
     candidates: np.ndarray,
-    user_vector: np.ndarray,
+    vectors: np.ndarray,
+    cosines: np.ndarray,
 ) -> np.ndarray:
     """Return what the generators say of the candidates, float32 `(c, 6 · n_generators)`."""
-    vectors, seen = bundle.item_vectors[candidates], bundle.item_vectors[rows]
-    columns, best = [], []
-    for name in bundle.generators:
+    n_generators = len(bundle.generators)
+    values = np.empty((3, n_generators, len(candidates)), np.float32)
+    tops = np.ones((3, n_generators), np.float32)
+    for place, name in enumerate(bundle.generators):
         if name == DENSE:
-            values = np.maximum(vectors @ user_vector, 0)
-            recent, last = (np.maximum(vectors @ _unit(way @ seen), 0) for way in weights[1:])
-            top, tops = values.max(initial=0), (1.0, 1.0)
+            values[0, place] = cosines
+            ways = weights[1:] @ bundle.item_vectors[rows]
+            ways /= np.maximum(np.linalg.norm(ways, axis=1, keepdims=True), 1e-12)
+            values[1:, place] = ways @ vectors.T
+            np.maximum(values[:, place], 0, out=values[:, place])
+            tops[0, place] = values[0, place].max(initial=0)
         else:
-            values, recent, last = reached[name].of(candidates)
-            top, *tops = reached[name].scores.max(axis=1, initial=0)
-        places = np.empty(len(values), np.int64)
-        places[np.argsort(-values, kind="stable")] = np.arange(len(values))
-        columns += [
-            _relative(values, top),
-            np.log1p(_STRENGTH * values),
-            np.where(values > 0, 1 / np.log2(2.0 + places), 0),
-            _relative(recent, tops[0]),
-            _relative(last, tops[1]),
-        ]
-        best.append(np.full(len(values), np.log1p(_STRENGTH * top)))
-    return np.stack([*columns, *best], axis=1).astype(np.float32)
+            values[:, place] = reached[name].of(candidates)
+            tops[:, place] = reached[name].scores.max(axis=1, initial=0)
+    order = np.argsort(-values[0], axis=1, kind="stable")
+    places = np.empty(order.shape, np.float32)
+    np.put_along_axis(places, order, np.arange(len(candidates), dtype=np.float32)[None], axis=1)
+    relative = values / np.where(tops > 0, tops, 1)[:, :, None]
+    columns = np.empty((len(candidates), 6 * n_generators), np.float32)
+    of_each = columns[:, : 5 * n_generators].reshape(len(candidates), n_generators, 5)
+    of_each[:, :, 0] = relative[0].T
+    of_each[:, :, 1] = np.log1p(_STRENGTH * values[0]).T
+    of_each[:, :, 2] = np.where(values[0] > 0, 1 / np.log2(2 + places), 0).T
+    of_each[:, :, 3:] = relative[1:].transpose(2, 1, 0)
+    columns[:, 5 * n_generators :] = np.log1p(_STRENGTH * tops[0])
+    return columns
 
 
-def _touched(rows: np.ndarray, times: np.ndarray, candidates: np.ndarray, now_s: float) -> np.ndarray:
-    """Return what the user had to do with each candidate, float32 `(c, 6)` in the order of OF_PAIR, 0 where nothing.
+@dataclass(frozen=True)
+class _Touched:
+    """What the user had to do with the candidates that the history has, `m` of them."""
+
+    columns: np.ndarray
+    """float32 `(c, 6)` in the order of OF_PAIR, 0 where nothing; what depends on the moment is 0."""
+    places: np.ndarray
+    """int64 `(m,)`, which candidates."""
+    newest_s: np.ndarray
+    """int64 `(m,)`, when each was met last, epoch seconds."""
+    usual: np.ndarray
+    """float64 `(m,)`, ln(1 + days) that usually lie between two moments with it; NaN where it was met once."""
+
+    def fill(self, features: np.ndarray, now_s: float) -> None:
+        """Write what depends on the moment into features, float32 `(c, f)`."""
+        days = np.log1p(np.maximum(now_s - self.newest_s, 0) / _DAY_S)
+        features[self.places, _SINCE_TOUCHED] = days
+        features[self.places, _OVERDUE] = np.where(np.isnan(self.usual), 0, days - self.usual)
+
+
+def _touched(history: History, candidates: np.ndarray) -> _Touched:
+    """Describe what the user had to do with each candidate, in the order of OF_PAIR.
 
     Counted are moments, as a basket is one: ln(1 + moments with the item), ln(1 + days since the last), 1,
     ln(1 + Σ 0.95^age) with the number of newer moments as age, the share of the moments since the first with the item,
     and ln of the days since the last relative to the usual days between two, 0 for an item that was met once.
     """
-    if not len(rows):
-        return np.zeros((len(candidates), len(OF_PAIR)), np.float32)
-    distinct, places = np.unique(rows, return_inverse=True)
-    moments, ages = np.unique(-times, return_inverse=True)
-    met = np.unique(places * len(moments) + ages)
-    place, age = met // len(moments), met % len(moments)
-    starts = np.flatnonzero(np.diff(place, prepend=-1))
-    counts = np.diff(np.append(starts, len(place)))
-    newest, oldest = age[starts], age[starts + counts - 1]
-    days = np.maximum(now_s + moments[newest], 0) / _DAY_S
+    moments, ages = np.unique(-history.times, return_inverse=True)
+    met = np.unique(history.rows * _SHIFT + ages)
+    rows, ages = met // _SHIFT, met % _SHIFT
+    starts = np.flatnonzero(np.diff(rows, prepend=-1))
+    counts = np.diff(np.append(starts, len(rows)))
+    newest, oldest = ages[starts], ages[starts + counts - 1]
+    distinct = rows[starts]
+    places = np.searchsorted(candidates, distinct)
+    here = np.flatnonzero(np.append(candidates, -1)[places] == distinct)
     between = (moments[oldest] - moments[newest]) / _DAY_S / np.maximum(counts - 1, 1)
-    columns = np.stack(
-        [
-            np.log1p(counts),
-            np.log1p(days),
-            np.ones(len(distinct)),
-            np.log1p(np.add.reduceat(MOMENT_DECAY**age, starts)),
-            counts / (oldest + 1),
-            np.where(between > 0, np.log1p(days) - np.log1p(between), 0),
-        ],
-        axis=1,
+    recent = np.add.reduceat(MOMENT_DECAY**ages, starts) if len(starts) else np.empty(0)
+    known = np.stack(
+        [np.log1p(counts), np.zeros(len(counts)), np.ones(len(counts)), np.log1p(recent), counts / (oldest + 1)], axis=1
     )
-    at = np.minimum(np.searchsorted(distinct, candidates), len(distinct) - 1)
-    return np.where((distinct[at] == candidates)[:, None], columns[at], 0).astype(np.float32)
+    columns = np.zeros((len(candidates), len(OF_PAIR)), np.float32)
+    columns[places[here], :-1] = known[here]
+    usual = np.full(len(between), np.nan)
+    np.log1p(between, out=usual, where=between > 0)
+    return _Touched(columns, places[here], -moments[newest[here]], usual[here])
 
 
-def _of_user(times: np.ndarray, now_s: float) -> np.ndarray:
-    """Return what is the same for all candidates of a request, float32 `(6,)`; the moment is UTC."""
-    days = max(now_s - times[-1], 0) / _DAY_S if len(times) else 0.0
-    hour, weekday = 2 * np.pi * (now_s % _DAY_S) / _DAY_S, 2 * np.pi * ((now_s // _DAY_S + 3) % 7) / 7
-    context = [np.sin(hour), np.cos(hour), np.sin(weekday), np.cos(weekday)]
-    return np.array([np.log1p(len(times)), np.log1p(days), *context], np.float32)
-
-
-def _relative(values: np.ndarray, top: float) -> np.ndarray:
-    return values / top if top > 0 else np.zeros(len(values), np.float32)
-
-
-def _unit(vector: np.ndarray) -> np.ndarray:
-    unit: np.ndarray = vector / max(float(np.linalg.norm(vector)), 1e-12)
-    return unit
+def _of_moment(newest_s: int, now_s: float) -> np.ndarray:
+    """Return what is the same for all candidates of a request, float32 `(5,)` OF_USER but its first; UTC."""
+    days = max(now_s - newest_s, 0) / _DAY_S
+    hour, weekday = 2 * math.pi * (now_s % _DAY_S) / _DAY_S, 2 * math.pi * ((now_s // _DAY_S + 3) % 7) / 7
+    context = (math.sin(hour), math.cos(hour), math.sin(weekday), math.cos(weekday))
+    return np.array([math.log1p(days), *context], np.float32)

@@ -7,6 +7,7 @@ import numpy as np
 from pipelines.errors import BundleError
 from pipelines.inference.bundle import Bundle
 from pipelines.inference.preprocessing import UserFeatures
+from pipelines.inference.ranker import Ranker
 from pipelines.ranking.candidates import recommend_candidates
 from pipelines.ranking.fusion import RecommendationParts, recommendation_parts, weighted_mean
 
@@ -27,9 +28,7 @@ def rank_candidates(
     Raises:
         BundleError: the bundle has no ranker.
     """
-    settings = bundle.preprocessing.ranker
-    if bundle.ranker is None or settings is None:
-        raise BundleError(f"The bundle {bundle.bundle_id} has no ranker: use the weights of its fusion.")
+    ranker, per_generator = ranker_of(bundle)
     found = recommend_candidates(
         bundle,
         features,
@@ -37,9 +36,21 @@ def rank_candidates(
         now_s,
         allowed,
         dense_scores=dense_scores,
-        per_generator=settings.per_generator,
+        per_generator=per_generator,
     )
-    return found.rows, bundle.ranker.scores(found.features)
+    return found.rows, ranker.scores(found.features)
+
+
+def ranker_of(bundle: Bundle) -> tuple[Ranker, int]:
+    """Return the bundle's ranker of recommendations, and how many candidates it takes from each generator.
+
+    Raises:
+        BundleError: the bundle has none.
+    """
+    settings = bundle.preprocessing.ranker
+    if bundle.ranker is None or settings is None:
+        raise BundleError(f"The bundle {bundle.bundle_id} has no ranker: use the weights of its fusion.")
+    return bundle.ranker, settings.per_generator
 
 
 def served_scores(bundle: Bundle, features: Sequence[UserFeatures], now_s: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from pipelines.inference.ranker_features import SEARCH_FEATURES
 from pipelines.ranking.ordering import top_rows
 from pipelines.retrieval.dense import ItemVectors
-from pipelines.retrieval.lexical import LexicalIndex
+from pipelines.retrieval.lexical import LexicalIndex, QueryWords
 
 GENERATORS: tuple[str, ...] = ("dense", "lexical")
 _FEATURES_OF = {
@@ -46,31 +46,58 @@ def search_candidates(
     item_vectors: np.ndarray | ItemVectors,
     dense_scores: np.ndarray,
     *,
-    lexical_scores: np.ndarray | None = None,
     allowed: np.ndarray | None = None,
     per_generator: int = 100,
 ) -> SearchCandidates:
-    """Find the candidates of a query, and what the ranker reads of them.
+    """Find the candidates of a query among all items, and what the ranker reads of them.
 
     Args:
         query_vector: float32 `(dim,)`, L2 norm 1.
         item_vectors: float32 `(n_items, dim)`, each row L2 norm 1, or the same in int8.
         dense_scores: float32 `(n_items,)`, cosines of the query with every item; those of the int8 index will do.
-        lexical_scores: float32 `(n_items,)`, where the caller has them already.
         allowed: bool `(n_items,)`; None allows all.
         per_generator: Candidates taken from each generator.
     """
-    found = lexical.scores(query) if lexical_scores is None else lexical_scores
-    matching = found > 0 if allowed is None else (found > 0) & allowed
-    best = top_rows(dense_scores, per_generator, allowed), top_rows(found, per_generator, matching)
-    rows = np.union1d(*best)
+    words = lexical.understood(query)
+    nearest = top_rows(dense_scores, per_generator, allowed)
+    by_words = matching_rows(scores := lexical.scores_of(words.numbers), per_generator, allowed)
+    return described_candidates(words, query_vector, lexical, item_vectors, scores, nearest, by_words)
+
+
+def described_candidates(
+    words: QueryWords,
+    query_vector: np.ndarray,
+    lexical: LexicalIndex,
+    item_vectors: np.ndarray | ItemVectors,
+    lexical_scores: np.ndarray,
+    nearest: np.ndarray,
+    by_words: np.ndarray,
+) -> SearchCandidates:
+    """Describe what the generators found: what `search_candidates` gives.
+
+    Args:
+        words: What the query looks for.
+        lexical_scores: float32 `(n_items,)`.
+        nearest: int64 `(m,)`, rows of the best items by meaning.
+        by_words: int64 `(m,)`, rows of the best items by words.
+    """
+    rows = np.union1d(nearest, by_words)
     vectors = item_vectors[rows]
-    columns = dict(_of_scores(vectors @ query_vector, found[rows], vectors))
-    columns.update(_of_words(query, rows, lexical, found[rows]))
+    columns = dict(_of_scores(vectors @ query_vector, lexical_scores[rows], vectors))
+    columns.update(_of_words(words, rows, lexical, lexical_scores[rows]))
     features = np.zeros((len(rows), len(SEARCH_FEATURES)), np.float32)
     for place, name in enumerate(SEARCH_FEATURES):
         features[:, place] = columns.get(name, 0.0)
-    return SearchCandidates(rows, features, np.stack([np.isin(rows, part) for part in best], axis=1))
+    found_by = np.zeros((len(rows), len(GENERATORS)), bool)
+    for place, part in enumerate((nearest, by_words)):
+        found_by[np.searchsorted(rows, part), place] = True
+    return SearchCandidates(rows, features, found_by)
+
+
+def matching_rows(lexical_scores: np.ndarray, k: int, allowed: np.ndarray | None = None) -> np.ndarray:
+    """Return the rows of the best `k` items that have a word of the query, int64 `(<=k,)`, best first."""
+    rows = top_rows(lexical_scores, k, allowed)
+    return rows[lexical_scores[rows] > 0]
 
 
 def without_generator(found: SearchCandidates, generator: str) -> SearchCandidates:
@@ -117,15 +144,15 @@ def _nearness(scores: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 
 
 def _of_words(
-    query: str, rows: np.ndarray, lexical: LexicalIndex, scores: np.ndarray
+    asked: QueryWords, rows: np.ndarray, lexical: LexicalIndex, scores: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray | np.float32]]:
     """Yield which words of the query a candidate's text has, where, and in which order."""
-    words = np.array(list(dict.fromkeys(lexical.query_words(query))), np.int64)
+    words = np.array(list(dict.fromkeys(asked.numbers)), np.int64)
     texts = lexical.item_words[rows]
     lengths = (texts >= 0).sum(axis=1)
     yield "title_words", np.log1p(lengths)
     yield "query_words", np.log1p(np.float32(len(words)))
-    yield "unknown_words", np.float32(lexical.unknown_share(query))
+    yield "unknown_words", np.float32(asked.unknown_share)
     if len(words) == 0 or texts.shape[1] == 0:
         return
     same = texts[:, :, None] == words  # (c, places, words)

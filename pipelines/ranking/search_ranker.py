@@ -41,32 +41,38 @@ def ranked_search(
     query_vector: np.ndarray,
     dense_scores: np.ndarray,
     *,
-    lexical_scores: np.ndarray | None = None,
     allowed: np.ndarray | None = None,
-    at_least: int = 0,
 ) -> RankedSearch:
-    """Find and score the candidates of a query.
+    """Find and score the candidates of a query among all items.
 
     Args: as for `search_candidates`.
-        at_least: Candidates wanted of each generator, if that is more than it gives by itself.
 
     Raises:
         BundleError: the bundle has no ranker of search.
     """
-    settings = bundle.preprocessing.search_ranker
-    if bundle.search_ranker is None or settings is None:
-        raise BundleError(f"The bundle {bundle.bundle_id} has no ranker of search: use the weights of its fusion.")
+    ranker, per_generator = search_ranker_of(bundle)
     found = search_candidates(
         query,
         query_vector,
         bundle.lexical,
         bundle.item_vectors,
         dense_scores,
-        lexical_scores=lexical_scores,
         allowed=allowed,
-        per_generator=max(settings.per_generator, at_least),
+        per_generator=per_generator,
     )
-    return RankedSearch(found.rows, relative_scores(bundle.search_ranker, found))
+    return RankedSearch(found.rows, relative_scores(ranker, found))
+
+
+def search_ranker_of(bundle: Bundle) -> tuple[Ranker, int]:
+    """Return the bundle's ranker of search, and how many candidates it takes from each generator.
+
+    Raises:
+        BundleError: the bundle has none.
+    """
+    settings = bundle.preprocessing.search_ranker
+    if bundle.search_ranker is None or settings is None:
+        raise BundleError(f"The bundle {bundle.bundle_id} has no ranker of search: use the weights of its fusion.")
+    return bundle.search_ranker, settings.per_generator
 
 
 def relative_scores(ranker: Ranker, found: SearchCandidates) -> np.ndarray:

@@ -10,6 +10,7 @@ Source: BM25 as in Lucene, scores computed ahead of time (BM25S, https://arxiv.o
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 
 from pipelines.retrieval.words import compounds, one_error_away, tokens_of, words_of
 
-__all__ = ["LexicalIndex", "tokens_of"]
+__all__ = ["LexicalIndex", "QueryWords", "tokens_of"]
 
 _K1, _B = 0.6, 0.6
 """How slowly a repeated word stops counting, and how much a long text is discounted: titles repeat little and are of
@@ -40,6 +41,16 @@ _MAX_MISSPELT = 20
 """Letters of a word that is looked up with typing errors; one of 20 letters takes a millisecond."""
 _MAX_LETTERS = 40
 """Letters that a typing error may have left out or replaced: the most frequent ones of the vocabulary."""
+
+
+@dataclass(frozen=True)
+class QueryWords:
+    """What a query looks for."""
+
+    numbers: tuple[int, ...]
+    """Numbers of words: its own, compounds and parts of them, mended ones; a word that is said twice is there twice."""
+    unknown_share: float
+    """Share of its words that no item has, in [0, 1]; 0 for a query without words."""
 
 
 class LexicalIndex:
@@ -120,10 +131,11 @@ class LexicalIndex:
         out[[number for word, number in self.vocabulary.items() if word.isdigit()]] = True
         return out
 
-    def unknown_share(self, query: str) -> float:
-        """Return the share of a query's words that no item has, in [0, 1]; 0 for a query without words."""
-        words = words_of(query)
-        return sum(word not in self.vocabulary for word in words) / max(len(words), 1)
+    def understood(self, query: str) -> QueryWords:
+        """Return what a query looks for."""
+        typed = words_of(query)
+        unknown = sum(word not in self.vocabulary for word in typed)
+        return QueryWords(tuple(self._meant(typed)), unknown / max(len(typed), 1))
 
     def scores(self, query: str) -> np.ndarray:
         """Return BM25 scores, float32 `(n_items,)`, 0 where no word of the query occurs."""
@@ -138,7 +150,9 @@ class LexicalIndex:
 
     def query_words(self, query: str) -> list[int]:
         """Return the numbers of the words that a query looks for: its own, compounds and parts of them, mended ones."""
-        words = words_of(query)
+        return self._meant(words_of(query))
+
+    def _meant(self, words: Sequence[str]) -> list[int]:
         meant = compounds(words, self.vocabulary)
         for word in words:
             parts = self._parts(word) if self._count(word) < _RARE else ()

@@ -16,6 +16,7 @@ from pipelines.compression.query_towers import towers_folder
 from pipelines.compression.study import Study
 from pipelines.config import CompressionConfig, HeadraceConfig
 from pipelines.evaluation.rows import read_rows
+from pipelines.experiments.model_card import model_card
 from pipelines.features.history import IS_REMEMBERED_SQL
 from pipelines.inference.bundle import load_bundle, read_manifest
 from pipelines.progress import Progress
@@ -72,6 +73,8 @@ def compress_model(
         log.metrics({**metrics, "size_mib": manifest.size_mib})
         version = registry.register(training_set.run, training_set.run, folder)
         registry.set_challenger(version)
+        if registry.report(version) is None:
+            registry.describe(version, model_card(manifest, find_receipt(folder)))
         log.tags({"bundle": training_set.run, "version": version})
     return CompressedBundle(
         run=training_set.run,

@@ -37,6 +37,7 @@ from pipelines.evaluation.rows import EvaluationRows
 from pipelines.evaluation.search_cases import SEARCH, QueryScorer, measure_search
 from pipelines.evaluation.slices import script_slices
 from pipelines.evaluation.window_jump import JUMP_METRIC, WINDOW_JUMP, window_jump
+from pipelines.experiments.model_card import model_card
 from pipelines.experiments.plots import (
     QualityPoint,
     latency_histogram,
@@ -50,11 +51,14 @@ from pipelines.progress import Progress
 from pipelines.promotion.budgets import MEMORY, SIZE
 from pipelines.promotion.cases import CHALLENGER_CASE, CHAMPION_CASE, DENSE_CASE
 from pipelines.promotion.receipts import is_fresher, receipt_findings
+from pipelines.promotion.shadow_findings import shadow_findings
 from pipelines.promotion.soundness import OPENS
+from pipelines.rollout.shadow_summary import ShadowSummary, summarize_shadow
 from pipelines.schemas import CompressedBundle, EvaluationReport, Finding, Metric, TrainingSet
 from pipelines.stores.experiment_tracker import ExperimentTracker, StepLog
 from pipelines.stores.files import write_text
 from pipelines.stores.model_registry import ModelRegistry
+from pipelines.stores.shadow_answers import read_shadow_answers
 from pipelines.stores.table_store import TableStore
 from pipelines.training.receipt import find_receipt
 
@@ -80,6 +84,7 @@ def evaluate_model(
     tracker: ExperimentTracker,
     config: EvaluationConfig,
     serving: ServingConfig,
+    shadow_answers: Path,
     cache_dir: Path,
     progress: Progress,
 ) -> EvaluationReport:
@@ -92,6 +97,7 @@ def evaluate_model(
     Running it again replaces the report; only latencies and memory differ then.
 
     Args:
+        shadow_answers: Folder of what shadows would have answered to live requests.
         cache_dir: Text embeddings by encoder and text; the untouched encoder reads the catalogue once.
 
     Raises:
@@ -142,13 +148,19 @@ def evaluate_model(
                 *receipt_findings(receipt, theirs, training_set.test_start),
                 look_ahead(bundle, training_set.test_start, data.interactions.counts(), data.item_ids),
                 *ask_golden_queries(bundle, golden, serving),
+                *shadow_findings(_as_shadow(compressed.bundle, shadow_answers), config.max_shadow_bad_share),
             ),
         )
         figures = _figures(report, cases, data.rows, times)
         examples = examples_of(bundles.by_case, data.rows, data.judged, serving, config.examples)
         notes = [*_notes(data, config), *bundles.left_out]
         _publish(report, compressed, training_set, figures, notes, examples, data, registry, tracker, log)
+        registry.describe(compressed.version, model_card(bundle.manifest, receipt, report))
     return report
+
+
+def _as_shadow(bundle: str, shadow_answers: Path) -> list[ShadowSummary]:
+    return summarize_shadow(read_shadow_answers(shadow_answers, shadow=bundle))
 
 
 def _closed(training_set: TrainingSet, compressed: CompressedBundle, error: BundleError) -> EvaluationReport:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from pipelines.errors import DataError, StoreError
 from pipelines.schemas import EvaluationReport, Record
+from pipelines.stores.bundle_signature import MLMODEL, bundle_signature
 from pipelines.stores.mlflow_client import MlflowBackend, mlflow_errors
 
 MODEL = "headrace"
@@ -24,6 +25,11 @@ _BUNDLE_TAG = "bundle"
 _RUN_TAG = "run"
 _TRAIL_TAG = "champions"
 _REPORT = "evaluation/report.json"
+_DESCRIPTION = (
+    "Search and recommendation bundles, one version a training run. `champion` is what should be live, `challenger` "
+    "what was trained last; `shadow` and `canary` are on trial. The tags `promotion` and `promotion_reasons` say how "
+    "the gate decided; `headrace models` shows all of it in a terminal."
+)
 
 
 class ModelVersion(Record):
@@ -60,6 +66,7 @@ class ModelRegistry:
         with mlflow_errors(f"register bundle {bundle}"):
             artifact = f"bundles/{bundle}"
             self._backend.client.log_artifacts(run_id, str(folder), artifact)
+            self._backend.client.log_text(run_id, bundle_signature(run_id, artifact), f"{artifact}/{MLMODEL}")
             self._ensure_model()
             version = self._backend.client.create_model_version(
                 MODEL,
@@ -68,6 +75,11 @@ class ModelRegistry:
                 tags={_BUNDLE_TAG: bundle, _RUN_TAG: run},
             )
         return str(version.version)
+
+    def describe(self, version: str, text: str) -> None:
+        """Give a version a description, Markdown; the last one wins."""
+        with mlflow_errors(f"describe version {version}"):
+            self._backend.client.update_model_version(MODEL, version, text)
 
     def versions(self) -> list[ModelVersion]:
         """Return every version, oldest first."""
@@ -185,6 +197,7 @@ class ModelRegistry:
             run_id = self._backend.client.get_model_version(MODEL, version).run_id
             with tempfile.TemporaryDirectory(dir=folder) as temporary:
                 copy = self._backend.client.download_artifacts(run_id, f"bundles/{wanted.bundle}", temporary)
+                (Path(copy) / MLMODEL).unlink(missing_ok=True)  # MLflow's own, and no file of the bundle
                 target = folder / wanted.bundle
                 if not target.exists():
                     Path(copy).rename(target)
@@ -207,7 +220,7 @@ class ModelRegistry:
 
     def _ensure_model(self) -> None:
         if self._model() is None:
-            self._backend.client.create_registered_model(MODEL, description="Bundles of the Headrace model.")
+            self._backend.client.create_registered_model(MODEL, description=_DESCRIPTION)
 
     def _model(self) -> Any:
         with mlflow_errors("read the model registry"):

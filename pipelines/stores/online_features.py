@@ -23,6 +23,7 @@ from pipelines.stores.feast_settings import (
     open_feature_store,
     store_errors,
 )
+from pipelines.stores.user_changes import Stamp, UserChanges
 
 if TYPE_CHECKING:
     from pipelines.stores.online_reader import OnlineReader, OnlineRow
@@ -59,6 +60,8 @@ class UserFeatures:
     """When the newest event happened that it is made of, microseconds since 1970 UTC."""
     arrived_at_us: int | None = None
     """When the newest event arrived that it is made of, microseconds since 1970 UTC: names the offline row."""
+    counts_until_us: int | None = None
+    """Last moment at which all of it counts, microseconds since 1970 UTC; afterwards the activity is too old."""
 
 
 class OnlineFeatures:
@@ -87,6 +90,7 @@ class OnlineFeatures:
         self._clock = clock
         self._history_length = history_length
         self._preparation = preparation
+        self._changes = UserChanges(feast_dir / "user_changes.bin")
         self._opening = threading.Lock()
         self._opened: _Opened | None = None
         self._waiting: list[tuple[list[Mapping[str, Any]], Future[None]]] = []
@@ -100,6 +104,18 @@ class OnlineFeatures:
         """
         self._stores()
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other machines may write as well, whose changes `stamp` does not know."""
+        return self._online_store is not None
+
+    def stamp(self, user_id: str) -> Stamp | None:
+        """Return what is another one after each change of the user by a process of this machine.
+
+        Never waits and never raises. None: cannot be told, for now.
+        """
+        return self._changes.stamp(user_id)
+
     def read_user(self, user_id: str) -> UserFeatures:
         """Return what is known of the user.
 
@@ -111,7 +127,8 @@ class OnlineFeatures:
         row = self._whole_row(user_id)
         if not row.values["n_events"]:
             return UserFeatures()
-        values = self._stores().reader.known_at(row, self._clock())
+        reader, now = self._stores().reader, self._clock()
+        values = reader.known_at(row, now)
         return UserFeatures(
             item_ids=values["item_ids"],
             event_types=values["event_types"],
@@ -119,6 +136,7 @@ class OnlineFeatures:
             activity={name: None if values[name] is None else float(values[name]) for name in ACTIVITY_FEATURES},
             event_timestamp_us=row.written_us["user_history"],
             arrived_at_us=values["arrived_at_us"],
+            counts_until_us=reader.counts_until_us(row, now),
         )
 
     def push_events(self, events: Iterable[Mapping[str, Any]]) -> None:
@@ -254,8 +272,9 @@ class OnlineFeatures:
     def _write(self, rows: Sequence["UserRow"]) -> None:
         writer = self._stores().writer
         try:
-            for view in USER_VIEWS:
-                writer.write(view, rows)
+            with self._changes.changing(row["user_id"] for row in rows):
+                for view in USER_VIEWS:
+                    writer.write(view, rows)
         except store_errors() as error:
             raise StoreError(
                 f"The features of {len(rows)} users could not be updated ({error}): push the same events again."

@@ -64,12 +64,25 @@ class OnlineReader:
 
     def known_at(self, row: OnlineRow, now: datetime) -> dict[str, Any]:
         """Return the values that count at `now` (aware): null, or an empty list, where the time to live is over."""
-        now_us = (now - _EPOCH) // _MICROSECOND
+        now_us = _microseconds(now)
         known = {}
         for name, (view, ttl_us, is_list) in self._plan.items():
             expired = ttl_us and now_us - row.written_us[view] > ttl_us
             known[name] = known_value(None, is_list=is_list) if expired else row.values[name]
         return known
+
+    def counts_until_us(self, row: OnlineRow, now: datetime) -> int | None:
+        """Return the last moment (microseconds since 1970 UTC) at which `known_at` gives what it gives at `now`.
+
+        None: what counts at `now` always does.
+        """
+        now_us = _microseconds(now)
+        ends = [row.written_us[view] + ttl_us for view, ttl_us, _ in self._plan.values() if ttl_us]
+        return min((end for end in ends if end >= now_us), default=None)
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // _MICROSECOND
 
 
 def known_value(value: Any, *, is_list: bool) -> Any:

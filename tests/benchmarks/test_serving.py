@@ -1,46 +1,99 @@
 """The serving benchmark's own parts; the whole of it needs a deployed bundle."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
-from pipelines.benchmarks.serving import Timing, _new_queries, _records, bench_serving, descendants
+from pipelines.benchmarks.http_load import Tally
+from pipelines.benchmarks.serving import Figures, bench_serving, without_query_tower
+from pipelines.benchmarks.serving_bars import Bar, missed, table_with_bars
+from pipelines.benchmarks.serving_traffic import Traffic
 from pipelines.errors import ConfigError
 from pipelines.inference.bundle import load_bundle
 from tests.toys.toy_bundle import write_toy_bundle
 
 
+def tally(latencies_ms: list[float], *, seconds: float = 1.0, failed: int = 0) -> Tally:
+    statuses = np.array([200] * len(latencies_ms) + [503] * failed, np.int16)
+    return Tally(seconds, np.array(latencies_ms), statuses, np.zeros(len(statuses)), [])
+
+
 def test_a_value_is_the_median_of_its_rounds_and_the_interval_their_range():
-    rounds = [Timing(np.full(4, ms), cpu_ms=ms / 2) for ms in (4.0, 2.0, 10.0)]
-    found = {record.metric: (record.value, record.low, record.high) for record in _records("case", "toy", rounds)}
-    assert found["p50_ms"] == (4.0, 2.0, 10.0)
-    assert found["cpu_ms"] == (2.0, 1.0, 5.0)
-    assert found["rps_per_core"] == (500.0, 200.0, 1_000.0)
+    figures = Figures("case", p50_ms=[4.0, 2.0, 10.0], cpu_ms=[2.0, 1.0, 5.0])
+    found = {record.metric: (record.value, record.low, record.high) for record in figures.records("toy")}
+    assert found == {"p50_ms": (4.0, 2.0, 10.0), "cpu_ms": (2.0, 1.0, 5.0)}
 
 
 def test_without_processor_times_only_latencies_are_told():
-    rounds = [Timing(np.ones(4), cpu_ms=None)]
-    assert [record.metric for record in _records("case", "toy", rounds)] == ["p50_ms", "p99_ms"]
-    assert list(_records("case", "toy", [])) == []
+    assert [record.metric for record in Figures("case", p50_ms=[1.0]).records("toy")] == ["p50_ms"]
 
 
-def test_new_queries_never_repeat(tmp_path):
+def test_under_load_the_rate_counts_answers_and_the_99th_percentile_is_relative_to_one_client():
+    figures = Figures(
+        "case", p50_ms=[2.0], capacity=tally([1.0] * 90, seconds=0.5, failed=10), half=tally([1.0] * 98 + [30.0] * 2)
+    )
+    found = {record.metric: record.value for record in figures.records("toy")}
+    assert found["rps_per_core"] == 180.0
+    assert found["p99_ms"] == pytest.approx(30.0)
+    assert found["p99_over_p50"] == pytest.approx(15.0)
+    assert found["failures"] == 0
+
+
+@pytest.mark.parametrize(
+    ("bar", "value", "is_met"),
+    [
+        pytest.param(Bar("c", "m", 2.0), 2.0, True, id="at most, just"),
+        pytest.param(Bar("c", "m", 2.0), 2.1, False, id="at most, missed"),
+        pytest.param(Bar("c", "m", 2.0, at_least=True), 2.0, True, id="at least, just"),
+        pytest.param(Bar("c", "m", 2.0, at_least=True), 1.9, False, id="at least, missed"),
+        pytest.param(Bar("c", "m", 2.0), float("nan"), False, id="no number"),
+    ],
+)
+def test_a_bar(bar, value, is_met):
+    assert bar.is_met(value) is is_met
+
+
+def test_the_table_shows_each_figure_beside_its_bar():
+    records = list(Figures("case", p50_ms=[4.0, 2.0, 10.0], cpu_ms=[1.0]).records("toy"))
+    bars = [Bar("case", "p50_ms", 3.0), Bar("case", "cpu_ms", 1.5)]
+    lines = [line.split() for line in table_with_bars(records, bars).splitlines()]
+    assert lines[1] == ["case", "cpu_ms", "1.00", "1.00", "–", "1.00", "≤", "1.5", "met"]
+    assert lines[2] == ["p50_ms", "4.00", "2.00", "–", "10.00", "≤", "3", "MISSED"]
+    assert missed(records, bars) == ["case: p50_ms is 4.00, the bar is ≤ 3"]
+
+
+@pytest.fixture
+def traffic(tmp_path):
     write_toy_bundle(tmp_path / "b")
-    bundle = load_bundle(tmp_path / "b")
-    queries = [query for round_ in range(3) for query in _new_queries(bundle, 20, round_)]
-    assert len(set(queries)) == 60
+    made = Traffic(load_bundle(tmp_path / "b"), port=0, users=10)
+    made._visited, made._fresh = made.users[:8], made.users[8:]
+    return made
 
 
-def test_a_process_counts_with_those_below_it():
+def test_new_queries_never_repeat(traffic):
+    queries = [next(traffic.new_queries) for _ in range(300)]
+    assert len({*queries, *traffic.cached}) == 500
 
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    try:
-        assert {os.getpid(), child.pid} <= set(descendants(os.getpid()))
-    finally:
-        child.communicate(b"\n")
+
+def test_a_user_waits_for_a_first_visit_only_once(traffic):
+    first = [traffic.user(first_visits=1) for _ in range(2)]
+    assert sorted(first) == ["bench-8", "bench-9"]
+    assert traffic.recommend_first(0) is None
+    assert {traffic.user() for _ in range(300)} == set(traffic.users)
+    assert (traffic.visits, traffic.first_visits) == (300, 0)
+
+
+def test_a_history_is_of_baskets_before_now(traffic):
+    events = list(traffic._history("bench-1", now=1_800_000_000.0))
+    assert len(events) == 50
+    assert len({event["event_timestamp"] for event in events}) == 10
+    assert max(event["event_timestamp"] for event in events) == "2027-01-12T08:00:00Z"
+
+
+def test_a_bundle_without_its_query_tower_still_opens(tmp_path):
+    write_toy_bundle(tmp_path / "b")
+    (tmp_path / "b" / "query_tower").mkdir()
+    without_query_tower(tmp_path / "b")
+    assert load_bundle(tmp_path / "b").n_items == 6
 
 
 def test_without_a_deployed_bundle_it_says_what_to_run(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from bentos.recommender.answers import Answers
-from bentos.recommender.api import MAX_BODY_BYTES, build_api
+from bentos.recommender.api import Api
 from bentos.recommender.live_bundle import LiveBundle
 from pipelines.config import ServingConfig
 from pipelines.errors import StoreError
@@ -26,10 +26,15 @@ PSEUDONYMIZER = Pseudonymizer(b"a key for tests, long enough")
 class MemoryFeatures:
     """User features in a dictionary; can be slow or broken."""
 
+    is_shared = False
+
     def __init__(self) -> None:
         self.users: dict[str, User] = {}
         self.broken = False
         self.delay_s = 0.0
+
+    def stamp(self, user_id: str) -> None:
+        return None
 
     def read_user(self, user_id: str) -> User:
         time.sleep(self.delay_s)
@@ -64,9 +69,8 @@ class Service:
             served=ServedFeaturesLog(folder / "served", share=1, keep_days=7),
             now=lambda: NOW,
         )
-        self.app = build_api()
-        self.app.state.answers = self.answers
-        self.app.state.api_key = None
+        self.app = Api()
+        self.app.open(self.answers)
 
     def client(self, host: str = "127.0.0.1") -> TestClient:
         return TestClient(self.app, client=(host, 50_000), raise_server_exceptions=False)
@@ -80,6 +84,7 @@ def service(tmp_path):
     write_toy_bundle(tmp_path / "b1")
     service = Service(tmp_path)
     yield service
+    service.app.close()
     service.answers.close()
 
 
@@ -224,16 +229,22 @@ def test_a_bad_request_gets_one_sentence(service, call, body, status, sentence):
 
 
 def test_an_oversized_body_is_refused(service):
-    response = service.post("events", content=b" " * (MAX_BODY_BYTES + 1))
+    response = service.post("events", content=b" " * (2 * 2**20 + 1))
     assert response.status_code == 413
     assert "larger than 2 MiB" in response.json()["error"]
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "HEAD"])
 def test_another_method_on_a_call_says_how_to_ask(service, method):
     response = service.client().request(method, "/search")
-    assert (response.status_code, response.headers["allow"]) == (405, "POST")
-    assert response.json() == {"error": f"/search takes POST with a JSON body, not {method}."}
+    assert (response.status_code, response.headers["allow"]) == (405, "POST, OPTIONS")
+    if method != "HEAD":
+        assert response.json() == {"error": f"/search takes POST with a JSON body, not {method}."}
+
+
+def test_options_name_the_methods(service):
+    response = service.client().options("/search")
+    assert (response.status_code, response.headers["allow"], response.content) == (204, "POST, OPTIONS", b"")
 
 
 @pytest.mark.parametrize("path", ["/nope", "/static_content/index.css", "/docs.json"])
@@ -285,7 +296,7 @@ def test_without_a_key_browsers_and_proxies_open_no_door(service, headers, statu
     ],
 )
 def test_with_a_key_everybody_needs_it(service, headers, status):
-    service.app.state.api_key = "right"
+    service.app.api_key = "right"
     for host in ("127.0.0.1", "10.0.0.7"):
         response = service.client(host).post("/search", json={"query": "milk"}, headers=headers)
         assert response.status_code == status

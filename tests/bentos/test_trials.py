@@ -27,6 +27,11 @@ OTHERS_POPULAR = np.array([9.0, 0.0, 0.0, 0.0, 8.0, 0.0], np.float32)
 
 
 class NobodyKnown:
+    is_shared = False
+
+    def stamp(self, user_id: str) -> None:
+        return None
+
     def read_user(self, user_id: str) -> User:
         return User()
 

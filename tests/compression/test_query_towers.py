@@ -1,22 +1,26 @@
 """Distilled towers come nearer to their teacher, and open like any encoder."""
 
+import dataclasses
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from pipelines.compression.combined_tower import write_combined
 from pipelines.compression.distillation import Lessons, distil, distillation_loss, make_lessons
 from pipelines.compression.half_precision import export_half
 from pipelines.compression.onnx_export import export_encoder
-from pipelines.compression.query_towers import FullModel, build_query_tower, open_query_tower, token_batches
+from pipelines.compression.query_towers import FullModel, build_query_tower, token_batches
 from pipelines.compression.static_tower import StaticTower, rarity_weights, starting_vectors, static_tower_model
 from pipelines.compression.variants import parse_variant
+from pipelines.compression.vocabulary_pruning import write_pruned_tokenizer
 from pipelines.config import DistillationConfig
 from pipelines.errors import DataError
 from pipelines.inference.sessions import open_session
-from pipelines.inference.text_encoder import TextEncoder
+from pipelines.inference.text_encoder import TABLE_TOKENIZER, TOKENIZER, TextEncoder, open_query_tower
 from pipelines.model.encoder import encode_texts, load_encoder
 from pipelines.progress import SilentProgress
 
@@ -93,18 +97,39 @@ def test_a_small_tower_learns_what_the_full_model_says(full, lessons, tmp_path, 
     assert np.linalg.norm(tower.encode(["never seen"]), axis=1) == pytest.approx(1, abs=1e-4)
 
 
-def test_two_towers_in_one_give_the_sum_of_their_vectors(full, tmp_path):
+def test_two_towers_in_one_give_the_sum_of_their_vectors_each_with_its_own_tokens(full, tmp_path):
     export_encoder(full.encoder, tmp_path / "deep.onnx")
+    backwards = list(range(66))[::-1]
+    write_pruned_tokenizer(full.tokenizer_file, backwards, tmp_path / TABLE_TOKENIZER)
     torch.manual_seed(0)
-    static = static_tower_model(StaticTower(torch.randn(66, 16)), pad_id=0)
-    (tmp_path / "static.onnx").write_bytes(static)
-    write_combined(tmp_path / "deep.onnx", static, tmp_path / "both.onnx")
-    deep, table, both = (
-        TextEncoder(open_session(tmp_path / f"{name}.onnx", "cpu"), full.tokenizer_file, 16).encode(TEXTS)
-        for name in ("deep", "static", "both")
+    model = static_tower_model(StaticTower(torch.randn(66, 16)), pad_id=65)
+    (tmp_path / "table.onnx").write_bytes(model)
+    write_combined(tmp_path / "deep.onnx", model, tmp_path / "both.onnx")
+
+    def opened(name, *tokenizers):
+        return TextEncoder(open_session(tmp_path / f"{name}.onnx", "cpu"), tokenizers[0], 16, *tokenizers[1:])
+
+    deep = opened("deep", full.tokenizer_file)
+    table = opened("table", tmp_path / TABLE_TOKENIZER)
+    both = opened("both", full.tokenizer_file, tmp_path / TABLE_TOKENIZER)
+    total = deep.encode(TEXTS) + table.encode(TEXTS)
+    total /= np.linalg.norm(total, axis=1, keepdims=True)
+    assert both.encode(TEXTS) == pytest.approx(total, abs=1e-5)
+    assert both.encode(TEXTS[:1]) == pytest.approx(total[:1], abs=1e-5)
+
+
+def test_a_token_that_the_lessons_have_once_is_known_to_layers_and_not_to_their_table(full, lessons, tmp_path):
+    described = full.tokenizer_file.read_text().replace('"9"', '"mug"')  # its only token of more than one letter
+    (tmp_path / "tokenizer.json").write_text(described)
+    once = dataclasses.replace(lessons, texts=[*TEXTS[:-1], "mug"])
+    build(
+        "1-layer int8",
+        dataclasses.replace(full, tokenizer_file=tmp_path / "tokenizer.json"),
+        lambda: once,
+        tmp_path / "t",
     )
-    total = deep + table
-    assert both == pytest.approx(total / np.linalg.norm(total, axis=1, keepdims=True), abs=1e-5)
+    known = [Tokenizer.from_file(str(tmp_path / "t" / name)).get_vocab() for name in (TOKENIZER, TABLE_TOKENIZER)]
+    assert set(known[0]) - set(known[1]) == {"mug"}
 
 
 def test_what_is_built_is_not_built_again(full, lessons, tmp_path):

@@ -10,8 +10,9 @@ from pipelines.experiments.plots import (
     metric_bars,
     quality_against_latency,
     slice_intervals,
+    variant_front,
 )
-from pipelines.schemas import Metric
+from pipelines.schemas import MeasuredVariant, Metric
 
 
 def test_losses_and_validation_have_a_panel_each():
@@ -86,3 +87,20 @@ def test_latencies_of_both_bundles_are_drawn_for_each_kind_of_request():
     assert [text.get_text() for text in recommend.get_legend().get_texts()] == ["headrace", "champion"]
     assert [text.get_text() for text in search.get_legend().get_texts()] == ["headrace"]
     assert latency_histogram({}).axes
+
+
+def test_variants_have_their_intervals_and_those_that_no_other_beats_are_joined():
+    def variant(name, kept, milliseconds):
+        return MeasuredVariant(
+            name=name, ndcg=kept, ndcg_kept=kept, ndcg_kept_low=kept - 0.01, ndcg_kept_high=kept + 0.01, recall=1,
+            encode_ms=milliseconds, speedup=1, cpu_ms=1, size_mib=3,
+        )  # fmt: skip
+
+    figure = variant_front([variant("slow", 0.9, 2), variant("good", 0.99, 1), variant("fast", 0.92, 0.1)], "good")
+    axis = figure.axes[0]
+    front, *points = axis.lines
+    assert front.get_xydata().tolist() == [[0.1, 0.92], [1, 0.99]]
+    assert [point.get_color() for point in points] == ["tab:gray", "tab:blue", "tab:gray"]
+    intervals = [line.get_segments()[0].tolist() for line in axis.collections]
+    assert intervals[1] == [[1, pytest.approx(0.98)], [1, pytest.approx(1.0)]]
+    assert [text.get_text() for text in axis.texts] == ["slow, 3 MiB", "good, 3 MiB", "fast, 3 MiB"]

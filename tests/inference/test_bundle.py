@@ -1,10 +1,14 @@
 """Bundles: written whole, verified when opened, answers worked out by hand."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from pipelines.compression.combined_tower import write_combined
+from pipelines.compression.static_tower import StaticTower, static_tower_model
 from pipelines.errors import BundleError, DataError
 from pipelines.features.activity import ACTIVITY_FEATURES
 from pipelines.inference.bundle import Fusion, Preprocessing, RecommendFusion, load_bundle
@@ -96,6 +100,40 @@ def test_a_query_tower_reads_queries_and_the_encoder_items(tmp_path):
     bundle = load_bundle(tmp_path / "b")
     assert bundle.encode_items(["red"])[0].tolist() == one_hot(WORDS[0]).tolist()
     assert bundle.encode_queries(["red"])[0].tolist() == one_hot(WORDS[-1]).tolist()
+
+
+def write_tower_with_table(folder: Path) -> Path:
+    """Write a tower that adds up the words that it finds under two numberings of them."""
+    folder.mkdir()
+    write_toy_tokenizer(folder / "tokenizer.json")
+    write_toy_tokenizer(folder / "table_tokenizer.json", words=WORDS[::-1])
+    write_toy_encoder(folder / "model.onnx")
+    table = StaticTower(torch.cat([torch.zeros(2, DIM), torch.eye(DIM)]))  # nothing for [PAD] and [UNK]
+    write_combined(folder / "model.onnx", static_tower_model(table, pad_id=0), folder / "model.onnx")
+    return folder
+
+
+def test_a_query_tower_may_read_two_vocabularies(tmp_path):
+    write_toy_bundle(tmp_path / "b", query_tower=write_tower_with_table(tmp_path / "tower"))
+    bundle = load_bundle(tmp_path / "b")
+    assert "query_tower/table_tokenizer.json" in bundle.manifest.files
+    both = one_hot(f"{WORDS[0]} {WORDS[-1]}").tolist()
+    assert bundle.encode_queries([WORDS[0]])[0].tolist() == pytest.approx(both)
+    assert bundle.encode_queries([WORDS[0], WORDS[1]])[0].tolist() == pytest.approx(both)
+
+
+def test_a_query_tower_without_its_second_vocabulary_is_refused(tmp_path):
+    tower = write_tower_with_table(tmp_path / "tower")
+    (tower / "table_tokenizer.json").unlink()
+    with pytest.raises(BundleError, match=r"reads two vocabularies, table_tokenizer\.json is missing"):
+        write_toy_bundle(tmp_path / "b", query_tower=tower)
+
+
+def test_a_second_vocabulary_that_no_model_reads_is_refused(tmp_path):
+    tower = write_tower_with_table(tmp_path / "tower")
+    write_toy_encoder(tower / "model.onnx")
+    with pytest.raises(BundleError, match=r"reads one vocabulary, table_tokenizer\.json is one too many"):
+        write_toy_bundle(tmp_path / "b", query_tower=tower)
 
 
 def test_a_half_precision_encoder_is_for_gpus_only(tmp_path):

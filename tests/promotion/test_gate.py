@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
+from pydantic import ValidationError
 
 from pipelines.config import PromotionConfig
 from pipelines.promotion.gate import decide_promotion
@@ -14,7 +15,12 @@ CHEAP = {"recommend_p50_ms": 5.0, "recommend_p95_ms": 9.0, "memory_mib": 300.0, 
 
 
 def report(gains, *, own=0.30, finite=1.0, costs=None, champion_costs=None, **changes):
-    """A report in which the challenger reaches `own`, with a gain (value, low, high) over each case."""
+    """A report in which the challenger reaches `own`, with a gain (value, low, high) over each case.
+
+    Beside a champion the cases of the floor are there too, all clearly beaten.
+    """
+    if "champion" in gains:
+        gains = FLOOR | gains
     metrics = {"headrace": {"recall@10": Metric(value=own), "finite_share": Metric(value=finite)}}
     for case, (value, low, high) in gains.items():
         metrics[case] = {"recall@10": Metric(value=own - value)}
@@ -351,5 +357,15 @@ def test_a_metric_that_was_not_measured_is_told_from_one_that_no_row_counts_for(
         "no row of the test window counts for ndcg@10, so nothing can be compared with popularity: bring more days, or "
         "choose another `promotion.metric`"
     )
-    unknown = POLICY.model_copy(update={"floor_cases": ("item_knn",)})
-    assert "evaluate again with that case" in decide_promotion(report(FLOOR), unknown).reasons[0]
+
+
+@pytest.mark.parametrize("gains", [FLOOR, {"champion": (0.02, 0.005, 0.035)}], ids=["first run", "later run"])
+def test_a_case_of_the_floor_that_was_not_measured_is_never_passed_over(gains):
+    policy = PromotionConfig(floor_cases=("item_knn",))
+    missing = "the report has no recall@10 gain over item_knn: evaluate again with that case"
+    assert decide_promotion(report(gains), policy).reasons == (missing,)
+
+
+def test_a_floor_that_no_evaluation_measures_is_no_setting():
+    with pytest.raises(ValidationError, match="'popularity', 'item_knn', 'untouched_encoder' or 'headrace_dense'"):
+        PromotionConfig(floor_cases=("popularty",))

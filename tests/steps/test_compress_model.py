@@ -87,6 +87,9 @@ def test_a_person_sees_every_variant_and_what_the_policy_picks(shop, tiny_encode
     backend = wiring.tracker._backend
     child = backend.find_run(training_set.run, "compress static")
     parent = backend.find_run(training_set.run)
-    assert backend.client.get_run(child).data.metrics["speedup"] > 1
-    assert backend.client.get_run(child).data.tags["picked"] == "true"
+    logged = backend.client.get_run(child).data
+    assert logged.metrics["query_tower.speedup"] > 1
+    assert logged.metrics["query_tower.ndcg_kept.low"] <= logged.metrics["query_tower.ndcg_kept"]
+    assert logged.params["distillation.steps"] == str(DISTILLATION.steps)
+    assert logged.tags["picked"] == "true"
     assert [file.path for file in backend.client.list_artifacts(parent, "plots")] == ["plots/query_towers.png"]

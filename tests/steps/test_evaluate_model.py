@@ -5,11 +5,12 @@ import json
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from pipelines.config import EvaluationConfig, ServingConfig
+from pipelines.config import EvaluationConfig, FloorCase, ServingConfig
 from pipelines.inference.preprocessing import Preprocessing
 from pipelines.progress import SilentProgress
 from pipelines.retrieval.neighbors import NeighborTable
@@ -18,6 +19,7 @@ from pipelines.steps.evaluate_model import evaluate_model
 from pipelines.stores.experiment_tracker import ExperimentTracker
 from pipelines.stores.mlflow_client import MlflowBackend
 from pipelines.stores.model_registry import ModelRegistry
+from pipelines.stores.shadow_answers import ShadowAnswersLog
 from pipelines.stores.table_store import TableStore
 from tests.toys.evaluation_rows import TEST_START, row, write_rows
 from tests.toys.event_tables import day, event, tables_with
@@ -70,6 +72,7 @@ class Shop:
                 **{"bootstrap_samples": 100, "latency_requests": 20, "search_queries": 12, **settings}
             ),
             serving=ServingConfig(),
+            shadow_answers=self.home / "shadow_answers",
             cache_dir=self.home / "cache",
             progress=SilentProgress(),
         )
@@ -106,6 +109,7 @@ def test_every_case_is_measured_on_the_same_rows(shop, mlflow_folder):
         "untouched_encoder",
         "lexical",
     }
+    assert {f"gain over {case}" for case in get_args(FloorCase)} <= set(report.metrics)
     # a was bought three times, every other item once, so popularity ranks a b c d e f.
     # ann: without a and b, c is first. bob: without a and c, f is fourth (b d e f).
     assert report.metrics["popularity"]["mrr"].value == (1 + 1 / 4) / 2
@@ -188,6 +192,20 @@ def test_a_challenger_that_equals_the_champion_gains_nothing(shop):
     gain = report.metrics["gain over champion"]
     assert (gain["mrr"].value, gain["mrr"].low, gain["mrr"].high) == (0, 0, 0)
     assert gain["search.mrr"].value == 0
+
+
+def test_a_challenger_that_failed_as_a_shadow_has_a_finding_against_it(shop):
+    challenger = shop.challenger("b1")
+    log = ShadowAnswersLog(shop.home / "shadow_answers", keep_days=7)
+    for shadow in ("b1", "b9"):
+        log.offer(
+            now=TEST_START, call="search", live="b0", shadow=shadow, live_items=["a"], shadow_items=[], live_ms=1,
+            shadow_ms=1, error="RuntimeError: broken",
+        )  # fmt: skip
+    log.close()
+    [found] = [one for one in shop.evaluate(challenger).findings if one.name == "shadow"]
+    assert not found.passed
+    assert found.words.startswith("as a shadow of b0 it was asked 1 live requests: 1 failed")
 
 
 def test_running_it_twice_gives_the_same_metrics(shop):

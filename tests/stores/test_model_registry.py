@@ -3,9 +3,11 @@
 from datetime import UTC, datetime
 
 import pytest
+from mlflow.models import Model
 
 from pipelines.errors import DataError
 from pipelines.schemas import EvaluationReport, Metric
+from pipelines.stores.mlflow_client import MlflowBackend
 from pipelines.stores.model_registry import ModelRegistry
 
 pytestmark = pytest.mark.slow
@@ -50,8 +52,21 @@ def test_a_registered_bundle_can_be_fetched(registry, register, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     for _ in range(2):
-        assert (registry.fetch("1", elsewhere) / "manifest.json").read_text() == "b1"
+        assert [file.read_text() for file in registry.fetch("1", elsewhere).iterdir()] == ["b1"]
     assert [path.name for path in elsewhere.iterdir()] == ["b1"]
+
+
+def test_a_version_says_in_mlflow_what_it_takes_and_gives(registry, register, mlflow_folder):
+    version = register("b1")
+    registry.describe(version, "Searches **six** items.")
+    client = MlflowBackend(mlflow_folder).client
+    assert client.get_model_version("headrace", version).description == "Searches **six** items."
+    assert "`champion` is what should be live" in client.get_registered_model("headrace").description
+    found = client.download_artifacts(client.get_model_version("headrace", version).run_id, "bundles/b1/MLmodel")
+    signature = Model.load(found).signature
+    assert signature.inputs.input_names() == ["query", "item_ids", "event_types", "event_times"]
+    assert not any(column.required for column in signature.inputs.inputs)
+    assert signature.outputs.input_names() == ["item_id", "title", "score"]
 
 
 def test_champions_follow_one_another_and_a_rollback_returns(registry, register):

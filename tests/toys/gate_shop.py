@@ -266,6 +266,7 @@ class GateShop:
             tracker=self.tracker,
             config=self.config.evaluation,
             serving=ServingConfig(),
+            shadow_answers=self.places.shadow_answers,
             cache_dir=self.places.embedding_cache,
             progress=SilentProgress(),
         )

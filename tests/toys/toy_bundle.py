@@ -47,6 +47,7 @@ class User:
     event_types: list[str] = field(default_factory=list)
     event_times: list[int] = field(default_factory=list)
     activity: dict[str, float | None] = field(default_factory=dict)
+    counts_until_us: int | None = None
 
 
 def bought(*item_ids: str, at: int = 0) -> User:
@@ -98,9 +99,9 @@ def write_toy_bundle(folder: Path, **changes: object) -> Manifest:
     return write_bundle(folder, parts=replace(parts, **changes), created_at=CREATED_AT)
 
 
-def write_toy_tokenizer(path: Path) -> Path:
+def write_toy_tokenizer(path: Path, words: tuple[str, ...] = WORDS) -> Path:
     """Write a tokenizer that splits at white space: [PAD] 0, [UNK] 1, then the words."""
-    vocabulary = {token: number for number, token in enumerate(("[PAD]", "[UNK]", *WORDS))}
+    vocabulary = {token: number for number, token in enumerate(("[PAD]", "[UNK]", *words))}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.save(str(path))

@@ -1,0 +1,207 @@
+"""What is remembered of users and queries while a bundle answers, so that the next request does less.
+
+A user is remembered for as long as the features are the same object: who reads them hands out another one when
+something happened. What depends on the moment is remembered for as long as it stays the same: the vector until an event
+is a step older, candidates for the day, the order for the minute.
+"""
+
+import threading
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from pipelines.config import ServingConfig
+from pipelines.inference.bundle import ITEM_TO_ITEM, Bundle
+from pipelines.inference.preprocessing import Preprocessing, UserFeatures
+from pipelines.ranking.candidates import DayCandidates, History, day_candidates, known_history
+from pipelines.ranking.filtering import allowed_items
+from pipelines.ranking.fusion import Parts
+from pipelines.ranking.learned import ranker_of
+from pipelines.ranking.query_results import QueryResult
+
+_DAY_S = 86_400
+_MIB = 2**20
+_QUERY_RESULTS = 4_096
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Kept(Generic[K, V]):
+    """The values that were used last, up to a size; safe for several threads."""
+
+    def __init__(self, size: float, size_of: Callable[[V], float] = lambda _: 1.0) -> None:
+        """Keep values whose sizes add up to `size`; without `size_of` that many values."""
+        self._size, self._size_of = size, size_of
+        self._values: OrderedDict[K, V] = OrderedDict()
+        self._held = 0.0
+        self._lock = threading.Lock()
+
+    def get(self, key: K) -> V | None:
+        """Return the value, or None where it is not kept."""
+        with self._lock:
+            value = self._values.get(key)
+            if value is not None:
+                self._values.move_to_end(key)
+            return value
+
+    def put(self, key: K, value: V) -> None:
+        """Keep a value; those that were not used for longest go beyond the size."""
+        with self._lock:
+            before = self._values.pop(key, None)
+            if before is not None:
+                self._held -= self._size_of(before)
+            self._values[key] = value
+            self._held += self._size_of(value)
+            while self._held > self._size and self._values:
+                self._held -= self._size_of(self._values.popitem(last=False)[1])
+
+
+@dataclass(frozen=True)
+class RankedItems:
+    """The candidates of a user in one minute, best first."""
+
+    rows: np.ndarray
+    """int64 `(c,)`."""
+    scores: np.ndarray
+    """float32 `(c,)` in (0, 1)."""
+    parts: Parts
+    """What `dense`, `item_to_item` and `popularity` say of them, float32 `(c,)` each."""
+
+
+@dataclass(frozen=True)
+class PreparedUser:
+    """What a bundle makes of a user."""
+
+    features: UserFeatures
+    history: History
+    bought: tuple[np.ndarray, list[int]]
+    """Purchases: rows, int64 `(p,)`, and their times, epoch seconds, rising."""
+    vector: np.ndarray
+    """float32 `(dim,)`, L2 norm 1."""
+    since_s: float
+    until_s: float
+    """The vector holds for moments after the one and up to the other."""
+    day: int = -1
+    n_recent: int = -1
+    """How many purchases were left out of the candidates."""
+    candidates: DayCandidates | None = None
+    minute_s: float = -1.0
+    ranked: RankedItems | None = None
+
+    @property
+    def size(self) -> float:
+        """Bytes, about."""
+        parts = [self.history.rows, self.history.times, self.vector, self.bought[0]]
+        if self.candidates is not None:
+            found = self.candidates
+            parts += [found.rows, found.found_by, found.cosines, found.of_day, found.touched.columns]
+        if self.ranked is not None:
+            parts += [self.ranked.rows, self.ranked.scores, *self.ranked.parts.values()]
+        return 2_000.0 + 100.0 * len(self.history.rows) + sum(part.nbytes for part in parts)
+
+    def recently_bought(self, now_s: float, days: float) -> np.ndarray:
+        """Return int64 `(n,)`, rows of what was bought within so many days."""
+        rows, times = self.bought
+        return rows[bisect_left(times, now_s - days * _DAY_S) :] if days > 0 else rows[:0]
+
+
+class Prepared:
+    """Users and queries of one bundle; another bundle starts anew."""
+
+    def __init__(self, serving: ServingConfig) -> None:
+        self._users: Kept[int, PreparedUser] = Kept(serving.prepared_users_mib * _MIB, lambda user: user.size)
+        self.queries: Kept[str, QueryResult] = Kept(_QUERY_RESULTS)
+
+    def user(self, features: UserFeatures) -> PreparedUser | None:
+        """Return what was made of these very features."""
+        user = self._users.get(id(features))
+        return user if user is not None and user.features is features else None
+
+    def keep(self, user: PreparedUser) -> None:
+        """Remember a user; the features stay alive with it, so their id is not given to others."""
+        self._users.put(id(user.features), user)
+
+
+def prepared_user(
+    bundle: Bundle, features: UserFeatures, now_s: float, prepared: Prepared | None
+) -> PreparedUser | None:
+    """Return what a bundle makes of a user at a moment; None if no item of the history is known."""
+    user = prepared.user(features) if prepared is not None else None
+    if user is not None and user.since_s < now_s <= user.until_s:
+        return user
+    embedded = bundle.user_embedding(features, now_s)
+    if embedded is None:
+        return None
+    history = known_history(bundle, features)
+    tower_times = history.times[-bundle.preprocessing.max_history :]
+    since_s, until_s = same_buckets(bundle.preprocessing, tower_times, now_s)
+    user = PreparedUser(features, history, _bought(bundle, features), embedded[0], since_s, until_s)
+    if prepared is not None:
+        prepared.keep(user)
+    return user
+
+
+def ranked_items(
+    bundle: Bundle, user: PreparedUser, now_s: float, serving: ServingConfig, prepared: Prepared | None
+) -> RankedItems:
+    """Return the candidates of a user by the bundle's ranker, what was just bought left out.
+
+    Args:
+        now_s: The start of a minute, epoch seconds.
+
+    Raises:
+        BundleError: the bundle has no ranker.
+    """
+    day, recent = int(now_s // _DAY_S), user.recently_bought(now_s, serving.exclude_purchased_days)
+    if user.candidates is None or (user.day, user.n_recent) != (day, len(recent)):
+        allowed = allowed_items(bundle, None, recent)
+        found = ranked_candidates(bundle, user, now_s, allowed)
+        user = replace(user, day=day, n_recent=len(recent), candidates=found, minute_s=-1.0)
+    assert user.candidates is not None  # noqa: S101 - just found
+    if user.ranked is None or user.minute_s != now_s:
+        user = replace(user, minute_s=now_s, ranked=in_order(bundle, user.candidates, now_s))
+        if prepared is not None:
+            prepared.keep(user)
+    assert user.ranked is not None  # noqa: S101 - just ordered
+    return user.ranked
+
+
+def ranked_candidates(bundle: Bundle, user: PreparedUser, now_s: float, allowed: np.ndarray) -> DayCandidates:
+    """Return the candidates of a user among the allowed items, bool `(n_items,)`."""
+    _, per_generator = ranker_of(bundle)
+    return day_candidates(bundle, user.history, user.vector, now_s, allowed, per_generator=per_generator)
+
+
+def in_order(bundle: Bundle, found: DayCandidates, now_s: float) -> RankedItems:
+    """Order candidates by the bundle's ranker."""
+    ranker, _ = ranker_of(bundle)
+    scores = ranker.scores(found.features(now_s))
+    best = np.argsort(-scores, kind="stable")
+    rows = found.rows[best]
+    parts = {
+        "dense": np.maximum(found.cosines[best], 0.0),
+        ITEM_TO_ITEM: found.relative(bundle.generators.index(ITEM_TO_ITEM))[best],
+        "popularity": bundle.popularity_score[rows],
+    }
+    return RankedItems(rows, scores[best], parts)
+
+
+def same_buckets(preprocessing: Preprocessing, times: np.ndarray, now_s: float) -> tuple[float, float]:
+    """Return between which moments no event changes its age bucket: after the one, up to the other."""
+    edges = np.array([-np.inf, *preprocessing.gap_bucket_edges_s, np.inf])
+    buckets = preprocessing.gap_buckets(times, now_s)
+    return float((times + edges[buckets]).max()), float((times + edges[buckets + 1]).min())
+
+
+def _bought(bundle: Bundle, features: UserFeatures) -> tuple[np.ndarray, list[int]]:
+    """Return the known items that were bought, rows and times, in the order of time."""
+    found = sorted(
+        (time, row)
+        for item_id, event_type, time in zip(features.item_ids, features.event_types, features.event_times, strict=True)
+        if event_type == "purchase" and (row := bundle.row_of(item_id)) is not None
+    )
+    return np.array([row for _, row in found], np.int64), [time for time, _ in found]
