@@ -25,6 +25,7 @@ from pipelines.config import ServingConfig
 from pipelines.inference.bundle import Bundle
 from pipelines.ranking.answers import Ranking, recommend, search, similar, with_seeds
 from pipelines.ranking.arrangement import Arranged
+from pipelines.ranking.candidates import minute_of
 from pipelines.ranking.explanation import (
     Evidence,
     attended,
@@ -169,7 +170,8 @@ class _Case:
         self._settings = settings
         self._finder = finder
         asked, features = answer.asked, answer.user.features
-        self._features = with_seeds(features, asked.seed_items, asked.now_s) if asked.seed_items else features
+        self._now_s = minute_of(asked.now_s)
+        self._features = with_seeds(features, asked.seed_items, self._now_s) if asked.seed_items else features
         self._filters = asked.filters_over(bundle)
         self._barred = finder.barred(bundle, asked, answer.user)
 
@@ -191,9 +193,9 @@ class _Case:
             return evidence_of_similar(asked.kind, rows, parts)
         allowed = allowed_items(bundle, self._filters, sorted(self._barred))
         if asked.query is None:
-            return evidence_of_recommendation(bundle, self._features, asked.now_s, allowed, rows, parts)
+            return evidence_of_recommendation(bundle, self._features, self._now_s, allowed, rows, parts)
         weight = self._settings.search_personalization
-        embedded = bundle.user_embedding(self._features, asked.now_s) if self._features and weight else None
+        embedded = bundle.user_embedding(self._features, self._now_s) if self._features and weight else None
         return evidence_of_search(
             bundle,
             asked.query,
@@ -209,7 +211,7 @@ class _Case:
         """Return the events of the user's own history that the user tower attends to most."""
         if self._features is None:
             return []
-        features, now_s = self._features, self._answer.asked.now_s
+        features, now_s = self._features, self._now_s
         return [
             {
                 "item_id": self._bundle.item_ids[event.row],

@@ -19,6 +19,7 @@ from pipelines.errors import BundleError
 from pipelines.inference.bundle import Bundle
 from pipelines.ranking.answers import Ranking, recommend, search, similar
 from pipelines.ranking.arrangement import Arranged
+from pipelines.ranking.candidates import minute_of
 from pipelines.ranking.filtering import Filters, allowed_items, recently_purchased
 from pipelines.ranking.ordering import top_rows
 
@@ -102,6 +103,7 @@ class Finder:
                 "query_vector": vector,
                 "features": user.features,
                 "filters": asked.filters,
+                "prepared": serving.prepared(self._settings),
             }
             return _ordered(serving, stage, lambda depth: _finite(search(serving.bundle, query, k=depth, **options)))
         except Exception:
@@ -119,11 +121,9 @@ class Finder:
         options: dict[str, Any] = {"now_s": asked.now_s, "serving": self._settings, "filters": asked.filters}
         barred = self.barred(bundle, asked, user) if stage.reaches_beyond else ()
         try:
+            known: dict[str, Any] = {**options, "seed_items": seeds, "prepared": serving.prepared(self._settings)}
             return _ordered(
-                serving,
-                stage,
-                lambda depth: _finite(recommend(bundle, user.features, k=depth, seed_items=seeds, **options)),
-                barred,
+                serving, stage, lambda depth: _finite(recommend(bundle, user.features, k=depth, **known)), barred
             )
         except Exception:
             _logger.exception("Recommendation falls back to popular items")
@@ -151,7 +151,7 @@ class Finder:
         barred = {row: "it is one of the seed items" for row in map(bundle.row_of, asked.seed_items) if row is not None}
         if asked.call == "recommend" and user.features is not None:
             days = self._settings.exclude_purchased_days
-            for row in recently_purchased(bundle, user.features, asked.now_s, days).tolist():
+            for row in recently_purchased(bundle, user.features, minute_of(asked.now_s), days).tolist():
                 barred[row] = f"it was bought within {days:g} days"
         if asked.call == "similar" and (row := bundle.row_of(asked.item_id or "")) is not None:
             barred[row] = "it is the item itself"

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.config import ServingConfig
 from pipelines.errors import BundleError, ConfigError, HeadraceError
 from pipelines.inference.bundle import Bundle, load_bundle
 from pipelines.places import Places
+from pipelines.ranking.prepared import Prepared
 from pipelines.stores.new_items_store import pointer_path, read_new_items
 from pipelines.stores.service_status import StatusFile
 from pipelines.stores.serving_pointer import read_pointer
@@ -85,6 +87,13 @@ class Serving:
         """Take a bundle, and the embeddings of queries where the same encoder made them."""
         self.bundle = bundle
         self.queries = queries or QueryCache()
+        self._prepared: Prepared | None = None
+
+    def prepared(self, settings: ServingConfig) -> Prepared:
+        """Return what is remembered of users and of results, which hold for this bundle alone."""
+        if self._prepared is None:
+            self._prepared = Prepared(settings)
+        return self._prepared
 
 
 class LiveBundle:

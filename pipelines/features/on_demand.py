@@ -97,22 +97,30 @@ def candidate_features(rows: np.ndarray, times: np.ndarray, candidates: np.ndarr
         times: int64 `(t,)`, epoch seconds, ascending.
         candidates: int64 `(c,)`, row numbers.
     """
-    offsets, now_s = np.array([0, len(rows)]), np.array([times[-1] if len(times) else 0.0])
-    affinity = context_features(rows, times, offsets, now_s, facts)["log_price_affinity"][0]
     known = rows >= 0
-    weights = _weights(times, np.zeros(len(times), np.int64), now_s)[known]
-    columns = [facts.log_prices[candidates] - affinity]
-    for values, n_kinds in zip((facts.categories, facts.brands), facts.n_kinds, strict=True):
-        held = np.bincount(values[rows[known]], weights, minlength=n_kinds)
+    rows, weights = rows[known], _faded((times[-1] if len(times) else 0) - times[known])
+    prices = facts.log_prices[rows]
+    priced = ~np.isnan(prices)
+    total = weights[priced].sum()
+    affinity = (weights[priced] * prices[priced]).sum() / total if total > 0 else np.nan
+    columns = np.empty((len(candidates), len(CANDIDATE_FEATURES)))
+    columns[:, 0] = facts.log_prices[candidates] - affinity
+    for place, (values, n_kinds) in enumerate(zip((facts.categories, facts.brands), facts.n_kinds, strict=True), 1):
+        held = np.bincount(values[rows], weights, minlength=n_kinds)
         held[_UNKNOWN] = 0.0
-        wanted = values[candidates]
-        columns.append(np.where(wanted == _UNKNOWN, np.nan, _ratio(held[wanted], held.sum())))
-    return np.stack(columns, axis=1)
+        shares = held / whole if (whole := held.sum()) > 0 else np.full(n_kinds, np.nan)
+        shares[_UNKNOWN] = np.nan
+        columns[:, place] = shares[values[candidates]]
+    return columns
 
 
 def _weights(times: np.ndarray, owners: np.ndarray, newest: np.ndarray) -> np.ndarray:
     """Weigh events by their age at the newest event of their history: a share does not depend on the moment."""
-    weights: np.ndarray = 0.5 ** ((newest[owners] - times) / (AFFINITY_HALF_LIFE_DAYS * _DAY_S))
+    return _faded(newest[owners] - times)
+
+
+def _faded(ages_s: np.ndarray) -> np.ndarray:
+    weights: np.ndarray = 0.5 ** (ages_s / (AFFINITY_HALF_LIFE_DAYS * _DAY_S))
     return weights
 
 

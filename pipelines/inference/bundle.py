@@ -31,6 +31,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -423,7 +424,7 @@ class Bundle:
 
     def rows_of(self, item_ids: Sequence[str]) -> np.ndarray:
         """Return int64 `(n,)` row numbers, −1 for unknown items."""
-        return np.fromiter((self._rows.get(item_id, -1) for item_id in item_ids), np.int64, len(item_ids))
+        return np.fromiter(map(self._rows.get, item_ids, repeat(-1)), np.int64, len(item_ids))
 
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
         """Embed queries, float32 `(n, dim)`, each row L2 norm 1."""
@@ -454,6 +455,13 @@ class Bundle:
         attention[known] = weights[0, : len(known)]
         return embedding[0], attention
 
+    def user_vector(self, features: UserFeatures, rows: np.ndarray, now_s: float) -> np.ndarray | None:
+        """Return the vector of `user_embedding` alone; `rows` are those of the history, as `rows_of` gives them."""
+        if not (rows >= 0).any():
+            return None
+        batch = behavior_batch([(rows, features.event_types, features.event_times)], [now_s], self.preprocessing)
+        return self._user_tower.vectors(batch, self._activity([features]))[0]
+
     def user_embeddings(
         self, features: Sequence[UserFeatures], now_s: Sequence[float] | np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -474,7 +482,7 @@ class Bundle:
                 [float(now_s[i]) for i in part],
                 self.preprocessing,
             )
-            embeddings[part] = self._user_tower.embed(batch, self._activity([features[i] for i in part]))[0]
+            embeddings[part] = self._user_tower.vectors(batch, self._activity([features[i] for i in part]))
         return embeddings, has_history
 
     def _activity(self, features: Sequence[UserFeatures]) -> np.ndarray:

@@ -151,7 +151,7 @@ def similar(
     item_id: str,
     *,
     k: int,
-    serving: ServingConfig,
+    serving: ServingConfig,  # noqa: ARG001 - all three are asked alike
     kind: Literal["similar", "goes_with"] = "similar",
     filters: Filters | None = None,
 ) -> Ranking:

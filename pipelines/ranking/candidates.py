@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.features.on_demand import candidate_features
+from pipelines.features.on_demand import CANDIDATE_FEATURES, candidate_features
 from pipelines.inference.bundle import DENSE, Bundle
 from pipelines.inference.preprocessing import UserFeatures
-from pipelines.inference.ranker_features import OF_GENERATOR, OF_PAIR, OF_USER
+from pipelines.inference.ranker_features import OF_GENERATOR, OF_PAIR, OF_USER, ranker_features
 from pipelines.ranking.ordering import first_allowed, top_rows
 from pipelines.retrieval.cooccurrence import history_weights
-from pipelines.retrieval.neighbors import Reached
+from pipelines.retrieval.neighbors import Reached, reached_in
+from pipelines.retrieval.trends import TREND_FEATURES
 
 TRENDING = "trending"
 CANDIDATES_PER_GENERATOR = 100
@@ -97,7 +98,11 @@ def minute_of(now_s: float) -> float:
 
 def known_history(bundle: Bundle, features: UserFeatures) -> History:
     """Return the events of a user with items that the bundle has."""
-    rows = bundle.rows_of(features.item_ids)
+    return history_of_rows(bundle.rows_of(features.item_ids), features)
+
+
+def history_of_rows(rows: np.ndarray, features: UserFeatures) -> History:
+    """Return the events with known items; `rows` are those of all events, int64 `(n,)`, −1 for unknown items."""
     known = rows >= 0
     return History(rows[known], np.asarray(features.event_times, np.int64)[known])
 
@@ -142,7 +147,7 @@ def day_candidates(
     rows, times = (part[-bundle.preprocessing.max_history :] for part in (history.rows, history.times))
     generators = bundle.generators
     weights = _weights(bundle, times)
-    reached = {name: table.reached(rows, weights) for name, table in bundle.neighbors.items()}
+    reached = dict(zip(bundle.neighbors, reached_in([*bundle.neighbors.values()], rows, weights), strict=True))
     trends = bundle.trends.of_day(now_s)
     proposed = [
         _nearest(bundle, user_vector, dense_scores, per_generator, allowed)
@@ -151,24 +156,29 @@ def day_candidates(
         for name in generators
     ]
     proposed.append(first_allowed(trends.popular, per_generator, allowed))
-    proposed.append(np.unique(history.rows[allowed[history.rows]]))
+    proposed.append(history.rows[allowed[history.rows]])
     candidates, found_by = _merged(proposed)
-    vectors = bundle.item_vectors[candidates]
-    cosines = vectors @ user_vector
-    affinities = candidate_features(rows, times, candidates, bundle.facts)
+    cosines = _cosines(bundle, candidates, user_vector, weights, rows)
     touched = _touched(history, candidates)
-    described = np.concatenate(
-        [
-            _generator_columns(bundle, reached, weights, rows, candidates, vectors, cosines),
-            trends.features[candidates],
-            np.where(np.isnan(affinities), 0, affinities).astype(np.float32),
-            touched.columns,
-            np.zeros((len(candidates), 1), np.float32) + np.float32(np.log1p(len(times))),
-            np.zeros((len(candidates), _OF_MOMENT), np.float32),
-        ],
-        axis=1,
-    )
-    return DayCandidates(candidates, found_by, cosines, described, touched, int(times.max(initial=0)))
+    names = ranker_features(generators)
+    first = (TREND_FEATURES[0], CANDIDATE_FEATURES[0], OF_PAIR[0], OF_USER[0])
+    trending, affinities, pair, user = map(names.index, first)
+    of_day = np.zeros((len(candidates), len(names)), np.float32)
+    _fill_generators(of_day[:, :trending], generators, reached, candidates, cosines)
+    of_day[:, trending:affinities] = trends.features[candidates]
+    of_day[:, affinities:pair] = np.nan_to_num(candidate_features(rows, times, candidates, bundle.facts), copy=False)
+    of_day[touched.places, pair:user] = touched.columns
+    of_day[:, user] = np.log1p(len(times))
+    return DayCandidates(candidates, found_by, cosines[0], of_day, touched, int(times.max(initial=0)))
+
+
+def _cosines(
+    bundle: Bundle, candidates: np.ndarray, user_vector: np.ndarray, weights: np.ndarray, rows: np.ndarray
+) -> np.ndarray:
+    """Return cosines of the candidates, float32 `(3, c)`: with the user, the recent history and its newest moment."""
+    ways = weights[1:] @ bundle.item_vectors[rows]
+    ways /= np.maximum(np.linalg.norm(ways, axis=1, keepdims=True), 1e-12)
+    return bundle.item_vectors.products(candidates, np.concatenate([user_vector[None], ways]).T).T
 
 
 def _nearest(
@@ -202,42 +212,37 @@ def _merged(proposed: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return candidates, found_by
 
 
-def _generator_columns(
-    bundle: Bundle,
+def _fill_generators(
+    columns: np.ndarray,
+    generators: Sequence[str],
     reached: Mapping[str, Reached],
-    weights: np.ndarray,
-    rows: np.ndarray,
     candidates: np.ndarray,
-    vectors: np.ndarray,
     cosines: np.ndarray,
-) -> np.ndarray:
-    """Return what the generators say of the candidates, float32 `(c, 6 · n_generators)`."""
-    n_generators = len(bundle.generators)
-    values = np.empty((3, n_generators, len(candidates)), np.float32)
-    tops = np.ones((3, n_generators), np.float32)
-    for place, name in enumerate(bundle.generators):
+) -> None:
+    """Write what the generators say of the candidates into columns, float32 `(c, 6 · n_generators)`."""
+    values = np.empty((3, len(generators), len(candidates)), np.float32)
+    tops = np.ones((3, len(generators)), np.float32)
+    for place, name in enumerate(generators):
         if name == DENSE:
-            values[0, place] = cosines
-            ways = weights[1:] @ bundle.item_vectors[rows]
-            ways /= np.maximum(np.linalg.norm(ways, axis=1, keepdims=True), 1e-12)
-            values[1:, place] = ways @ vectors.T
-            np.maximum(values[:, place], 0, out=values[:, place])
+            np.maximum(cosines, 0, out=values[:, place])
             tops[0, place] = values[0, place].max(initial=0)
         else:
             values[:, place] = reached[name].of(candidates)
             tops[:, place] = reached[name].scores.max(axis=1, initial=0)
     order = np.argsort(-values[0], axis=1, kind="stable")
-    places = np.empty(order.shape, np.float32)
-    np.put_along_axis(places, order, np.arange(len(candidates), dtype=np.float32)[None], axis=1)
+    places = np.empty(order.shape, np.int64)
+    np.put_along_axis(places, order, np.arange(len(candidates))[None], axis=1)
     relative = values / np.where(tops > 0, tops, 1)[:, :, None]
-    columns = np.empty((len(candidates), 6 * n_generators), np.float32)
-    of_each = columns[:, : 5 * n_generators].reshape(len(candidates), n_generators, 5)
-    of_each[:, :, 0] = relative[0].T
-    of_each[:, :, 1] = np.log1p(_STRENGTH * values[0]).T
-    of_each[:, :, 2] = np.where(values[0] > 0, 1 / np.log2(2 + places), 0).T
-    of_each[:, :, 3:] = relative[1:].transpose(2, 1, 0)
-    columns[:, 5 * n_generators :] = np.log1p(_STRENGTH * tops[0])
-    return columns
+    said = [
+        relative[0],
+        np.log1p(_STRENGTH * values[0]),
+        np.where(values[0] > 0, 1 / np.log2(2.0 + places), 0),
+        *relative[1:],
+    ]
+    width = len(OF_GENERATOR) * len(generators)
+    for part, of_each in enumerate(said):
+        columns[:, part : width : len(OF_GENERATOR)] = of_each.T
+    columns[:, width:] = np.log1p(_STRENGTH * tops[0])
 
 
 @dataclass(frozen=True)
@@ -245,7 +250,7 @@ class _Touched:
     """What the user had to do with the candidates that the history has, `m` of them."""
 
     columns: np.ndarray
-    """float32 `(c, 6)` in the order of OF_PAIR, 0 where nothing; what depends on the moment is 0."""
+    """float64 `(m, 6)` in the order of OF_PAIR; what depends on the moment is 0."""
     places: np.ndarray
     """int64 `(m,)`, which candidates."""
     newest_s: np.ndarray
@@ -278,14 +283,12 @@ def _touched(history: History, candidates: np.ndarray) -> _Touched:
     here = np.flatnonzero(np.append(candidates, -1)[places] == distinct)
     between = (moments[oldest] - moments[newest]) / _DAY_S / np.maximum(counts - 1, 1)
     recent = np.add.reduceat(MOMENT_DECAY**ages, starts) if len(starts) else np.empty(0)
-    known = np.stack(
-        [np.log1p(counts), np.zeros(len(counts)), np.ones(len(counts)), np.log1p(recent), counts / (oldest + 1)], axis=1
-    )
-    columns = np.zeros((len(candidates), len(OF_PAIR)), np.float32)
-    columns[places[here], :-1] = known[here]
+    columns = np.zeros((len(counts), len(OF_PAIR)))
+    columns[:, 0] = np.log1p(counts)
+    columns[:, 2:5] = np.stack([np.ones(len(counts)), np.log1p(recent), counts / (oldest + 1)], axis=1)
     usual = np.full(len(between), np.nan)
     np.log1p(between, out=usual, where=between > 0)
-    return _Touched(columns, places[here], -moments[newest[here]], usual[here])
+    return _Touched(columns[here], places[here], -moments[newest[here]], usual[here])
 
 
 def _of_moment(newest_s: int, now_s: float) -> np.ndarray:

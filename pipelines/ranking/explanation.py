@@ -17,7 +17,7 @@ from pipelines.inference.preprocessing import UserFeatures
 from pipelines.inference.ranker_features import OF_PAIR, OF_USER, SEARCH_FEATURES, ranker_features
 from pipelines.ranking.candidates import TRENDING, recommend_candidates
 from pipelines.ranking.search_candidates import GENERATORS as SEARCH_GENERATORS
-from pipelines.ranking.search_candidates import search_candidates
+from pipelines.ranking.search_candidates import described_candidates, matching_rows
 from pipelines.retrieval.trends import TREND_FEATURES
 
 REPEAT = "repeat"
@@ -120,27 +120,23 @@ def evidence_of_search(
         weights = bundle.preprocessing.fusion.search.model_dump()
         weights["user"] = (taste[1] if taste is not None else 0.0) * (weights["dense"] + weights["lexical"])
         return _evidence_of_fusion(rows, parts, weights)
-    found = search_candidates(
-        query,
-        query_vector,
-        bundle.lexical,
-        bundle.item_vectors,
-        bundle.dense_index.scores(query_vector),
-        allowed=allowed,
-        per_generator=max(settings.per_generator, depth),
-    )
+    words, most = bundle.lexical.understood(query), max(settings.per_generator, depth)
+    lexical = bundle.lexical.scores_of(words.numbers)
+    nearest, _ = bundle.vector_index.nearest(query_vector, most, allowed)
+    by_words = matching_rows(lexical, most, allowed)
+    found = described_candidates(words, query_vector, bundle.lexical, bundle.item_vectors, lexical, nearest, by_words)
     logits = bundle.search_ranker.logits(found.features)[:, 0]
     share = 1 / (1 + (taste[1] if taste is not None else 0.0))
     scale = share / max(float(logits.max(initial=0) - logits.min(initial=0)), 1e-9)
     meaning = tuple(name for name in SEARCH_FEATURES if name.startswith(_MEANING))
-    words = tuple(name for name in SEARCH_FEATURES if name not in meaning)
+    others = tuple(name for name in SEARCH_FEATURES if name not in meaning)
     ranker = bundle.search_ranker
     places = _places(found.rows, rows)
     contributions = _left_out(
         places,
         found.features,
         SEARCH_FEATURES,
-        {"dense": meaning, "lexical": words},
+        {"dense": meaning, "lexical": others},
         lambda features: ranker.logits(features)[:, 0] * scale,
     )
     if taste is not None:

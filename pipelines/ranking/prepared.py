@@ -17,7 +17,7 @@ import numpy as np
 from pipelines.config import ServingConfig
 from pipelines.inference.bundle import ITEM_TO_ITEM, Bundle
 from pipelines.inference.preprocessing import Preprocessing, UserFeatures
-from pipelines.ranking.candidates import DayCandidates, History, day_candidates, known_history
+from pipelines.ranking.candidates import DayCandidates, History, day_candidates, history_of_rows
 from pipelines.ranking.filtering import allowed_items
 from pipelines.ranking.fusion import Parts
 from pipelines.ranking.learned import ranker_of
@@ -133,13 +133,14 @@ def prepared_user(
     user = prepared.user(features) if prepared is not None else None
     if user is not None and user.since_s < now_s <= user.until_s:
         return user
-    embedded = bundle.user_embedding(features, now_s)
-    if embedded is None:
+    rows = bundle.rows_of(features.item_ids)
+    vector = bundle.user_vector(features, rows, now_s)
+    if vector is None:
         return None
-    history = known_history(bundle, features)
+    history = history_of_rows(rows, features)
     tower_times = history.times[-bundle.preprocessing.max_history :]
     since_s, until_s = same_buckets(bundle.preprocessing, tower_times, now_s)
-    user = PreparedUser(features, history, _bought(bundle, features), embedded[0], since_s, until_s)
+    user = PreparedUser(features, history, _bought(rows, features), vector, since_s, until_s)
     if prepared is not None:
         prepared.keep(user)
     return user
@@ -197,11 +198,9 @@ def same_buckets(preprocessing: Preprocessing, times: np.ndarray, now_s: float) 
     return float((times + edges[buckets]).max()), float((times + edges[buckets + 1]).min())
 
 
-def _bought(bundle: Bundle, features: UserFeatures) -> tuple[np.ndarray, list[int]]:
+def _bought(rows: np.ndarray, features: UserFeatures) -> tuple[np.ndarray, list[int]]:
     """Return the known items that were bought, rows and times, in the order of time."""
-    found = sorted(
-        (time, row)
-        for item_id, event_type, time in zip(features.item_ids, features.event_types, features.event_times, strict=True)
-        if event_type == "purchase" and (row := bundle.row_of(item_id)) is not None
-    )
-    return np.array([row for _, row in found], np.int64), [time for time, _ in found]
+    bought = np.fromiter((kind == "purchase" for kind in features.event_types), bool, len(rows)) & (rows >= 0)
+    times = np.asarray(features.event_times, np.int64)[bought]
+    order = np.argsort(times, kind="stable")
+    return rows[bought][order], times[order].tolist()

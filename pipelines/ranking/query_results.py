@@ -99,7 +99,8 @@ def _fused(
     words = float(lexical[by_words[-1]]) / top if len(by_words) == most else 0.0
     total = sum(weights.values()) or 1.0
     enough = total * float(np.partition(scores, -sure)[-sure]) if sure <= len(scores) else 0.0
-    if words > 0 and weights["lexical"] * words > (missing := enough - weights["dense"] * dense):
+    missing = enough - weights["dense"] * dense
+    if weights["lexical"] > 0 and weights["lexical"] * words > missing:
         more = np.flatnonzero(lexical > top * missing / weights["lexical"])
         more = np.setdiff1d(more if allowed is None else more[allowed[more]], rows, assume_unique=True)
         if len(more) > _MOST_ADDED:

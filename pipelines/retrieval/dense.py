@@ -67,11 +67,21 @@ class ItemVectors:
             out[:, start : start + _BLOCK] = vectors @ self[start : start + _BLOCK].T
         return out
 
-    def products(self, rows: np.ndarray, vector: np.ndarray) -> np.ndarray:
-        """Return the products of the rows asked for, int64 `(c,)`, with float32 `(dim,)`: float32 `(c,)`."""
-        products: np.ndarray = self.codes[rows].astype(np.float32) @ vector
-        products *= self.scales[rows]
+    def products(self, rows: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        """Return the products of the rows asked for, int64 `(c,)`, with one vector or several.
+
+        Args:
+            vectors: float32 `(dim,)` gives float32 `(c,)`, float32 `(dim, b)` gives float32 `(c, b)`.
+        """
+        products: np.ndarray = self.codes_of(rows) @ vectors
+        scales = self.scales[rows]
+        products *= scales if vectors.ndim == 1 else scales[:, None]
         return products
+
+    def codes_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return float32 `(c, dim)`: the rows asked for, int64 `(c,)`, each divided by its scale."""
+        codes: np.ndarray = self.codes.take(rows, axis=0, mode="clip")  # without clip NumPy checks, and copies twice
+        return codes.astype(np.float32)
 
     def grown(self, vectors: np.ndarray) -> "ItemVectors":
         """Return these vectors and others, float `(k, dim)`, behind them."""

@@ -5,6 +5,7 @@ A history is spread over a table: the neighbors of its items add up, weighted by
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +74,7 @@ class NeighborTable:
             rows: int64 `(t,)`, items of the history, without unknown ones.
             weights: float32 `(w, t)`, weight of each, by `w` ways of weighting.
         """
-        ids, scores, lengths = self._links(rows)
-        marked = np.zeros(len(self), bool)
-        marked[ids] = True
-        distinct = np.flatnonzero(marked)
-        numbers = np.empty(len(self), np.int32)  # only the marked ones are written and read
-        numbers[distinct] = np.arange(len(distinct), dtype=np.int32)
-        places = numbers[ids]
-        sums = [np.bincount(places, scores * np.repeat(way, lengths), minlength=len(distinct)) for way in weights]
-        return Reached(distinct, np.stack(sums).astype(np.float32))
+        return reached_in([self], rows, weights)[0]
 
     def _links(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the neighbors of all rows one after the other, their scores, and how many each row has."""
@@ -171,6 +164,29 @@ class NeighborTable:
         if not np.isfinite(self.scores).all():
             return "a number is not finite"
         return None
+
+
+def reached_in(tables: Sequence[NeighborTable], rows: np.ndarray, weights: np.ndarray) -> list[Reached]:
+    """Return `NeighborTable.reached` of several tables of the same items: together they take half the time."""
+    n = len(tables[0])
+    links = [table._links(rows) for table in tables]
+    ids = np.concatenate([found + place * n for place, (found, _, _) in enumerate(links)])
+    scores = np.concatenate([found for _, found, _ in links])
+    lengths = np.concatenate([found for _, _, found in links])
+    marked = np.zeros(len(tables) * n, bool)
+    marked[ids] = True
+    distinct = np.flatnonzero(marked)
+    numbers = np.empty(len(marked), np.int32)  # only the marked ones are written and read
+    numbers[distinct] = np.arange(len(distinct), dtype=np.int32)
+    places, owners = numbers[ids], np.repeat(np.tile(np.arange(len(rows)), len(tables)), lengths)
+    sums = np.empty((len(weights), len(distinct)), np.float32)
+    for number, way in enumerate(weights):
+        sums[number] = np.bincount(places, scores * way[owners], minlength=len(distinct))
+    ends = np.searchsorted(distinct, np.arange(len(tables) + 1) * n)
+    return [
+        Reached(distinct[start:stop] - place * n, sums[:, start:stop])
+        for place, (start, stop) in enumerate(pairwise(ends.tolist()))
+    ]
 
 
 def _high_bits(n_items: int) -> int:
