@@ -15,6 +15,7 @@ from bentos.recommender.event_intake import EventIntake
 from bentos.recommender.explaining import Explainer, Remembered
 from bentos.recommender.finding import Find, Finder, Found, filters_of, require_items, sound, timed
 from bentos.recommender.live_bundle import LiveBundle, Serving
+from bentos.recommender.live_rules import LiveRules
 from bentos.recommender.requests import (
     AnswerBody,
     Body,
@@ -91,13 +92,18 @@ class Answers:
         """Id of the bundle that answers now."""
         return self._live.current.bundle.bundle_id
 
+    @property
+    def rules(self) -> LiveRules:
+        """The business rules that hold now."""
+        return self._finder.arranger.rules
+
     def warm_up(self) -> None:
         """Take every path of an answer once, so that the first request is as quick as the next.
 
         Raises:
             StoreError: the feature store does not answer; everything else is warm then.
         """
-        self._finder.arranger.rules.start()
+        self.rules.start()
         self._warm_up_bundle()
         self._users.warm_up()
 
@@ -109,7 +115,7 @@ class Answers:
         """Stop the background work."""
         self._live.close()
         self._users.close()
-        self._finder.arranger.rules.close()
+        self.rules.close()
         for part in (self._trials, self._served, self._requests, self._shown):
             if part is not None:
                 part.close()

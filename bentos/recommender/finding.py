@@ -227,12 +227,13 @@ def _ordered(
         shown, arranged = stage.arranged(ranking, barred)
         if len(shown.rows) < stage.asked.k and len(ranking.rows) == depth:  # rules took more than the pool
             depth *= _DEEPER
-            shown, arranged = stage.arranged(ranked(depth), barred)
+            ranking = ranked(depth)
+            shown, arranged = stage.arranged(ranking, barred)
     except Exception:
         _logger.exception("Ordering falls back to the order of the scores")
         problem = problem or "ordering failed, this is the order of the scores"
         return Found(serving, stage.unordered(ranking), problem, depth=depth)
-    return Found(serving, shown, problem, arranged, depth=depth, more=arranged.more)
+    return Found(serving, shown, problem, arranged, depth=depth, more=arranged.more or len(ranking.rows) == depth)
 
 
 def _finite(ranking: Ranking) -> Ranking:

@@ -1,8 +1,9 @@
 """The ordering stage: what is shown at which position, once everything is scored.
 
 In this order: what an earlier page showed and what a rule excludes goes; boosts change the scores; what is buried goes
-behind; diversity reorders; pins take their positions; caps hold back what is too much, pinned items counted; slots are
-explored, never pinned ones. Every step leaves things as they are where nothing is set, and only ratios of scores count.
+behind; diversity reorders; pins take their positions, and what a later page pins waits for it; caps hold back what is
+too much, pinned items counted; slots are explored, never pinned ones. Every step leaves things as they are where
+nothing is set, and only ratios of scores count.
 """
 
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -95,16 +96,18 @@ def arrange(
         best = order[: min(max(diversity.pool, page.k), n_front)]
         of_best = diversify(moved[best], diversity.vectors_of(rows[best]), diversity.weight, page.k)
         order = np.concatenate([best[of_best], order[len(best) :]])
-    pins = _pins(effect, page)
+    pins, later = _pins(effect, page)
     waiting, place_of = rows[order], dict[int, int]()
-    for pin in pins.values():
-        others = waiting != pin.row
-        place_of.update((pin.row, place) for place in order[~others].tolist())
+    for row in (*(pin.row for pin in pins.values()), *later):
+        others = waiting != row
+        place_of.update((row, place) for place in order[~others].tolist())
         waiting, order = waiting[others], order[others]
     walk = _Walk(effect, waiting, [pin.row for pin in pins.values()])
     base = walk.take(page.k - len(pins))
+    at_the_end = walk.take_others(later)[: page.k - len(pins) - len(base)] if walk.at == len(waiting) else []
     held_back = dict(walk.held_back)
-    shown, more = _with_pins(base, pins, page.first), walk.at < len(waiting)
+    shown = _with_pins([*base, *at_the_end], pins, page.first)
+    more = walk.at < len(waiting) or len(at_the_end) < len(later)
     explored, propensities = frozenset[int](), dict[int, float]()
     if exploration is not None and base:
         slots = _slots(exploration, page.first, shown, pins)
@@ -152,10 +155,13 @@ def _by_rules(
     return np.concatenate([order[~buried], order[buried]]), scores, len(order) - int(buried.sum())
 
 
-def _pins(effect: Effect | None, page: Page) -> dict[int, Pin]:
-    """Return the pins of this page by position; where two want one position, the later rule gets the next free one."""
+def _pins(effect: Effect | None, page: Page) -> tuple[dict[int, Pin], list[int]]:
+    """Return the pins of this page by position, and the rows that are pinned on later pages.
+
+    Where two want one position, the later rule gets the next free one.
+    """
     if effect is None or not effect.pins:
-        return {}
+        return {}, []
     positions: dict[int, Pin] = {}
     for pin in effect.pins:
         excluded = effect.excluded is not None and effect.excluded[effect.patterns[pin.row]]
@@ -165,8 +171,9 @@ def _pins(effect: Effect | None, page: Page) -> dict[int, Pin]:
         while position in positions:
             position += 1
         positions[position] = pin
-    on_page = range(page.first, page.first + page.k)
-    return {at: pin for at, pin in sorted(positions.items()) if at in on_page and pin.row not in page.shown}
+    end, waiting = page.first + page.k, {at: pin for at, pin in sorted(positions.items()) if pin.row not in page.shown}
+    pins = {at: pin for at, pin in waiting.items() if page.first <= at < end}
+    return pins, [pin.row for at, pin in waiting.items() if at >= end]
 
 
 class _Walk:

@@ -81,7 +81,7 @@ FRUIT = {"categories": ["Fruit"]}
             ("r0", "r1"),
             id="what is buried stays behind",
         ),
-        pytest.param([{"items": {"item_ids": ["b"]}, "pin": 50}], "abcdef", (), id="a pin on a later page"),
+        pytest.param([{"items": {"item_ids": ["b"]}, "pin": 50}], "acdefb", (), id="a pin beyond the list is its end"),
     ],
 )
 def test_rules(effect_of, rules, expected, touching):
