@@ -11,17 +11,18 @@ import hashlib
 import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 
-from bentos.recommender.requests import RequestError
+from bentos.recommender.requests import AnswerBody, RequestError
+from pipelines.config import AnswerCall
 
 _VERSION = b"\x01"
 _MARK = 6
 """Bytes that stand for an item: among 1,000 shown and 1,000 others, two are alike once in 280 million lists."""
 _BUNDLE, _QUESTION, _SIGNATURE = 8, 8, 16
 _HEAD = len(_VERSION) + _BUNDLE + _QUESTION
+_IN_ORDER = orjson.OPT_SORT_KEYS
 _NOT_OURS = (
     "`cursor` is not one that this service gave: send the `cursor` of the answer before, unchanged, or leave it out to "
     "begin anew."
@@ -30,7 +31,12 @@ _OTHER_QUESTION = (
     "`cursor` belongs to another question: send it with the same fields as before (only `k` may differ), or leave it "
     "out to begin anew."
 )
-_ASKED = ("query", "user_id", "item_id", "kind", "other_categories", "seed_items", "context")
+_ASKED = {
+    "search": ("context", "query", "user_id"),
+    "recommend": ("context", "user_id", "seed_items"),
+    "similar": ("context", "item_id", "kind", "other_categories"),
+}
+"""Fields of each call, beside the filters, that decide what is found."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +78,10 @@ class Cursors:
         """Take a secret key of 16 to 64 bytes."""
         self._key = key
 
-    def question(self, call: str, body: Any) -> bytes:
+    def question(self, call: AnswerCall, body: AnswerBody) -> bytes:
         """Return what stands for all that a cursor is bound to: the call and the fields that decide what is found."""
         filters = body.filters.model_dump() if body.filters is not None else None
-        asked = [call, filters, *(getattr(body, name, None) for name in _ASKED)]
-        text = orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)
+        text = orjson.dumps([call, filters, *(getattr(body, name) for name in _ASKED[call])], option=_IN_ORDER)
         return hashlib.blake2b(text, key=self._key, digest_size=_QUESTION).digest()
 
     def write(self, question: bytes, bundle_id: str, before: Position, item_ids: Iterable[str]) -> str:

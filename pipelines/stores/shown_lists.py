@@ -84,9 +84,9 @@ class ShownListsLog:
                 "bundle": bundle,
                 "first_position": first_position,
                 "item_ids": item_ids,
-                "scores": _brief(scores),
+                "scores": scores,
                 "propensities": [1] * len(item_ids) if propensities is None else propensities,
-                "parts": {name: _brief(part) for name, part in parts.items()},
+                "parts": parts,
                 "rules": rules,
                 "seed": seed,
                 "degraded": degraded,
@@ -97,11 +97,6 @@ class ShownListsLog:
         """Write what waits, and stop."""
         if self._log is not None:
             self._log.close(timeout_s)
-
-
-def _brief(values: np.ndarray) -> list[float]:
-    rounded: list[float] = np.round(values.astype(np.float64), 4).tolist()
-    return rounded
 
 
 def read_shown_lists(folder: Path, *, limit: int) -> list[dict[str, Any]]:

@@ -1,18 +1,17 @@
 """Cursors: what they carry, and what is refused."""
 
 import base64
-from types import SimpleNamespace
 
 import pytest
 
 from bentos.recommender.cursors import BEGINNING, Cursors, bundle_mark, item_mark
-from bentos.recommender.requests import FiltersBody, RequestError
+from bentos.recommender.requests import FiltersBody, RecommendBody, RequestError, SearchBody, SimilarBody
 
 CURSORS = Cursors(b"k" * 32)
 
 
 def body(**fields):
-    return SimpleNamespace(**{"query": "milk", "filters": None, **fields})
+    return SearchBody(**{"query": "milk", **fields})
 
 
 QUESTION = CURSORS.question("search", body())
@@ -50,7 +49,22 @@ def test_a_cursor_of_another_question_is_refused(change):
         CURSORS.read(cursor, CURSORS.question("search", body(**change)))
     assert caught.value.status == 422
     with pytest.raises(RequestError, match="belongs to another question"):
-        CURSORS.read(cursor, CURSORS.question("recommend", body()))
+        CURSORS.read(cursor, CURSORS.question("recommend", RecommendBody(user_id="milk")))
+
+
+def test_questions_differ_where_a_field_that_matters_differs():
+    similar = [
+        SimilarBody(item_id="a"),
+        SimilarBody(item_id="b"),
+        SimilarBody(item_id="a", kind="goes_with"),
+        SimilarBody(item_id="a", other_categories=True),
+    ]
+    recommended = [RecommendBody(user_id="a"), RecommendBody(user_id="b"), RecommendBody(user_id="a", seed_items=["a"])]
+    marks = [CURSORS.question("similar", one) for one in similar] + [
+        CURSORS.question("recommend", one) for one in recommended
+    ]
+    assert len(set(marks)) == len(marks)
+    assert CURSORS.question("similar", SimilarBody(item_id="a", k=3, timings=True, rules=True)) == marks[0]
 
 
 def test_a_cursor_that_was_changed_is_refused():

@@ -15,7 +15,7 @@ LIST = {
     "item_ids": ["a", "b"],
     "scores": np.array([0.5, 0.25], np.float32),
     "propensities": (1.0, 0.05),
-    "parts": {"dense": np.array([0.123456, 0], np.float32)},
+    "parts": {"dense": np.array([0.125, 0], np.float32)},
     "rules": ("summer",),
     "seed": "s",
     "degraded": False,
@@ -33,7 +33,7 @@ def test_a_list_is_kept_with_its_propensities(tmp_path):
         "requested_at": day(1),
         "scores": [0.5, 0.25],
         "propensities": [1.0, 0.05],
-        "parts": {"dense": [0.1235, 0.0]},
+        "parts": {"dense": [0.125, 0.0]},
         "rules": ["summer"],
     }
     assert (second["user_id"], second["propensities"]) == (None, [1, 1])
