@@ -256,7 +256,7 @@ class TrainingConfig(Settings):
 class DistillationConfig(Settings):
     """How a small query tower learns from the full model."""
 
-    texts: int = Field(default=30_000, ge=1)
+    texts: int = Field(default=60_000, ge=1)
     """In-domain texts learned from at most: queries that people typed first, then queries made from the catalogue and
     titles, as many of each."""
     items_per_text: int = Field(default=16, ge=1)
@@ -269,13 +269,13 @@ class DistillationConfig(Settings):
     """Weight of the ranking loss beside the embedding loss."""
     warmup_share: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises."""
-    steps: int = Field(default=900, ge=0)
+    steps: int = Field(default=1_800, ge=0)
     """Steps of a tower of transformer layers."""
     batch: int = Field(default=64, ge=2)
     """Texts in one of them."""
     learning_rate: float = Field(default=5e-4, gt=0)
     """Peak learning rate of a tower of transformer layers."""
-    static_steps: int = Field(default=600, ge=0)
+    static_steps: int = Field(default=1_200, ge=0)
     """Steps of a static tower, each of which takes a fraction of the time."""
     static_batch: int = Field(default=256, ge=2)
     """Texts in one of them."""
@@ -498,6 +498,13 @@ class ServingConfig(Settings):
     """Answers that may wait for a user's features at a time, in one worker; the others need no thread."""
     deadline_ms: float = Field(default=1_000, gt=0)
     """Time in which a search or recommendation is answered, from the arrival of its head on."""
+    cors_origins: tuple[str, ...] = ()
+    """Web pages, such as `https://shop.example`, whose scripts may call the service; `*` means all."""
+    requests_per_second: float | None = Field(default=None, gt=0)
+    """Requests that a key may send to one worker; more are refused with 429. None means no limit; a key may have its
+    own (`headrace keys add --rate`)."""
+    burst_seconds: float = Field(default=2, gt=0)
+    """What a key did not use of so many seconds, it may use at once."""
     max_waiting_writes: int = Field(default=256, ge=1)
     """Events and items calls that may wait for their turn in one worker; more are refused with 503 at once."""
     max_wait_writes_ms: float = Field(default=1_000, gt=0)

@@ -9,6 +9,8 @@ from pathlib import Path
 from pipelines.errors import ConfigError
 from pipelines.places import Places
 from pipelines.ports import refuse_taken_port
+from pipelines.stores.mlflow_client import MlflowBackend
+from pipelines.stores.mlflow_view import runs_address
 from pipelines.wiring import QUIET
 
 
@@ -32,7 +34,12 @@ def serve_mlflow(places: Places, *, port: int, environment: Mapping[str, str] = 
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PATH": f"{command.parent}{os.pathsep}{environment.get('PATH', os.defpath)}",
     }
-    sys.stdout.write(f"MLflow on http://127.0.0.1:{port} in about ten seconds (Ctrl-C stops it).\n")
+    address = runs_address(
+        f"http://127.0.0.1:{port}", MlflowBackend.from_environment(places.mlflow, environment).experiment_id
+    )
+    sys.stdout.write(
+        f"MLflow, with the training runs side by side, in about ten seconds (Ctrl-C stops it):\n{address}\n"
+    )
     sys.stdout.flush()
     arguments = ["--backend-store-uri", store, "--artifacts-destination", str(places.mlflow / "artifacts")]
     process = subprocess.Popen(

@@ -25,6 +25,11 @@ class Places:
         return self.home / "secrets" / "pseudonym.key"
 
     @property
+    def api_keys(self) -> Path:
+        """Hashes of the keys that callers of the service send (JSON), file mode 600."""
+        return self.home / "secrets" / "api_keys.json"
+
+    @property
     def feature_pipeline_lock(self) -> Path:
         """Held by the step of the feature pipeline that runs."""
         return self.home / "feature_pipeline.lock"

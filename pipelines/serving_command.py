@@ -36,10 +36,11 @@ def check_surroundings(places: Places, *, host: str, port: int, environment: Map
 
     Raises:
         ConfigError: the port is taken, there is no key, no setting file or no bundle, the key is not that of the
-            tables, or the online store is of an unknown kind.
+            tables, the file of the API keys is broken, or the online store is of an unknown kind.
         BundleError: the bundle is incomplete or was changed.
     """
     from pipelines.inference.bundle import read_manifest, verify_files
+    from pipelines.stores.api_keys import read_keys
     from pipelines.stores.feast_settings import online_store_from_environment, online_store_settings
     from pipelines.stores.serving_pointer import read_pointer
 
@@ -57,6 +58,7 @@ def check_surroundings(places: Places, *, host: str, port: int, environment: Map
     verify_files(folder, read_manifest(folder))
     key = load_pseudonym_key(places.pseudonym_key, create=False, environment=environment)
     require_key_of_tables(Pseudonymizer(key), places.tables)
+    read_keys(places.api_keys)
 
 
 def serving_environment(places: Places, environment: Mapping[str, str]) -> dict[str, str]:

@@ -89,9 +89,10 @@ class Lane:
             raise
         return self._clock()
 
-    def leave(self, entered: float) -> None:
-        """Give the place to the next one."""
-        self._mean_s += _NEWEST_WEIGHT * (self._clock() - entered - self._mean_s)
+    def leave(self, entered: float, *, counts: bool = True) -> None:
+        """Give the place to the next one; `counts` says whether this one tells how long others will take."""
+        if counts:
+            self._mean_s += _NEWEST_WEIGHT * (self._clock() - entered - self._mean_s)
         self._pass_on()
 
     def _pass_on(self) -> None:

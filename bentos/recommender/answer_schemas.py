@@ -113,6 +113,12 @@ class AcceptedEvents(Answer):
     accepted: int
 
 
+class Reloaded(Answer):
+    """Which bundle answers now."""
+
+    changed: bool = Field(description="Whether it is another one, or has other items, than before.")
+
+
 class Problem(BaseModel):
     """Why a request was not answered."""
 

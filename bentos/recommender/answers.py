@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bentos.recommender.arranging import Asked
-from bentos.recommender.current_request import request_id
+from bentos.recommender.current_request import remaining_s, request_id
 from bentos.recommender.cursors import BEGINNING, Cursors, bundle_mark
 from bentos.recommender.event_intake import EventIntake
 from bentos.recommender.explaining import Explainer, Remembered
@@ -22,6 +22,7 @@ from bentos.recommender.requests import (
     EventsBody,
     ExplainBody,
     RecommendBody,
+    ReloadBody,
     RequestError,
     SearchBody,
     SimilarBody,
@@ -180,6 +181,14 @@ class Answers:
             **self._common(self._live.current, [kept.problem] if kept.problem else []),
         }
 
+    def reload(self, body: ReloadBody) -> dict[str, Any]:  # noqa: ARG002 - as all calls
+        """Take over the deployed bundle now, also one that was refused before."""
+        if not self._live.follows:
+            raise RequestError(
+                409, "This server answers from the bundle that it was started with: deploy another one where it runs."
+            )
+        return {"changed": self._live.reload(), **self._common(self._live.current, [])}
+
     # Which bundle answers, and who learns of it
 
     def _answer(self, asked: Asked, body: AnswerBody, raw_user_id: str | None) -> dict[str, Any]:
@@ -293,7 +302,7 @@ class Answers:
         if raw_user_id is None:
             return None, FeatureAnswer(None)
         user_id = self._pseudonymizer.pseudonym(raw_user_id)
-        answer = self._users.read(user_id)
+        answer = self._users.read(user_id, within_s=remaining_s())
         if self._served is not None and answer.features is not None:
             self._served.offer(user_id, answer.features, bundle=self.model_version, now=self._now())
         return user_id, answer

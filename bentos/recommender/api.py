@@ -7,19 +7,20 @@ event loop, what has to wait (a user's features that are not in memory, the disk
 import asyncio
 import contextvars
 import logging
+import math
 import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import orjson
 
-from bentos.recommender import callers, metrics
+from bentos.recommender import metrics
 from bentos.recommender.admission import Lane, OverloadedError
+from bentos.recommender.callers import HEADERS, Callers, RateLimitedError, is_of_this_machine
 from bentos.recommender.calls import CALLS, Call, LaneName
 from bentos.recommender.current_request import begin_request
 from bentos.recommender.openapi import describe, summary
@@ -36,13 +37,15 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
-_WANTED = callers.HEADERS | {b"content-length", b"content-encoding", b"x-request-id"}
+_WANTED = HEADERS | {b"content-length", b"content-encoding", b"x-request-id"}
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _BENTOML_PATHS = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})
 _OVERVIEW, _OPENAPI = "/", "/openapi.json"
 _MAX_BYTES_IN_TRANSIT = 128 * 2**20
 """Of all bodies that are being read, together."""
 _RETRY_AFTER_S = 1
+_ADMIN_DEADLINE_S = 60.0
+_MAX_WAITING_ADMIN = 4
 _OVERLOADED = "The server is busy: send the request again after the seconds that Retry-After gives."
 _TOO_SLOW = "The answer was not ready in time: send the request again after the seconds that Retry-After gives."
 _BUG = "Something unexpected happened; it is in the server's log. Try again, and report it if it stays."
@@ -59,18 +62,21 @@ class Api:
     def __init__(self, behind: ASGIApp | None = None) -> None:
         """Take BentoML's application, where there is one."""
         self.behind = behind
-        self.api_key: str | None = None
+        self._callers = Callers()
+        self._origins: frozenset[bytes] = frozenset()
         self._bundle = metrics.BundleInfo()
         self._routes = {(call.method, call.route): call for call in CALLS if call.path_field is None}
         self._prefixes = [(call.route.partition("{")[0], call) for call in CALLS if call.path_field is not None]
         self._seconds: dict[tuple[str, int], Any] = {}
         self._bytes_in_transit = 0
 
-    def open(self, answers: "Answers", *, api_key: str | None = None) -> None:
-        """Begin to answer."""
+    def open(self, answers: "Answers", *, callers: Callers | None = None) -> None:
+        """Begin to answer; without `callers`, only this machine."""
         serving: ServingConfig = answers.serving
-        self.api_key = api_key
         self._answers = answers
+        self._callers = callers or Callers()
+        self._openapi = orjson.dumps(describe(serving))
+        self._origins = frozenset(origin.encode() for origin in serving.cors_origins)
         limits = {"max_waiting": serving.max_waiting, "max_wait_s": serving.max_wait_ms / 1e3}
         self._inline = Lane("inline", slots=1, **limits)
         self._lanes: dict[LaneName, Lane] = {
@@ -81,14 +87,17 @@ class Api:
                 max_waiting=serving.max_waiting_writes,
                 max_wait_s=serving.max_wait_writes_ms / 1e3,
             ),
+            "admin": Lane("admin", slots=1, max_waiting=_MAX_WAITING_ADMIN, max_wait_s=_ADMIN_DEADLINE_S),
         }
         self._threads: dict[LaneName, ThreadPoolExecutor] = {
             "answers": ThreadPoolExecutor(serving.answer_threads, thread_name_prefix="answers"),
             "writes": ThreadPoolExecutor(serving.write_threads, thread_name_prefix="writes"),
+            "admin": ThreadPoolExecutor(1, thread_name_prefix="admin"),
         }
         self._deadline_s: dict[LaneName, float] = {
             "answers": serving.deadline_ms / 1e3,
             "writes": serving.write_deadline_ms / 1e3,
+            "admin": _ADMIN_DEADLINE_S,
         }
 
     def close(self) -> None:
@@ -98,7 +107,7 @@ class Api:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or hand on to BentoML."""
-        if scope["type"] == "http" and scope["path"] not in _BENTOML_PATHS:
+        if scope["type"] == "http" and (scope["path"] not in _BENTOML_PATHS or not self._may_pass(scope)):
             await self._http(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
@@ -111,15 +120,14 @@ class Api:
         began = time.monotonic()
         headers = {name: value for name, value in scope["headers"] if name in _WANTED}
         request_id = _request_id(headers)
-        call, extra = None, [(b"x-request-id", request_id.encode())]
+        call, extra = None, [(b"x-request-id", request_id.encode()), *self._for_browsers(headers)]
         try:
             call = self._routes.get((scope["method"], scope["path"])) or self._find(scope["method"], scope["path"])
             if call is None:
-                status, content, more = self._elsewhere(scope["method"], scope["path"])
+                status, content, more = self._elsewhere(scope, headers)
                 extra += more
             else:
-                host = scope["client"][0] if scope.get("client") else ""
-                callers.check_caller(headers, host, self.api_key)
+                self._callers.admit(headers, _host(scope), call.scope, call.name)
                 begin_request(request_id, began + self._deadline_s[call.lane])
                 content = await self._answer(call, scope, headers, receive, began)
                 status = call.status
@@ -127,8 +135,12 @@ class Api:
             return
         except RequestError as error:
             status, content = error.status, {"error": str(error)}
-            if status == 503:
+            if isinstance(error, RateLimitedError):
+                extra.append(_retry_after(math.ceil(error.retry_after_s)))
+            elif status == 503:
                 extra.append(_retry_after(_RETRY_AFTER_S))
+            elif status == 401:
+                extra.append((b"www-authenticate", b"Bearer"))
         except OverloadedError:
             status, content = 503, {"error": _OVERLOADED}
             extra.append(_retry_after(_RETRY_AFTER_S))
@@ -144,38 +156,40 @@ class Api:
     async def _answer(
         self, call: Call, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, began: float
     ) -> dict[str, Any]:
-        raw = await self._read_body(call, headers, receive)
+        raw = await self._read_body(call, headers, receive) or (b"" if call.body.model_fields else b"{}")
         timings = bool(scope["query_string"]) and parse_qs(scope["query_string"]).get(b"timings") == [b"1"]
-        if call.lane == "writes":  # a large body takes milliseconds to parse
-            lane, body = self._lanes["writes"], None
-        else:
-            body = _parse(call, scope["path"], raw, timings=timings)
-            lane = self._lanes[call.lane] if self._answers.must_wait(body) else self._inline
         method: Callable[[Body], dict[str, Any]] = getattr(self._answers, call.name)
-
-        def work() -> dict[str, Any]:
-            return method(_parse(call, scope["path"], raw, timings=timings) if body is None else body)
-
-        entered = await lane.enter()
-        if lane is self._inline:
-            try:
-                answer = work()
-            finally:
-                lane.leave(entered)
-        else:
-            answer = await self._in_thread(call.lane, lane, entered, work, began + self._deadline_s[call.lane])
+        deadline = began + self._deadline_s[call.lane]
+        if call.lane == "answers":
+            body = _parse(call, scope["path"], raw, timings=timings)
+            answer = await self._answer_at_once(method, body)
+            if answer is None:
+                answer = await self._in_thread(call.lane, lambda: method(body), deadline)
+        else:  # a large body takes milliseconds to parse, and the disk is waited for
+            answer = await self._in_thread(
+                call.lane, lambda: method(_parse(call, scope["path"], raw, timings=timings)), deadline
+            )
         if answer.get("degraded"):
             metrics.count_degraded(answer.get("degraded_because", []))
         return answer
 
-    async def _in_thread(
-        self, name: LaneName, lane: Lane, entered: float, work: Callable[[], dict[str, Any]], deadline: float
-    ) -> dict[str, Any]:
+    async def _answer_at_once(self, method: Callable[[Body], dict[str, Any]], body: Body) -> dict[str, Any] | None:
+        """Answer in the event loop; None where something must be waited for."""
+        entered = await self._inline.enter()
+        waits = self._answers.must_wait(body)  # asked when the turn has come: what is known may have changed since
+        try:
+            return None if waits else method(body)
+        finally:
+            self._inline.leave(entered, counts=not waits)
+
+    async def _in_thread(self, name: LaneName, work: Callable[[], dict[str, Any]], deadline: float) -> dict[str, Any]:
         """Run in a thread.
 
         Raises:
             TimeoutError: it is not done at the deadline; its place is taken until it is.
         """
+        lane = self._lanes[name]
+        entered = await lane.enter()
         run = contextvars.copy_context().run
         future = asyncio.get_running_loop().run_in_executor(self._threads[name], run, work)
 
@@ -234,8 +248,39 @@ class Api:
                 return call
         return None
 
-    def _elsewhere(self, method: str, path: str) -> tuple[int, dict[str, Any] | bytes, Headers]:
-        """Answer what is no call: the pages, other methods, unknown paths."""
+    def _may_pass(self, scope: Scope) -> bool:
+        """Whether a request goes through to BentoML: health checks do, metrics for this machine or with any key."""
+        if scope["path"] != "/metrics":
+            return True
+        headers = {name: value for name, value in scope["headers"] if name in HEADERS}
+        if is_of_this_machine(headers, _host(scope)):
+            return True
+        try:
+            self._callers.admit(headers, _host(scope), None, "metrics")
+        except RequestError:
+            return False
+        return True
+
+    def _for_browsers(self, headers: Mapping[bytes, bytes]) -> Headers:
+        """Return what lets a web page of one of `serving.cors_origins` read the answer."""
+        origin = headers.get(b"origin")
+        if origin is None or not (origin in self._origins or b"*" in self._origins):
+            return []
+        return [
+            (b"access-control-allow-origin", origin),
+            (b"access-control-expose-headers", b"retry-after, x-request-id"),
+            (b"vary", b"origin"),
+        ]
+
+    def _elsewhere(self, scope: Scope, headers: Mapping[bytes, bytes]) -> tuple[int, dict[str, Any] | bytes, Headers]:
+        """Answer what is no call: the pages, other methods, unknown paths.
+
+        Raises:
+            RequestError: metrics for somebody who may not have them.
+        """
+        method, path = scope["method"], scope["path"]
+        if path in _BENTOML_PATHS:
+            self._callers.admit(headers, _host(scope), None, "metrics")
         if path in (_OVERVIEW, _OPENAPI):
             methods = ["GET", "HEAD"]
         else:
@@ -246,9 +291,9 @@ class Api:
             return 404, {"error": f"There is no {method[:20]} {path[:100]}: there are {calls}."}, []
         allow = (b"allow", ", ".join([*methods, "OPTIONS"]).encode())
         if method == "OPTIONS":
-            return 204, b"", [allow]
+            return 204, b"", [allow, *(_preflight(methods) if self._for_browsers(headers) else [])]
         if path == _OPENAPI and method in methods:
-            return 200, _openapi(), []
+            return 200, self._openapi, []
         if path == _OVERVIEW and method in methods:
             calls = {f"{call.method} {call.route}": summary(call.name) for call in CALLS}
             return 200, {"service": "headrace", "calls": calls, "described in": _OPENAPI}, []
@@ -279,6 +324,18 @@ def _request_id(headers: Mapping[bytes, bytes]) -> str:
     return uuid.uuid4().hex
 
 
+def _host(scope: Scope) -> str:
+    return scope["client"][0] if scope.get("client") else ""
+
+
+def _preflight(methods: Sequence[str]) -> Headers:
+    return [
+        (b"access-control-allow-methods", ", ".join(methods).encode()),
+        (b"access-control-allow-headers", b"authorization, content-type, x-api-key, x-request-id"),
+        (b"access-control-max-age", b"600"),
+    ]
+
+
 def _too_large(limit: int) -> RequestError:
     size = f"{limit // 2**20} MiB" if limit >= 2**20 else f"{limit // 2**10} KiB"
     return RequestError(413, f"The body is larger than {size}: send less at once, events in parts.")
@@ -286,11 +343,6 @@ def _too_large(limit: int) -> RequestError:
 
 def _retry_after(seconds: int) -> tuple[bytes, bytes]:
     return b"retry-after", str(seconds).encode()
-
-
-@lru_cache(maxsize=1)
-def _openapi() -> bytes:
-    return orjson.dumps(describe())
 
 
 async def _respond(

@@ -3,11 +3,19 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from bentos.recommender.answer_schemas import AcceptedEvents, Answer, Explanation, FoundItems
-from bentos.recommender.requests import Body, EventsBody, ExplainBody, RecommendBody, SearchBody, SimilarBody
+from bentos.recommender.answer_schemas import AcceptedEvents, Answer, Explanation, FoundItems, Reloaded
+from bentos.recommender.requests import (
+    Body,
+    EventsBody,
+    ExplainBody,
+    RecommendBody,
+    ReloadBody,
+    SearchBody,
+    SimilarBody,
+)
+from pipelines.stores.api_keys import KeyScope
 
-Scope = Literal["serve", "write", "admin"]
-LaneName = Literal["answers", "writes"]
+LaneName = Literal["answers", "writes", "admin"]
 _KIB = 2**10
 
 
@@ -24,7 +32,7 @@ class Call:
     path: str = ""
     """Empty for `/NAME`; what follows the `/` of a path that ends with `/{FIELD}` is that field of the body."""
     status: int = 200
-    scope: Scope = "serve"
+    scope: KeyScope = "serve"
     """What a key has to allow."""
     lane: LaneName = "answers"
     """Whose budget it uses; `writes` always run in threads of their own, as they wait for the disk."""
@@ -57,4 +65,5 @@ CALLS = (
         lane="writes",
         max_body_bytes=2 * _KIB * _KIB,
     ),
+    Call("reload", ReloadBody, Reloaded, path="/admin/reload", scope="admin", lane="admin", statuses=(409,)),
 )

@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from bentos.recommender import metrics
 
-_SWEEP_S = 1.0
+_SEPARATORS = len(b": \r\n")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class ConnectionLimits:
     """Without a request; longer than the load balancers' usual 60 s, which would use a closed connection otherwise."""
     unread_s: float = 30.0
     """An answer that the client does not read."""
+    sweep_s: float = 1.0
+    """How often all connections are looked at."""
 
 
 class _RefusedError(Exception):
@@ -67,7 +69,7 @@ class Connection(HttpToolsProtocol):
             for waiting in self._overdue.values():
                 waiting.clear()
             self._since("idle")
-            self.loop.call_later(_SWEEP_S, self._sweep, self.loop)
+            self.loop.call_later(self.limits.sweep_s, self._sweep, self.loop)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
@@ -97,16 +99,16 @@ class Connection(HttpToolsProtocol):
         Raises:
             _RefusedError: it is too long; uvicorn then answers what `_refusal` says.
         """
-        self._in_head = False
         if len(self.url) > self.limits.max_path_bytes:
             self._refusal = (414, f"The path is longer than {self.limits.max_path_bytes // 2**10} KiB: shorten it.")
             raise _RefusedError
         if (
             self._head_bytes > self.limits.max_head_bytes
-            and sum(len(name) + len(value) for name, value in self.headers) > self.limits.max_head_bytes
+            and sum(len(name) + len(value) + _SEPARATORS for name, value in self.headers) > self.limits.max_head_bytes
         ):
             self._refuse_head()
             raise _RefusedError
+        self._in_head = False
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -129,7 +131,8 @@ class Connection(HttpToolsProtocol):
         """Answer a request that cannot be read, as all others, with a sentence; and close the connection."""
         if self.transport.is_closing():
             return
-        if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
+        before = self.cycle is None or self.cycle.response_complete
+        if before if self._in_head else not self.cycle.response_started:
             status, sentence = self._refusal
             content = orjson.dumps({"error": sentence})
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(content)
@@ -160,7 +163,7 @@ class Connection(HttpToolsProtocol):
                 del waiting[connection]
                 metrics.CLOSED_CONNECTIONS.labels(state).inc()
                 connection._end(state)
-        loop.call_later(_SWEEP_S, cls._sweep, loop)
+        loop.call_later(cls.limits.sweep_s, cls._sweep, loop)
 
     def _end(self, state: str) -> None:
         if state == "slow_request":

@@ -35,7 +35,7 @@ def known_request_id() -> str | None:
     return None if current is None else current.request_id
 
 
-def remaining_s(at_most: float) -> float:
-    """Return how long a stage may wait, seconds: what it asks for, or less where the deadline is nearer; never < 0."""
+def remaining_s() -> float | None:
+    """Return what is left of the present request's time, seconds, never below 0; None outside of requests."""
     current = _current.get()
-    return at_most if current is None else max(min(at_most, current.deadline - time.monotonic()), 0.0)
+    return None if current is None else max(current.deadline - time.monotonic(), 0.0)

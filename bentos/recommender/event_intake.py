@@ -1,12 +1,14 @@
 """Events that come in: checked, under pseudonyms, on the disk, then in the users' histories."""
 
 import logging
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from bentos.recommender import metrics
 from bentos.recommender.requests import EventBody, EventsBody, RequestError
 from bentos.recommender.user_states import UserStates
 from pipelines.errors import DataError, StoreError
@@ -64,14 +66,17 @@ class EventIntake:
         except StoreError as error:
             _logger.error("%s", error)
             raise RequestError(503, str(error)) from error
+        metrics.ACCEPTED_EVENTS.inc(len(stored))
         return Kept(stored, self._remember([event for event in stored if is_remembered(event)]))
 
     def _remember(self, events: Sequence[Mapping[str, Any]]) -> str | None:
         """Add events to the users' histories; returns why that failed."""
         if not events:
             return None
+        began = time.perf_counter()
         try:
             self._users.push(events)
+            metrics.tell_event_to_effect(time.perf_counter() - began)
         except Exception as error:  # noqa: BLE001 - the events are safe, whatever the store raises
             _logger.warning("Feature store: %s", error)
             return "the feature store failed; the events are kept and count from the next refresh on"

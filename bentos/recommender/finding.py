@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bentos.recommender import metrics
 from bentos.recommender.arranging import Arranger, Asked, Stage
 from bentos.recommender.live_bundle import Serving
 from bentos.recommender.requests import AnswerBody, RequestError
@@ -93,6 +94,7 @@ class Finder:
         stage = self.arranger.stage(serving.bundle, asked)
         try:
             vector = serving.queries.get(query)
+            metrics.QUERY_CACHE.labels("miss" if vector is None else "hit").inc()
             if vector is None:
                 vector = serving.bundle.encode_queries([query])[0]
                 serving.queries.put(query, vector)

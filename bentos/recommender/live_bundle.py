@@ -121,6 +121,7 @@ class LiveBundle:
         self._refused: tuple[str, str] | None = None
         self._beside = beside
         self._status = None if self._pointer_file is None else StatusFile(places.services)
+        self._refreshing = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="bundle-watch", daemon=True)
 
@@ -147,7 +148,23 @@ class LiveBundle:
         Returns:
             Whether another bundle answers now, or the same with other items.
         """
-        return self._refresh_bundle() or self._refresh_items()
+        with self._refreshing:
+            return self._refresh_bundle() or self._refresh_items()
+
+    @property
+    def follows(self) -> bool:
+        """Whether the bundle is that of a pointer, and not one that was named at the start."""
+        return self._pointer_file is not None
+
+    def reload(self) -> bool:
+        """As `refresh`, and try again what was refused, although the pointer is the same.
+
+        Returns:
+            Whether another bundle answers now, or the same with other items.
+        """
+        with self._refreshing:
+            self._seen = self._seen_items = None
+        return self.refresh()
 
     def _refresh_bundle(self) -> bool:
         if self._pointer_file is None or (stamp := file_stamp(self._pointer_file)) == self._seen:

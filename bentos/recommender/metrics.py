@@ -48,8 +48,10 @@ CLOSED_CONNECTIONS = Counter(
 
 _DEGRADATIONS = {
     "the feature store did not answer": "features_slow",
+    "the feature store failed and is left alone": "features_left_alone",
     "the feature store failed; the events": "events_not_counted_yet",
     "the feature store failed": "features_failed",
+    "too many wait for the feature store": "features_busy",
     "the model failed": "model_failed",
 }
 """How the sentences of `degraded_because` begin, and what they are called here."""

@@ -104,6 +104,10 @@ class EventsBody(Body):
     events: list[EventBody] = Field(min_length=1)
 
 
+class ReloadBody(Body):
+    """`POST /admin/reload`: nothing is to be said; the body may be empty."""
+
+
 assert set(EventBody.model_fields["event_type"].annotation.__args__) == set(EVENT_TYPES)  # type: ignore[union-attr]  # noqa: S101
 
 

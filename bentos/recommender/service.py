@@ -18,12 +18,13 @@ import bentoml
 from _bentoml_sdk import Service
 
 from bentos.recommender.api import Api, ASGIApp
-from bentos.recommender.callers import API_KEY_VARIABLE
+from bentos.recommender.callers import API_KEY_VARIABLE, Callers
 from bentos.recommender.connections import limit_connections
 from pipelines.errors import HeadraceError, StoreError
 
 if TYPE_CHECKING:
     from bentos.recommender.answers import Answers
+    from pipelines.config import ServingConfig
 
 _PARENT_WATCH_INTERVAL_S = 1.0
 
@@ -33,7 +34,7 @@ api = Api()
 class FrontedService(Service):  # type: ignore[misc]
     """A BentoML service with our application in front: its middlewares cost each request 2 to 3 ms of CPU."""
 
-    def to_asgi(self, is_main: bool = True) -> ASGIApp:  # noqa: FBT001, FBT002 - BentoML's signature
+    def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Return the application that a worker runs; BentoML asks for it once per process, before it listens."""
         limit_connections()
         api.behind = super().to_asgi(is_main=is_main)
@@ -63,7 +64,7 @@ class Recommender:
 
     def __init__(self) -> None:
         self._answers = open_answers()
-        api.open(self._answers, api_key=os.environ.get(API_KEY_VARIABLE) or None)
+        api.open(self._answers, callers=open_callers(self._answers.serving))
         # Full collections over the loaded libraries take 80 to 150 ms; what is there now stays anyway.
         gc.collect()
         gc.freeze()
@@ -102,12 +103,29 @@ def check_surroundings() -> None:
     from pipelines.stores.feast_settings import online_store_from_environment, online_store_settings
 
     places = Places.from_environment()
-    load_config()
+    serving = load_config().serving
     online_store_settings(places.feast, online_store_from_environment())
     open_event_log(places.event_log, os.environ)
     folder = find_bundle(places, os.environ)
     verify_files(folder, read_manifest(folder))
     require_key_of_tables(Pseudonymizer(load_pseudonym_key(places.pseudonym_key, create=False)), places.tables)
+    open_callers(serving)
+
+
+def open_callers(serving: "ServingConfig") -> Callers:
+    """Read the keys that callers send.
+
+    Raises:
+        ConfigError: the key file cannot be used.
+    """
+    from pipelines.places import Places
+
+    return Callers(
+        Places.from_environment().api_keys,
+        os.environ.get(API_KEY_VARIABLE) or None,
+        requests_per_second=serving.requests_per_second,
+        burst_seconds=serving.burst_seconds,
+    )
 
 
 def open_answers() -> "Answers":

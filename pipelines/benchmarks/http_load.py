@@ -26,6 +26,8 @@ _IDLE_S = 2.0
 _CHECK_S = 0.1
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _RECEIVE_BYTES = 1 << 18
+_MOST_SELECTED = 1_024
+"""`select` takes no file of a higher number; a process with so many waits by the millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +211,11 @@ class _Driver:
 
     def _receive(self, wait_s: float) -> None:
         """Wait so long for answers, to the microsecond (epoll itself waits whole milliseconds)."""
-        if wait_s > 0:
-            select.select([self._epoll.fileno()], [], [], wait_s)
-        for number, _ in self._epoll.poll(0):
+        number = self._epoll.fileno()
+        if wait_s > 0 and number < _MOST_SELECTED:
+            select.select([number], [], [], wait_s)
+            wait_s = 0
+        for number, _ in self._epoll.poll(wait_s):
             connection = self._busy.get(number)
             if connection is None:  # closed by the server while nobody used it
                 self._forget_idle(number)

@@ -79,6 +79,14 @@ def memory(process_id: int) -> Memory:
     )
 
 
+def open_files(process_id: int) -> int:
+    """Return how many files and connections a process has open; 0 where the system does not tell."""
+    try:
+        return len(os.listdir(f"/proc/{process_id}/fd"))
+    except OSError:
+        return 0
+
+
 def workers(process_id: int) -> list[int]:
     """Return the processes of a service that answer: those below the first whose command serves, largest first.
 

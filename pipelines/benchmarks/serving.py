@@ -24,9 +24,7 @@ import json
 import os
 import secrets
 import shutil
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from pipelines.benchmarks.http_load import Answer, described, http_request, closed_loop
+from pipelines.benchmarks.http_load import Answer, closed_loop, described, http_request
 from pipelines.errors import StoreError
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-from pipelines.benchmarks.records import BenchmarkRecord, records_table, write_records
 from pipelines.benchmarks.process_accounts import descendants
+from pipelines.benchmarks.records import BenchmarkRecord, records_table, write_records
 from pipelines.benchmarks.steady_load import Load, Tally, steady_load
 from pipelines.benchmarks.synthetic_shop import Shop, make_shop, write_files, write_shop_bundle
 from pipelines.errors import StoreError

@@ -26,6 +26,8 @@ from pipelines.model.encoder import SentenceEncoder
 from pipelines.progress import Progress
 from pipelines.stores.files import replacing_folder
 
+_RECIPE = 2
+"""Raised when the same settings give other towers."""
 _MIN_STATIC_COUNT = 2
 """Times that a token occurs in the lessons before a static tower gives it a vector."""
 
@@ -51,6 +53,8 @@ def build_query_tower(
 ) -> Path:
     """Write the tower of a variant, whole or not at all; what is there already stays.
 
+    A few layers are added up with the static tower, which is built beside them.
+
     Args:
         lessons: Gives what the teacher says; asked only by a tower that learns or that drops tokens.
 
@@ -62,18 +66,25 @@ def build_query_tower(
     """
     if folder.is_dir():
         return folder
+    table = None
+    if not variant.static and variant.needs_distillation(layer_count(full.encoder)):
+        table = build_query_tower(
+            Variant(STATIC), full, lessons, folder.with_name(STATIC), config=config, seed=seed, progress=progress
+        )
     with replacing_folder(folder) as work:
         if variant.static:
-            model = taught_table(full, lessons(), work / TOKENIZER, config=config, seed=seed, progress=progress)
-            (work / MODEL).write_bytes(model)
+            _write_static(full, lessons(), work, config, seed, progress)
         else:
             _write_layers(variant, full, lessons, work, config, seed, progress)
+        if table is not None:
+            shutil.copyfile(table / TOKENIZER, work / TABLE_TOKENIZER)
+            write_combined(work / MODEL, (table / MODEL).read_bytes(), work / MODEL)
     return folder
 
 
 def towers_folder(run_folder: Path, config: DistillationConfig, seed: int) -> Path:
-    """Return where the towers of a training run are kept; other settings give another folder."""
-    digest = hashlib.sha256(f"{config.model_dump_json()} {seed}".encode()).hexdigest()[:12]
+    """Return where the towers of a training run are kept; other settings, or another recipe, give another folder."""
+    digest = hashlib.sha256(f"{_RECIPE} {config.model_dump_json()} {seed}".encode()).hexdigest()[:12]
     return run_folder / "query_towers" / digest
 
 
@@ -86,7 +97,7 @@ def _write_layers(
     seed: int,
     progress: Progress,
 ) -> None:
-    """Prune, distil where layers went, export and convert."""
+    """Prune layers and tokens, distil where layers went, export and convert."""
     student, tokenizer = full.encoder, full.tokenizer_file
     n_layers = layer_count(full.encoder)
     learns = variant.needs_distillation(n_layers)
@@ -113,27 +124,15 @@ def _write_layers(
     export_encoder(copy.deepcopy(student), work / "float.onnx")
     _convert(work / "float.onnx", work / MODEL, variant.precision)
     (work / "float.onnx").unlink(missing_ok=True)
-    if learns:
-        table = taught_table(full, lessons(), work / TABLE_TOKENIZER, config=config, seed=seed, progress=progress)
-        write_combined(work / MODEL, table, work / MODEL)
 
 
-def taught_table(
-    full: FullModel,
-    lessons: Lessons,
-    tokenizer_file: Path,
-    *,
-    config: DistillationConfig,
-    seed: int,
-    progress: Progress,
-) -> bytes:
-    """Return a static tower that learned the lessons, as an ONNX model, and write its tokenizer.
-
-    A token that the lessons have more than once gets a vector; words without one fall apart into those that have.
-    """
+def _write_static(
+    full: FullModel, lessons: Lessons, work: Path, config: DistillationConfig, seed: int, progress: Progress
+) -> None:
+    """Give each token of the lessons a vector, and teach them; words without one fall apart into those that have."""
     kept = domain_tokens(full.tokenizer_file, lessons.texts, min_count=_MIN_STATIC_COUNT)
-    write_pruned_tokenizer(full.tokenizer_file, kept, tokenizer_file)
-    tokens = token_batches(tokenizer_file, full.max_tokens)
+    write_pruned_tokenizer(full.tokenizer_file, kept, work / TOKENIZER)
+    tokens = token_batches(work / TOKENIZER, full.max_tokens)
     ids, mask = tokens(lessons.texts)
     lists = [row[known > 0] for row, known in zip(ids.numpy(), mask.numpy(), strict=True)]
     student = StaticTower(torch.from_numpy(starting_vectors(lists, lessons.vectors, len(kept))))
@@ -149,7 +148,8 @@ def taught_table(
         progress=progress,
         stage=STATIC,
     )
-    return static_tower_model(student, int(ids[mask == 0][0]) if (mask == 0).any() else 0)
+    model = static_tower_model(student, int(ids[mask == 0][0]) if (mask == 0).any() else 0)
+    (work / MODEL).write_bytes(model)
 
 
 def _convert(source: Path, target: Path, precision: Precision) -> None:

@@ -4,6 +4,10 @@
 however the events are cut into calls.
 """
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 import pyarrow as pa
 
 from pipelines.features.folds import HALF_LIVES_DAYS, sql_counts, sql_lines
@@ -45,7 +49,10 @@ USER_ROWS = pa.schema(
 """
 
 _DAY_US = 86_400_000_000.0
-_NOTHING = 1e-9
+_MOST_HELD = 10 * MAX_HISTORY
+"""Events of a history beyond which it cannot be ours."""
+_NUMBERS = [field for field in USER_ROWS if field.type in (pa.int64(), pa.float64())]
+NOTHING = 1e-9
 """A decayed number of valued purchases below this has no mean any more: 30 half-lives without one."""
 
 
@@ -238,13 +245,36 @@ SELECT
     event_times,
     {sql_lines(f"row.{name} AS {name}" for name in COUNTED_TYPES)},
     {sql_lines(f"row.{name}_decayed AS {name}_decayed" for name in decayed)},
-    CASE WHEN row.valued_28d_decayed > {_NOTHING!r} THEN row.spend_28d_decayed / row.valued_28d_decayed END
+    CASE WHEN row.valued_28d_decayed > {NOTHING!r} THEN row.spend_28d_decayed / row.valued_28d_decayed END
         AS mean_value_28d_decayed,
     CASE WHEN row.n_moments > 1
         THEN (row.newest_us - row.first_us) / {_DAY_US} / (row.n_moments - 1) END AS mean_gap_days,
     (row.newest_us - row.first_us) / {_DAY_US} AS days_since_first
 FROM histories
 """
+
+
+def row_problem(values: Mapping[str, Any]) -> str | None:
+    """Return why the values of an online row cannot be those of USER_ROWS; None for a sound row, or an empty one.
+
+    Args:
+        values: Columns of USER_ROWS as plain Python; None where nothing is known.
+    """
+    lists = [values["item_ids"], values["event_types"], values["event_times"]]
+    if not values["n_events"]:
+        return "a history without events" if values["n_events"] is None and any(lists) else None
+    lengths = [len(one) for one in lists]
+    if len(set(lengths)) > 1 or lengths[0] > min(_MOST_HELD, values["n_events"]):
+        return f"{values['n_events']:,} events with {', '.join(f'{length:,}' for length in lengths)} in its lists"
+    for field in _NUMBERS:
+        value = values[field.name]
+        if value is None:
+            if not field.nullable:
+                return f"no `{field.name}`"
+        elif not isinstance(value, int if field.type == pa.int64() else float) or not math.isfinite(value):
+            return f"the `{field.name}` {value!r:.40}"
+    texts = all(isinstance(text, str) for text in (*values["item_ids"], *values["event_types"]))
+    return None if texts and all(isinstance(time, int) for time in values["event_times"]) else "lists of other types"
 
 
 def _power(half_life_days: int, age_us: str) -> str:

@@ -632,13 +632,8 @@ def _check_models(bundle: Bundle) -> None:
         query = bundle.encode_queries(["a first query"])
         item = bundle.encode_items(["a first query"])
         user = bundle.user_embeddings([history], [0.0])[0]
-        bundle.dense_index.scores(user[0])
-        bundle.lexical.scores("a first query")
     except Exception as error:
-        raise BundleError(
-            f"A model of the bundle {bundle.bundle_id} does not answer ({str(error).splitlines()[0]}): "
-            "use another bundle."
-        ) from error
+        raise _no_answer(bundle, error) from error
     for name, vectors in (("query tower", query), ("encoder.onnx", item), ("user_tower.onnx", user)):
         norm = float(np.linalg.norm(vectors[0]))
         if vectors.shape != (1, bundle.dim) or not abs(norm - 1) <= _NORM_TOLERANCE:
@@ -646,6 +641,17 @@ def _check_models(bundle: Bundle) -> None:
                 f"{name} of the bundle {bundle.bundle_id} gives a vector of shape {vectors.shape[1:]} and length "
                 f"{norm:.3f}; ({bundle.dim},) and length 1 are needed. Use another bundle."
             )
+    try:  # after the vectors are known to be numbers: NaN becomes an integer with a warning, on some processors
+        bundle.dense_index.scores(user[0])
+        bundle.lexical.scores("a first query")
+    except Exception as error:
+        raise _no_answer(bundle, error) from error
+
+
+def _no_answer(bundle: Bundle, error: Exception) -> BundleError:
+    return BundleError(
+        f"A model of the bundle {bundle.bundle_id} does not answer ({str(error).splitlines()[0]}): use another bundle."
+    )
 
 
 def _item_table(parts: BundleParts) -> pa.Table:

@@ -76,6 +76,7 @@ def compress_model(
         if registry.report(version) is None:
             registry.describe(version, model_card(manifest, find_receipt(folder)))
         log.tags({"bundle": training_set.run, "version": version})
+        tracker.parent(training_set.run).facts(_choices(config))
     return CompressedBundle(
         run=training_set.run,
         bundle=training_set.run,
@@ -90,6 +91,13 @@ def compress_model(
 def _params(config: CompressionConfig) -> dict[str, Any]:
     inner = {f"distillation.{name}": value for name, value in config.distillation.model_dump().items()}
     return {**config.model_dump(exclude={"distillation"}), **inner}
+
+
+def _choices(config: HeadraceConfig) -> dict[str, Any]:
+    """Return the settings by which trainings are told apart; all of them are with the steps."""
+    names = ("encoder", "encoder_tuning", "encoder_steps", "tower_steps", "objective", "seed")
+    training = {name: getattr(config.training, name) for name in names}
+    return {**training, "history_length": config.features.history_length, "query_tower": config.compression.query_tower}
 
 
 @dataclass(frozen=True)

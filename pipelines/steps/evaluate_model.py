@@ -155,7 +155,9 @@ def evaluate_model(
         examples = examples_of(bundles.by_case, data.rows, data.judged, serving, config.examples)
         notes = [*_notes(data, config), *bundles.left_out]
         _publish(report, compressed, training_set, figures, notes, examples, data, registry, tracker, log)
-        registry.describe(compressed.version, model_card(bundle.manifest, receipt, report))
+        card = model_card(bundle.manifest, receipt, report)
+        registry.describe(compressed.version, card)
+        tracker.parent(report.run).note(card)
     return report
 
 

@@ -43,7 +43,7 @@ def promote_challenger(
             registry.tag(compressed.version, "promotion", "promoted" if promoted else "refused")
             registry.tag(compressed.version, "promotion_reasons", "; ".join(reasons))
         if promoted:
-            registry.tag(compressed.version, ROLLED_BACK, "")
+            _forget_rollback(compressed.bundle, registry)
             registry.set_champion(compressed.version)
             champion = registry.champion()
         decision = PromotionDecision(
@@ -56,6 +56,13 @@ def promote_challenger(
         log.params(policy.model_dump())
         _tag(decision, log, tracker)
     return decision
+
+
+def _forget_rollback(bundle: str, registry: ModelRegistry) -> None:
+    """Empty the mark of a rollback where there is one: an empty tag would only puzzle whoever looks at it."""
+    known = registry.find(bundle)
+    if known is not None and known.tags.get(ROLLED_BACK):
+        registry.tag(known.version, ROLLED_BACK, "")
 
 
 def _answer(

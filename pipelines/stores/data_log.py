@@ -9,6 +9,7 @@ from pipelines.errors import StoreError
 from pipelines.stores.experiment_tracker import ExperimentTracker
 
 RUN = "data"
+_NOTE = "No training: a point for each window of data that was accepted, and the newest picture of the data."
 _WAIT_S = 1.0
 
 
@@ -30,6 +31,8 @@ def log_window(
             log.points(name, {number: value})
         for file in files:
             log.artifact(file, "data")
+        log.note(_NOTE)
+        log.finish()
     except (StoreError, OSError) as error:
         return f"The numbers of this window are not in MLflow: {error}"
     return None

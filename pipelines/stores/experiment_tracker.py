@@ -130,6 +130,15 @@ class StepLog:
             )
         self.tags({f"dataset.{name}.fingerprint": fingerprint})
 
+    def note(self, text: str) -> None:
+        """Describe the run, in Markdown."""
+        self.tags({"mlflow.note.content": text})
+
+    def finish(self) -> None:
+        """Show the run as finished; for one that no step keeps open."""
+        with mlflow_errors(f"end {self._run}"):
+            self._backend.client.set_terminated(self.run_id)
+
     def rename(self, name: str) -> None:
         """Show the run under this name."""
         with mlflow_errors(f"name {self._run}"):

@@ -18,6 +18,8 @@ from pipelines.stores.offline_engine import EMBEDDED, engine_settings
 
 ONLINE_STORE_VARIABLE = "HEADRACE_ONLINE_STORE"
 PROJECT = "headrace"
+_SERVING_TIMEOUT_S = 2.0
+"""Longest wait of the service for Redis: then a thread that asked one which hangs is free again."""
 
 
 def import_feast() -> ModuleType:
@@ -52,11 +54,12 @@ def import_feast() -> ModuleType:
     return feast
 
 
-def online_store_settings(feast_dir: Path, address: str | None) -> dict[str, Any]:
+def online_store_settings(feast_dir: Path, address: str | None, timeout_s: float | None = None) -> dict[str, Any]:
     """Return Feast's `online_store` settings for an address such as `redis://:secret@host:6379/0`.
 
     Args:
         address: None or empty for SQLite below `feast_dir`; `redis://` or `rediss://` (TLS) for Redis.
+        timeout_s: Longest wait for Redis, seconds; by itself Feast waits for a server that hangs until it ends.
 
     Raises:
         ConfigError: the address is of another kind, or its secret cannot be passed on.
@@ -82,6 +85,8 @@ def online_store_settings(feast_dir: Path, address: str | None) -> dict[str, Any
         settings.append(f"password={password}")
     if parts.scheme == "rediss":
         settings.append("ssl=true")
+    if timeout_s is not None:
+        settings += [f"socket_timeout={timeout_s:g}", f"socket_connect_timeout={timeout_s:g}"]
     # By itself Feast drops a row that is not newer by event time than the one it has, and a late event makes such a
     # row. SQLite takes every row; with this so does Redis.
     return {"type": "redis", "connection_string": ",".join(settings), "skip_dedup": True}
@@ -127,7 +132,7 @@ def open_feature_store(
             provider="local",
             registry=registry,
             **engine_settings(engine),
-            online_store=online_store_settings(feast_dir, online_store),
+            online_store=online_store_settings(feast_dir, online_store, _SERVING_TIMEOUT_S if serving else None),
             # SQLite has one writer: between two batches the service gets its turn to push.
             materialization={"online_write_batch_size": 1_000},
             entity_key_serialization_version=3,
@@ -148,6 +153,17 @@ def _without_advice() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+def do_not_wait_to_retry(provider: Any, config: Any) -> None:
+    """Let a Redis client ask once more at once, because the server may have been restarted, and then give up.
+
+    By itself it asks three times more, and waits up to ten seconds in between.
+    """
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    provider.online_store._get_client(config.online_store).set_retry(Retry(NoBackoff(), 1))
 
 
 def store_errors() -> tuple[type[Exception], ...]:

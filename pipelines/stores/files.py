@@ -16,8 +16,7 @@ def replacing_file(target: Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        sync_file(temporary)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -45,6 +44,12 @@ def write_text(target: Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
     with replacing_file(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the disk has what was written to a file."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def text_sha256(*parts: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from pipelines.errors import StoreError
 from pipelines.stores.files import replacing_file
+from pipelines.stores.mlflow_view import EXPERIMENT_TAGS
 
 MLFLOW_VARIABLE = "HEADRACE_MLFLOW_URI"
 EXPERIMENT = "headrace"
@@ -105,12 +106,16 @@ class MlflowBackend:
 
     @cached_property
     def experiment_id(self) -> str:
-        """The experiment all runs belong to, created when it is missing."""
+        """The experiment all runs belong to, created when it is missing, with what its page shows."""
         with mlflow_errors(f"open the experiment {EXPERIMENT}"):
-            if found := self.client.get_experiment_by_name(EXPERIMENT):
-                return str(found.experiment_id)
-            artifacts = None if self.uri else (self.folder / "artifacts").resolve().as_uri()
-            return str(self.client.create_experiment(EXPERIMENT, artifact_location=artifacts))
+            found = self.client.get_experiment_by_name(EXPERIMENT)
+            if found is None:
+                artifacts = None if self.uri else (self.folder / "artifacts").resolve().as_uri()
+                return str(self.client.create_experiment(EXPERIMENT, artifacts, dict(EXPERIMENT_TAGS)))
+            for name, value in EXPERIMENT_TAGS.items():
+                if name not in found.tags:
+                    self.client.set_experiment_tag(found.experiment_id, name, value)
+            return str(found.experiment_id)
 
     def find_run(self, run: str, step: str | None = None) -> str | None:
         """Return the MLflow id of a training run (`step` None) or of one of its steps, None where there is none."""

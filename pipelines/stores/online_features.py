@@ -4,18 +4,18 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipelines.config import PreparationConfig
 from pipelines.errors import StoreError
 from pipelines.features.activity import ACTIVITY_FEATURES
 from pipelines.features.history import is_remembered
-from pipelines.features.user_state import COUNTED_TYPES
+from pipelines.features.user_fold import UserRow
+from pipelines.features.user_state import COUNTED_TYPES, row_problem
 from pipelines.schemas import MAX_HISTORY
 from pipelines.stores.feast_settings import (
     import_feast,
@@ -23,15 +23,18 @@ from pipelines.stores.feast_settings import (
     open_feature_store,
     store_errors,
 )
+from pipelines.stores.group_commit import GroupCommit
+from pipelines.stores.pushed_events import PushedEvents
 from pipelines.stores.user_changes import Stamp, UserChanges
 
 if TYPE_CHECKING:
     from pipelines.stores.online_reader import OnlineReader, OnlineRow
     from pipelines.stores.online_writer import OnlineWriter
-    from pipelines.stores.user_fold import UserFold, UserRow
+    from pipelines.stores.user_fold import UserFold
 
 _NEXT = "run `headrace materialize_features` first"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 _DAY_US = 86_400_000_000
 USER_VIEWS = ("user_history", "user_activity")
 """Feast's views of a user that the service reads: together they are the state of the fold."""
@@ -64,6 +67,14 @@ class UserFeatures:
     """Last moment at which all of it counts, microseconds since 1970 UTC; afterwards the activity is too old."""
 
 
+class Pushed(NamedTuple):
+    """What is known of a user after a push."""
+
+    features: UserFeatures
+    stamp: Stamp | None
+    """As `OnlineFeatures.stamp` gives it while nothing changes."""
+
+
 class OnlineFeatures:
     """Reads and updates the features of users; safe for many threads and processes of one machine."""
 
@@ -91,10 +102,10 @@ class OnlineFeatures:
         self._history_length = history_length
         self._preparation = preparation
         self._changes = UserChanges(feast_dir / "user_changes.bin")
+        self._pushed = PushedEvents(feast_dir / "pushed_events.bin")
         self._opening = threading.Lock()
         self._opened: _Opened | None = None
-        self._waiting: list[tuple[list[Mapping[str, Any]], Future[None]]] = []
-        self._waiting_lock = threading.Lock()
+        self._pushes = GroupCommit(self._push_together)
 
     def open(self) -> None:
         """Import Feast and read its registry now rather than with the first request (seconds).
@@ -125,44 +136,33 @@ class OnlineFeatures:
             StoreError: nothing was materialized yet, or the online store does not answer.
         """
         row = self._whole_row(user_id)
-        if not row.values["n_events"]:
-            return UserFeatures()
-        reader, now = self._stores().reader, self._clock()
-        values = reader.known_at(row, now)
-        return UserFeatures(
-            item_ids=values["item_ids"],
-            event_types=values["event_types"],
-            event_times=values["event_times"],
-            activity={name: None if values[name] is None else float(values[name]) for name in ACTIVITY_FEATURES},
-            event_timestamp_us=row.written_us["user_history"],
-            arrived_at_us=values["arrived_at_us"],
-            counts_until_us=reader.counts_until_us(row, now),
-        )
+        _require_sound([row])
+        return self._features(row)
 
-    def push_events(self, events: Iterable[Mapping[str, Any]]) -> None:
+    def push_events(self, events: Iterable[Mapping[str, Any]]) -> dict[str, Pushed]:
         """Add events to what is known of their users: the next `read_user` has them.
 
         The fold is that of `build_features`: the row is the one which the offline store will hold once it knows the
-        same events. Events without an item, and of types that are no part of a history, are passed over; what the
-        history holds already (same item, type and second) changes nothing. Pushes of several threads that wait for
-        each other are done as one.
+        same events. Events without an item, and of types that are no part of a history, are passed over; an event
+        that is pushed again changes nothing. Pushes of several threads that wait for each other are done as one.
 
         Args:
             events: In the form of the contract, `created_timestamp` as the event log stamped it; of any users.
 
+        Returns:
+            What is known now of each user whom the events changed.
+
         Raises:
-            StoreError: nothing was materialized yet, or the online store does not answer.
+            StoreError: nothing was materialized yet, the online store does not answer, or what it holds of a user
+                is damaged (other users' events are in).
         """
         usable = [event for event in events if is_remembered(event)]
         if not usable:
-            return
-        done: Future[None] = Future()
-        with self._waiting_lock:
-            self._waiting.append((usable, done))
-        with self._locked():
-            if not done.done():
-                self._push_waiting()
-        done.result()
+            return {}
+        pushed = self._pushes.submit(usable)
+        if isinstance(pushed, StoreError):
+            raise StoreError(str(pushed))
+        return pushed
 
     def load(
         self,
@@ -191,13 +191,13 @@ class OnlineFeatures:
         """Return the newest row of each user of whom something is known, whatever its age, as USER_ROWS has it.
 
         Raises:
-            StoreError: nothing was materialized yet, or the online store does not answer.
+            StoreError: nothing was materialized yet, the online store does not answer, or what it holds is damaged.
         """
-        found = {}
-        for user_id, row in zip(user_ids, self._read(user_ids), strict=True):
-            if row.values["n_events"]:
-                found[user_id] = _state(user_id, row)
-        return found
+        rows = self._read(user_ids)
+        _require_sound(rows)
+        return {
+            user_id: _state(user_id, row) for user_id, row in zip(user_ids, rows, strict=True) if row.values["n_events"]
+        }
 
     # Inside
 
@@ -205,24 +205,54 @@ class OnlineFeatures:
         """Read a user; again where a push wrote one of the two views in between."""
         for _ in range(_READS_OF_A_PUSH):
             [row] = self._read([user_id])
-            if not _is_torn(row):
+            if row.problem or not _is_torn(row):
                 break
         return row
 
-    def _push_waiting(self) -> None:
-        """Fold and write everything that waits; whoever waits for it hears how it ended."""
-        with self._waiting_lock:
-            taken, self._waiting = self._waiting, []
-        try:
-            events = [event for of_call, _ in taken for event in of_call]
-            user_ids = list(dict.fromkeys(event["user_id"] for event in events))
-            self._write(self._stores().fold.add(self.states(user_ids), events))
-        except BaseException as error:
-            for _, done in taken:
-                done.set_exception(error)
-            raise
-        for _, done in taken:
-            done.set_result(None)
+    def _push_together(self, calls: list[list[Mapping[str, Any]]]) -> "list[dict[str, Pushed] | StoreError]":
+        """Fold and write the events of all calls; the answer of each tells of its own users."""
+        events = [event for call in calls for event in call]
+        user_ids = list(dict.fromkeys(event["user_id"] for event in events))
+        with self._locked():
+            found = dict(zip(user_ids, self._read(user_ids), strict=True))
+            damaged = {user_id for user_id, row in found.items() if row.problem}
+            events = [event for event in events if event["user_id"] not in damaged]
+            states = {
+                user_id: _state(user_id, row)
+                for user_id, row in found.items()
+                if user_id not in damaged and row.values["n_events"]
+            }
+            rows = self._stores().fold.add(states, events, pushed=self._pushed.has)
+            self._write(rows)
+            self._pushed.add(event["event_id"] for event in events)
+            pushed = {row["user_id"]: self._pushed_now(row) for row in rows}
+        return [
+            _damage([found[user_id] for user_id in users & damaged])
+            if users & damaged
+            else {user_id: pushed[user_id] for user_id in users if user_id in pushed}
+            for users in ({event["user_id"] for event in call} for call in calls)
+        ]
+
+    def _pushed_now(self, state: "UserRow") -> Pushed:
+        """Return what `read_user` gives now; nobody else writes meanwhile."""
+        happened_us = (state["event_timestamp"] - _EPOCH) // _MICROSECOND
+        row = self._stores().online_row(state, dict.fromkeys(USER_VIEWS, happened_us))
+        return Pushed(self._features(row), self._changes.stamp(state["user_id"]))
+
+    def _features(self, row: "OnlineRow") -> UserFeatures:
+        if not row.values["n_events"]:
+            return UserFeatures()
+        reader, now = self._stores().reader, self._clock()
+        values = reader.known_at(row, now)
+        return UserFeatures(
+            item_ids=values["item_ids"],
+            event_types=values["event_types"],
+            event_times=values["event_times"],
+            activity={name: None if values[name] is None else float(values[name]) for name in ACTIVITY_FEATURES},
+            event_timestamp_us=row.written_us["user_history"],
+            arrived_at_us=values["arrived_at_us"],
+            counts_until_us=reader.counts_until_us(row, now),
+        )
 
     def _stores(self) -> "_Opened":
         with self._opening:
@@ -238,7 +268,7 @@ class OnlineFeatures:
         from feast.errors import FeastObjectNotFoundException
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-        from pipelines.stores.online_reader import OnlineReader
+        from pipelines.stores.online_reader import OnlineReader, OnlineRow
         from pipelines.stores.online_writer import OnlineWriter
         from pipelines.stores.user_fold import UserFold
 
@@ -248,11 +278,11 @@ class OnlineFeatures:
         except (FeastObjectNotFoundException, DecodeError) as error:  # not applied yet, or just being written
             raise missing from error
         fold = UserFold(history_length=self._history_length, preparation=self._preparation)
-        fold.open()
         return _Opened(
             reader=OnlineReader(store, [f"{view.name}:{one.name}" for view in views for one in view.features]),
             writer=OnlineWriter(store, USER_VIEWS),
             fold=fold,
+            online_row=OnlineRow,
         )
 
     def _read(self, user_ids: Sequence[str]) -> list["OnlineRow"]:
@@ -265,7 +295,8 @@ class OnlineFeatures:
             self._opened = None
             raise StoreError(f"The online features cannot be served ({error}): {_NEXT}.") from error
         for row in rows:
-            if row.values["n_events"]:
+            row.problem = row.problem or row_problem(row.values)
+            if not row.problem and row.values["n_events"]:
                 row.written_us.update(dict.fromkeys(USER_VIEWS, _newest_us(row)))
         return rows
 
@@ -296,6 +327,25 @@ class _Opened:
     reader: "OnlineReader"
     writer: "OnlineWriter"
     fold: "UserFold"
+    online_row: "type[OnlineRow]"
+
+
+def _require_sound(rows: Sequence["OnlineRow"]) -> None:
+    """Refuse what the online store cannot have been given.
+
+    Raises:
+        StoreError: a row is damaged.
+    """
+    damaged = [row for row in rows if row.problem]
+    if damaged:
+        raise _damage(damaged)
+
+
+def _damage(rows: Sequence["OnlineRow"]) -> StoreError:
+    return StoreError(
+        f"What the online store holds of {len(rows)} users is damaged, the first one: {rows[0].problem}. Run `headrace "
+        "materialize_features`, which loads them anew once something arrived of them."
+    )
 
 
 def _newest_us(row: "OnlineRow") -> int:

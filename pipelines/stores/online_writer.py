@@ -1,7 +1,11 @@
 """Writes rows of a feature view to Feast's online store, many at a time."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
+
+from pipelines.stores.feast_settings import do_not_wait_to_retry
+from pipelines.stores.files import sync_file
 
 
 class OnlineWriter:
@@ -18,6 +22,28 @@ class OnlineWriter:
         self._config = store.config
         self._provider = get_provider(store.config)
         self._views = {name: store.get_feature_view(name) for name in views}
+        self._kinds = {
+            name: {field.name: proto_field(field.dtype) for field in view.features}
+            for name, view in self._views.items()
+        }
+        online_store = self._config.online_store
+        self._sqlite_file = Path(online_store.path) if online_store.type == "sqlite" else None
+        if self._sqlite_file is None:
+            do_not_wait_to_retry(self._provider, self._config)
+        else:  # otherwise each write waits for the disk; what a power cut takes away is in the event log
+            self._provider.online_store._get_conn(self._config).execute("PRAGMA synchronous = NORMAL")
+
+    def sync(self) -> None:
+        """Wait until the disk has what was written, as far as that is ours to see to.
+
+        Raises:
+            OSError: it cannot be told.
+        """
+        if self._sqlite_file is None:
+            return
+        for file in (self._sqlite_file, self._sqlite_file.with_name(f"{self._sqlite_file.name}-wal")):
+            if file.exists():
+                sync_file(file)
 
     def write(self, view_name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write rows, all of them or none where the store has transactions; what was there before is replaced.
@@ -31,7 +57,7 @@ class OnlineWriter:
 
         view = self._views[view_name]
         keys = [column.name for column in view.entity_columns]
-        kinds = {field.name: _proto_field(field.dtype) for field in view.features}
+        kinds = self._kinds[view_name]
         data = []
         for row in rows:
             key = EntityKey(join_keys=keys, entity_values=[Value(string_val=row[name]) for name in keys])
@@ -41,7 +67,7 @@ class OnlineWriter:
             self._provider.online_write_batch(self._config, view, data, None)
 
 
-def _proto_field(dtype: Any) -> str:
+def proto_field(dtype: Any) -> str:
     """Return the field of Feast's `Value` that holds a type, such as `double_list_val`."""
     from feast.value_type import ValueType
 

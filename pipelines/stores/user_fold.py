@@ -1,7 +1,6 @@
-"""Runs the fold of `user_rows_sql` for the service: the transformation of `build_features`, for a few users at once."""
+"""What a push makes of the state of users: the fold of `build_features`, after what ingestion would leave out."""
 
-import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,102 +8,91 @@ import pyarrow as pa
 
 from pipelines.config import PreparationConfig
 from pipelines.features.history import is_remembered
-from pipelines.features.user_state import USER_ROWS, user_rows_sql
-from pipelines.schemas import EVENTS, MAX_HISTORY
-from pipelines.stores.sql import open_duckdb
+from pipelines.features.user_fold import UserRow, user_rows
+from pipelines.features.user_state import USER_ROWS
+from pipelines.schemas import MAX_HISTORY
 
-UserRow = dict[str, Any]
-"""One row of USER_ROWS."""
-_MEMORY_LIMIT_MIB = 256
-_EVENT_COLUMNS = ("event_id", "user_id", "event_type", "item_id", "value", "event_timestamp", "created_timestamp")
-_EVENTS = pa.schema([EVENTS.field(name) for name in _EVENT_COLUMNS])
+Pushed = Callable[[str], bool | None]
+_MOST_OVERTAKEN = timedelta(minutes=1)
+"""Calls overtake each other by less: an event that arrived so long before the newest one was added in its time."""
+
+
+def _nobody_knows(_event_id: str) -> None:
+    return None
 
 
 class UserFold:
-    """One DuckDB connection, kept; safe for many threads."""
+    """Adds events to the states of users; safe for many threads."""
 
     def __init__(self, *, history_length: int = MAX_HISTORY, preparation: PreparationConfig | None = None) -> None:
-        """Nothing is opened yet.
+        """Take the settings of the pipeline.
 
         Args:
             history_length: As `build_features` has it.
             preparation: As `ingest_tables` has it: repeats of an event are passed over here as they are there.
         """
-        self._sql = user_rows_sql(history_length=history_length)
+        self._history_length = history_length
         self._preparation = preparation or PreparationConfig()
-        self._lock = threading.Lock()
-        self._connection: Any = None
 
-    def open(self) -> None:
-        """Open DuckDB and run the fold once, so that the first push is as quick as the next."""
-        self._newest([], [])
-
-    def add(self, states: Mapping[str, UserRow], events: Iterable[Mapping[str, Any]]) -> list[UserRow]:
+    def add(
+        self, states: Mapping[str, UserRow], events: Iterable[Mapping[str, Any]], *, pushed: Pushed = _nobody_knows
+    ) -> list[UserRow]:
         """Return the newest row of each user whom the events change.
 
-        An event that is in the history already (same item, type and second) changes nothing. One that arrived before
-        the newest of the state but is not in it (two calls overtook each other) is added all the same.
+        An event that the state has already changes nothing. One that arrived before the newest of the state but is
+        not in it (two calls overtook each other) is added all the same.
 
         Args:
             states: User id -> the user's newest row; a stranger has none.
             events: Events of the contract, of any users.
+            pushed: Whether an event of this id was added before; None: nobody knows.
         """
         by_user: dict[str, list[Mapping[str, Any]]] = {}
         for event in events:
             if is_remembered(event):
                 by_user.setdefault(event["user_id"], []).append(event)
-        fresh: list[Mapping[str, Any]] = []
-        folded_into: list[UserRow] = []
-        for user_id, of_user in by_user.items():
-            state = states.get(user_id)
-            unseen = self._unseen(state, of_user)
-            fresh += unseen
-            if state and unseen:
-                folded_into.append(_before(state, min(event["created_timestamp"] for event in unseen)))
-        if not fresh:
-            return []
-        return [_not_older(row, states.get(row["user_id"])) for row in self._newest(folded_into, fresh)]
+        changed = (self._newest(states.get(user_id), of_user, pushed) for user_id, of_user in by_user.items())
+        return [row for row in changed if row is not None]
 
     # Inside
 
-    def _unseen(self, state: UserRow | None, events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Leave out what the history holds, what was sent twice, and repeats that ingestion merges."""
+    def _newest(self, state: UserRow | None, events: Iterable[Mapping[str, Any]], pushed: Pushed) -> UserRow | None:
+        """Return the newest row of a user; None where the events change nothing."""
+        unseen = self._unseen(state, events, pushed)
+        if not unseen:
+            return None
+        before = state and _before(state, min(event["created_timestamp"] for event in unseen))
+        return _not_older(user_rows(before, unseen, self._history_length)[-1], state)
+
+    def _unseen(
+        self, state: UserRow | None, events: Iterable[Mapping[str, Any]], pushed: Pushed
+    ) -> list[Mapping[str, Any]]:
+        """Leave out what the state has, what was sent twice, and repeats that ingestion merges."""
         known = set(zip(state["item_ids"], state["event_types"], state["event_times"], strict=True)) if state else set()
+        is_full = state is not None and len(state["event_times"]) >= self._history_length
+        oldest_s = state["event_times"][0] if state is not None and is_full else None
         last_told: dict[tuple[str, str], list[float]] = {}
         for item_id, kind, time_s in known:
             last_told.setdefault((item_id, kind), []).append(time_s)
         ids: set[str] = set()
         unseen = []
         for event in sorted(events, key=lambda event: (event["event_timestamp"], event["event_id"])):
+            if event["event_id"] in ids:
+                continue
             happened_s = event["event_timestamp"].timestamp()
             what = (event["item_id"], event["event_type"])
-            if event["event_id"] in ids or (*what, int(happened_s)) in known:
+            gap = self._preparation.repeat_gap_s if what[1] in self._preparation.repeat_types else 0
+            is_in = (*what, int(happened_s)) in known
+            has_left = oldest_s is not None and int(happened_s) <= oldest_s and not is_in
+            if (is_in and gap) or ((is_in or has_left) and state is not None and _was_added(event, state, pushed)):
                 continue
             ids.add(event["event_id"])
             told = last_told.setdefault(what, [])
-            gap = self._preparation.repeat_gap_s if what[1] in self._preparation.repeat_types else 0
             repeated = bool(gap) and any(abs(happened_s - before_s) <= gap for before_s in told)
             told.append(happened_s)  # a repeat of a repeat is one as well
             if not repeated:
                 unseen.append(event)
         return unseen
-
-    def _newest(self, states: list[UserRow], events: list[Mapping[str, Any]]) -> list[UserRow]:
-        known = pa.Table.from_pylist(states, schema=USER_ROWS)
-        fresh = pa.Table.from_pylist([{name: event.get(name) for name in _EVENT_COLUMNS} for event in events], _EVENTS)
-        with self._lock:
-            if self._connection is None:
-                self._connection = open_duckdb(memory_limit_mib=_MEMORY_LIMIT_MIB)
-                self._connection.execute("SET threads = 1")
-            self._connection.register("state", known)
-            self._connection.register("events", fresh)
-            rows = self._connection.sql(self._sql).to_arrow_table().to_pylist()
-        newest: dict[str, UserRow] = {}
-        for row in rows:
-            before = newest.get(row["user_id"])
-            if before is None or row["arrived_at_us"] > before["arrived_at_us"]:
-                newest[row["user_id"]] = row
-        return list(newest.values())
 
 
 def blank_row(user_id: str) -> UserRow:
@@ -119,6 +107,14 @@ def blank_row(user_id: str) -> UserRow:
         else:
             row[column.name] = None if column.nullable else 0
     return {**row, "user_id": user_id, "moment_id": f"{user_id}:0"}
+
+
+def _was_added(event: Mapping[str, Any], state: UserRow, pushed: Pushed) -> bool:
+    """Whether an event that looks like one of the state, or that its history has no place for, is in the state."""
+    known = pushed(event["event_id"])
+    if known is None:
+        return bool(event["created_timestamp"] <= state["created_timestamp"])
+    return known or bool(event["created_timestamp"] <= state["created_timestamp"] - _MOST_OVERTAKEN)
 
 
 def _before(state: UserRow, arrival: Any) -> UserRow:

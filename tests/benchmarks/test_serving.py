@@ -53,12 +53,12 @@ def test_a_bar(bar, value, is_met):
 
 
 def test_the_table_shows_each_figure_beside_its_bar():
-    records = list(Figures("case", p50_ms=[4.0, 2.0, 10.0], cpu_ms=[1.0]).records("toy"))
-    bars = [Bar("case", "p50_ms", 3.0), Bar("case", "cpu_ms", 1.5)]
+    records = list(Figures("search", p50_ms=[4.0, 2.0, 10.0], cpu_ms=[1.0]).records("toy"))
+    bars = [Bar("search", "p50_ms", 3.0), Bar("search", "cpu_ms", 1.5)]
     lines = [line.split() for line in table_with_bars(records, bars).splitlines()]
-    assert lines[1] == ["case", "cpu_ms", "1.00", "1.00", "–", "1.00", "≤", "1.5", "met"]
+    assert lines[1] == ["search", "cpu_ms", "1.00", "1.00", "–", "1.00", "≤", "1.5", "met"]
     assert lines[2] == ["p50_ms", "4.00", "2.00", "–", "10.00", "≤", "3", "MISSED"]
-    assert missed(records, bars) == ["case: p50_ms is 4.00, the bar is ≤ 3"]
+    assert missed(records, bars) == ["search: p50_ms is 4.00, the bar is ≤ 3"]
 
 
 @pytest.fixture

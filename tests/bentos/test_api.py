@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from bentos.recommender.answers import Answers
 from bentos.recommender.api import Api
+from bentos.recommender.callers import Callers
 from bentos.recommender.live_bundle import LiveBundle
 from pipelines.config import ServingConfig
 from pipelines.errors import StoreError
@@ -256,7 +257,7 @@ def test_a_page_that_does_not_exist_is_not_found(service, path):
 
 def test_openapi_names_every_call(service):
     paths = service.client().get("/openapi.json").json()["paths"]
-    assert set(paths) == {"/search", "/recommend", "/similar", "/explain", "/events"}
+    assert set(paths) == {"/search", "/recommend", "/similar", "/explain", "/events", "/admin/reload"}
 
 
 # Keys
@@ -296,7 +297,7 @@ def test_without_a_key_browsers_and_proxies_open_no_door(service, headers, statu
     ],
 )
 def test_with_a_key_everybody_needs_it(service, headers, status):
-    service.app.api_key = "right"
+    service.app.open(service.answers, callers=Callers(environment_key="right"))
     for host in ("127.0.0.1", "10.0.0.7"):
         response = service.client(host).post("/search", json={"query": "milk"}, headers=headers)
         assert response.status_code == status

@@ -18,6 +18,7 @@ from pipelines.schemas import CompressedBundle, TrainingSet
 from pipelines.steps.evaluate_model import evaluate_model
 from pipelines.stores.experiment_tracker import ExperimentTracker
 from pipelines.stores.mlflow_client import MlflowBackend
+from pipelines.stores.mlflow_view import COLUMNS
 from pipelines.stores.model_registry import ModelRegistry
 from pipelines.stores.shadow_answers import ShadowAnswersLog
 from pipelines.stores.table_store import TableStore
@@ -133,6 +134,8 @@ def test_every_case_is_measured_on_the_same_rows(shop, mlflow_folder):
     assert logged.data.params["metric.ties"].startswith("equal scores")
     headline = backend.client.get_run(backend.find_run("run-b1")).data.metrics
     assert headline["mrr"] == report.metrics["headrace"]["mrr"].value
+    shown = {column.split("`")[1] for column in COLUMNS if column.startswith("metrics.")}
+    assert shown - set(headline) == {"gain_over_champion.recall_at_10"}  # there is no champion yet
     plots = {entry.path for entry in backend.client.list_artifacts(logged.info.run_id, "plots")}
     assert plots == {
         "plots/quality_of_each_case.png",
@@ -143,6 +146,9 @@ def test_every_case_is_measured_on_the_same_rows(shop, mlflow_folder):
     parent = backend.client.get_run(backend.find_run("run-b1"))
     assert parent.info.run_name == "2026-01-22 from zero run-b1"
     assert parent.data.params["rows_until"].startswith("2026-01-22")
+    described = backend.client.get_model_version("headrace", challenger.version).description
+    assert parent.data.tags["mlflow.note.content"] == described
+    assert "2 users, every item ranked: recall@10" in described
     assert {one.dataset.name for one in parent.inputs.dataset_inputs} == {"training_rows", "test_rows"}
     assert logged.data.metrics["headrace.memory_mib"] == report.costs["headrace"]["memory_mib"] > 0
 

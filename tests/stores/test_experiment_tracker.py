@@ -1,5 +1,6 @@
 """The experiment tracker on a real MLflow with SQLite."""
 
+import json
 import math
 import time
 
@@ -7,8 +8,10 @@ import pytest
 
 from pipelines.errors import StoreError
 from pipelines.schemas import Metric
+from pipelines.stores.data_log import log_window
 from pipelines.stores.experiment_tracker import ExperimentTracker, metric_key
 from pipelines.stores.mlflow_client import MlflowBackend
+from pipelines.stores.mlflow_view import runs_address
 from pipelines.stores.system_metrics import are_wanted
 
 pytestmark = pytest.mark.slow
@@ -33,6 +36,25 @@ def test_metric_names_use_the_characters_that_mlflow_allows():
     assert metric_key("p50 (ms)") == "p50 _ms_"
     assert metric_key("category Food // Drinks.recall@10") == "category Food __ Drinks.recall_at_10"
     assert len(metric_key("x" * 999)) < 250
+
+
+def test_the_page_of_the_experiment_is_set_up_and_what_a_person_wrote_there_stays(mlflow_folder):
+    client = MlflowBackend(mlflow_folder).client
+    made = client.create_experiment("headrace", tags={"mlflow.note.content": "mine"})  # by an earlier version
+    assert MlflowBackend(mlflow_folder).experiment_id == made
+    tags = client.get_experiment(made).tags
+    assert tags["mlflow.note.content"] == "mine"
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    address = runs_address("http://127.0.0.1:5000", made)
+    view = address.partition("viewStateShareKey=")[2]
+    assert "metrics.`recall_at_10`" in json.loads(tags[f"mlflow.sharedViewState.{view}"])["selectedColumns"]
+
+
+def test_the_run_of_the_data_says_what_it_is_and_does_not_look_as_if_it_ran(tracker, backend):
+    assert log_window(tracker, number=1, metrics={"events.rows": 5.0}, files=()) is None
+    run = read(backend, "data")
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["mlflow.note.content"].startswith("No training")
 
 
 def test_a_step_is_a_child_of_its_training_run(tracker, backend):

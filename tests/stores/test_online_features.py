@@ -1,3 +1,4 @@
+import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -85,6 +86,56 @@ def test_the_moment_of_the_newest_event_is_known_to_the_microsecond(tmp_path):
     assert shop.online.read_user("u").activity["purchases"] == 2.0
     shop.now += timedelta(microseconds=1)
     assert shop.online.read_user("u").activity["purchases"] is None
+
+
+def test_the_short_way_to_a_user_gives_what_feast_gives(feast_dir):
+    reader = online(feast_dir)._stores().reader
+    users = [{"user_id": user} for user in ("u", "v", "nobody", "u")]
+    assert reader._read_provider(users) == reader._read_feast(users)
+
+
+def test_a_feature_of_another_type_is_an_error_that_says_what_to_run(feast_dir):
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    features = online(feast_dir)
+    features.read_user("u")
+    with sqlite3.connect(feast_dir / "online.db") as database:
+        table = "headrace_user_history"
+        rubbish = Value(string_val="many").SerializeToString()
+        changed = database.execute(f"UPDATE {table} SET value = ? WHERE feature_name = 'n_moments'", [rubbish])
+        assert changed.rowcount
+    database.close()
+    with pytest.raises(
+        StoreError,
+        match=r"of 1 users is damaged.*`n_moments` is a string_val instead.*Run `headrace materialize_features`",
+    ):
+        features.read_user("u")
+
+
+def test_a_push_gives_the_user_another_stamp_in_every_process(feast_dir):
+    here, there = online(feast_dir), online(feast_dir)
+    before = {user: there.stamp(user) for user in ("u", "v")}
+    assert None not in before.values() and not here.is_shared
+    here.push_events([event("u", "d", day(9))])
+    assert there.stamp("v") == before["v"]
+    assert there.stamp("u") == here.stamp("u") != before["u"]
+
+
+def test_a_materialization_gives_the_users_it_loads_another_stamp(tmp_path):
+    shop = LiveShop(tmp_path, EVENTS, until=UNTIL)
+    shop.materialize()
+    before = shop.online.stamp("u")
+    shop.accept(event("u", "d", UNTIL + timedelta(hours=1)), pushed=False)
+    shop.now = UNTIL + timedelta(days=1)
+    shop.materialize()
+    assert before is not None and shop.another_service().stamp("u") != before
+
+
+def test_features_say_until_when_they_count(feast_dir):
+    user = online(feast_dir).read_user("u")
+    assert user.counts_until_us == user.event_timestamp_us + 28 * 86_400_000_000
+    late = online(feast_dir, UNTIL + timedelta(days=40)).read_user("u")
+    assert late.counts_until_us is None and late.activity["purchases"] is None
 
 
 def test_a_pushed_event_is_in_the_next_read_with_the_activity(feast_dir):

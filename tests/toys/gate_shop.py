@@ -1,4 +1,4 @@
-"""A shop for the gate: 240 items, 120 users, 60 days; what comes next follows from what was bought, but not always.
+"""A shop for the gate: 240 items, 240 users, 60 days; what comes next follows from what was bought, but not always.
 
 A quarter of the users is new.
 
@@ -49,10 +49,10 @@ from pipelines.stores.table_store import IngestedManifest, TableStore, window_id
 from tests.toys.bad_challengers import Change, change_bundle
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-DAYS, N_USERS, N_CATEGORIES, PER_CATEGORY = 60, 120, 6, 40
+DAYS, N_USERS, N_CATEGORIES, PER_CATEGORY = 60, 240, 6, 40
 N_ITEMS = N_CATEGORIES * PER_CATEGORY
 VISITS, BASKET = 15, 3
-OLD_USERS, NEW_SINCE = 90, 12
+OLD_USERS, NEW_SINCE = 180, 12
 """The other users begin with their thirteenth visit, in the newest window."""
 _SYLLABLES = ["ba", "ko", "mi", "tu", "re", "sa", "ni", "po", "lu", "fe"]
 MADE_AT = datetime(2026, 3, 2, tzinfo=UTC)

@@ -1,0 +1,176 @@
+"""Connections over real sockets: what is too long, too slow or never comes; many that do nothing."""
+
+import json
+import resource
+import socket
+import threading
+import time
+from contextlib import closing, contextmanager, suppress
+
+import pytest
+import uvicorn
+
+from bentos.recommender.api import Api
+from bentos.recommender.connections import Connection, ConnectionLimits, limit_connections
+from pipelines.config import ServingConfig
+
+BODY = b'{"query": "milk"}'
+HEAD = b"POST /search HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n" % len(BODY)
+
+
+class Quick(Connection):
+    """With limits that a test can wait for."""
+
+    limits = ConnectionLimits(
+        max_head_bytes=4_096, max_path_bytes=512, request_s=0.2, idle_s=0.6, unread_s=0.2, sweep_s=0.05
+    )
+
+
+class Echo:
+    """Answers what it was asked; `big` answers more than a socket takes."""
+
+    serving = ServingConfig()
+    model_version = "b1"
+
+    def must_wait(self, body) -> bool:
+        return False
+
+    def search(self, body) -> dict:
+        if body.query == "big":
+            return {"text": "x" * 20_000_000}
+        return {"query": body.query}
+
+
+@contextmanager
+def serving(app, protocol):
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(1_024)
+        server = uvicorn.Server(uvicorn.Config(app, http=protocol, log_config=None, lifespan="off", loop="uvloop"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.005)
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            server.should_exit = server.force_exit = True
+            thread.join(timeout=5)
+
+
+@pytest.fixture(scope="module")
+def port():
+    app = Api()
+    app.open(Echo())
+    with serving(app, Quick) as port:
+        yield port
+    app.close()
+
+
+@pytest.fixture
+def talk(port):
+    with closing(socket.create_connection(("127.0.0.1", port), timeout=5)) as connection:
+        yield connection
+
+
+def answer(connection: socket.socket) -> tuple[int, dict]:
+    """Read one answer and nothing of the next."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += (byte := connection.recv(1))
+        assert byte, head
+    lines = head.lower().split(b"\r\n")
+    length = next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length"))
+    body = b""
+    while len(body) < length:
+        body += connection.recv(length - len(body))
+    return int(head.split()[1]), json.loads(body)
+
+
+def is_closed(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(65_536) == b""
+    except ConnectionError:
+        return True
+
+
+def test_one_connection_asks_again_and_again(talk):
+    for _ in range(3):
+        talk.sendall(HEAD + b"\r\n" + BODY)
+        assert answer(talk) == (200, {"query": "milk"})
+
+
+def test_requests_that_come_in_one_piece_are_answered_in_order(talk):
+    talk.sendall(b"".join(HEAD + b"\r\n" + BODY.replace(b"milk", word) for word in (b"rice", b"beer", b"eggs")))
+    assert [answer(talk)[1]["query"] for _ in range(3)] == ["rice", "beer", "eggs"]
+
+
+def test_a_request_may_come_byte_by_byte_and_in_chunks(talk):
+    for byte in HEAD + b"\r\n" + BODY:
+        talk.sendall(bytes([byte]))
+    assert answer(talk) == (200, {"query": "milk"})
+    talk.sendall(b"POST /search HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n")
+    talk.sendall(b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY))
+    assert answer(talk) == (200, {"query": "milk"})
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "sentence"),
+    [
+        pytest.param(HEAD + b"X: " + b"y" * 5_000 + b"\r\n\r\n" + BODY, 431, "longer than 4 KiB", id="long header"),
+        pytest.param(HEAD + b"a: b\r\n" * 1_000 + b"\r\n" + BODY, 431, "longer than 4 KiB", id="many headers"),
+        pytest.param(HEAD + b"X: " + b"y" * 9_000, 431, "longer than 4 KiB", id="header without an end"),
+        pytest.param(b"GET /" + b"x" * 600 + b" HTTP/1.1\r\nHost: here\r\n\r\n", 414, "shorten it", id="long path"),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00", 400, "not a valid HTTP request", id="TLS on this port"),
+        pytest.param(b"BREW / HTTP/9.9\r\n\r\n", 400, "not a valid HTTP request", id="another protocol"),
+        pytest.param(HEAD, 408, "not complete after 0 s: send it again", id="head that stops"),
+        pytest.param(HEAD + b"\r\n" + BODY[:5], 408, "not complete after 0 s: send it again", id="body that stops"),
+    ],
+)
+def test_what_is_too_long_or_too_slow_is_refused_and_the_connection_closed(talk, sent, status, sentence):
+    talk.sendall(sent)
+    found, content = answer(talk)
+    assert (found, list(content)) == (status, ["error"])
+    assert sentence in content["error"]
+    assert is_closed(talk)
+
+
+def test_a_chunked_body_that_does_not_end_is_refused(talk):
+    talk.sendall(b"POST /search HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n")
+    piece = b"10000\r\n" + b" " * 65_536 + b"\r\n"
+    talk.sendall(piece * 2)
+    assert answer(talk) == (413, {"error": "The body is larger than 64 KiB: send less at once, events in parts."})
+    with suppress(ConnectionError):
+        while time.sleep(0.02) is None:
+            talk.sendall(piece)  # until the time of a request is over
+    assert is_closed(talk)
+
+
+def test_a_connection_that_never_asks_is_closed(talk):
+    began = time.monotonic()
+    assert is_closed(talk)
+    assert 0.5 < time.monotonic() - began < 3
+
+
+def test_an_answer_that_is_not_read_is_given_up(talk):
+    body = b'{"query": "big"}'
+    talk.sendall(b"POST /search HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    time.sleep(0.6)
+    received = 0
+    with suppress(ConnectionError):
+        while piece := talk.recv(2**20):  # what was sent before
+            received += len(piece)
+    assert received < 20_000_000
+
+
+def test_many_idle_connections_hold_up_nobody(port, talk):
+    limit_connections()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == hard
+    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(500)]
+    try:
+        talk.sendall(HEAD + b"\r\n" + BODY)
+        assert answer(talk) == (200, {"query": "milk"})
+    finally:
+        for connection in idle:
+            connection.close()
