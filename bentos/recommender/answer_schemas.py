@@ -94,7 +94,7 @@ class ExplainedAnswer(BaseModel):
     call: str
     at: str
     first_position: int
-    k: int
+    items_wanted: int
 
 
 class Explanation(Answer):

@@ -147,7 +147,7 @@ class Explainer:
                 "call": asked.call,
                 "at": datetime.fromtimestamp(asked.now_s, UTC).isoformat(),
                 "first_position": asked.position.n_shown + 1,
-                "k": asked.k,
+                "items_wanted": asked.k,
             },
             "personalized": answer.ranking.personalized,
             "history": case.history(),
