@@ -227,7 +227,7 @@ def _ordered(
         return Found(serving, ranking, problem, depth=depth, more=len(ranking.rows) == depth)
     try:
         shown, arranged = stage.arranged(ranking, barred)
-        if len(shown.rows) < stage.asked.k and len(ranking.rows) == depth:  # rules took more than the pool
+        if arranged.n_left < stage.asked.k and len(ranking.rows) == depth:  # rules exclude more than the pool
             depth *= _DEEPER
             ranking = ranked(depth)
             shown, arranged = stage.arranged(ranking, barred)

@@ -59,6 +59,8 @@ class Arranged:
     """Ids of the rules that touched this answer: matched a scored item, placed a pin, or held something back."""
     held_back: dict[int, str]
     """Row to the id of the cap that held it back, of those that would have come before the last one shown."""
+    n_left: int
+    """How many scored items neither an earlier page showed nor a rule excluded."""
     more: bool
     """Whether something is left for another page."""
     effect: Effect | None = None
@@ -96,6 +98,7 @@ def arrange(
         best = order[: min(max(diversity.pool, page.k), n_front)]
         of_best = diversify(moved[best], diversity.vectors_of(rows[best]), diversity.weight, page.k)
         order = np.concatenate([best[of_best], order[len(best) :]])
+    n_left = len(order)
     pins, later = _pins(effect, page)
     waiting, place_of = rows[order], dict[int, int]()
     for row in (*(pin.row for pin in pins.values()), *later):
@@ -105,7 +108,7 @@ def arrange(
     walk = _Walk(effect, waiting, [pin.row for pin in pins.values()])
     base = walk.take(page.k - len(pins))
     at_the_end = walk.take_others(later)[: page.k - len(pins) - len(base)] if walk.at == len(waiting) else []
-    held_back = dict(walk.held_back)
+    held_back = walk.held_back()
     shown = _with_pins([*base, *at_the_end], pins, page.first)
     more = walk.at < len(waiting) or len(at_the_end) < len(later)
     explored, propensities = frozenset[int](), dict[int, float]()
@@ -128,6 +131,7 @@ def arrange(
         pinned={pin.row: effect.ids[pin.rule] for pin in pins.values()} if effect is not None else {},
         rules=_touching(effect, rows, pins.values(), held_back),
         held_back=held_back,
+        n_left=n_left,
         more=more or bool(held_back),
         effect=effect,
     )
@@ -137,9 +141,10 @@ def _by_rules(
     rows: np.ndarray, scores: np.ndarray, page: Page, effect: Effect | None
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Return the places in the order of boosted scores, all boosted scores, and how many places are not buried."""
-    left = np.ones(len(rows), bool) if page.shown else None
-    if left is not None:
-        left[np.isin(rows, np.fromiter(page.shown, np.int64))] = False
+    left = None
+    if page.shown:
+        shown = set(page.shown)
+        left = np.fromiter((row not in shown for row in rows.tolist()), bool, len(rows))
     if effect is None:
         order = np.arange(len(rows)) if left is None else np.flatnonzero(left)
         return order, scores, len(order)
@@ -177,20 +182,27 @@ def _pins(effect: Effect | None, page: Page) -> tuple[dict[int, Pin], list[int]]
 
 
 class _Walk:
-    """Takes items one by one as long as no cap is full; what it holds back stays held back."""
+    """Takes items one by one as long as no cap is full; what it holds back stays held back.
+
+    A step costs the same however many items a full cap holds back.
+    """
 
     def __init__(self, effect: Effect | None, rows: np.ndarray, pinned: Iterable[int]) -> None:
         self.rows: list[int] = rows.tolist()
-        self.held_back: dict[int, str] = {}
         self.at = 0
         """Place of the next item to look at."""
         self._caps = effect.caps if effect is not None else ()
         self._ids = effect.ids if effect is not None else ()
         self._counts: list[dict[int, int]] = [{} for _ in self._caps]
-        self._codes = [cap.codes[rows].tolist() for cap in self._caps]
+        self._codes = [cap.codes[rows] for cap in self._caps]
         """For each cap, what it counts each row as."""
+        if self._caps:
+            self._open = np.ones(len(rows), bool)
+            """Not taken, and no cap is full for it."""
+            self._full = np.full(len(rows), -1, np.int16)
+            """Number of the cap that holds a row back."""
         for row in pinned:
-            self._count(self._codes_of(row))
+            self._count([int(cap.codes[row]) for cap in self._caps])
 
     def take(self, n: int) -> list[int]:
         """Return the next `n` rows that fit."""
@@ -200,31 +212,43 @@ class _Walk:
             return taken
         taken = []
         while len(taken) < n and self.at < len(self.rows):
-            if self._fits(self.rows[self.at], [codes[self.at] for codes in self._codes]):
-                taken.append(self.rows[self.at])
-            self.at += 1
+            place = self.at + int(self._open[self.at :].argmax())
+            if not self._open[place]:
+                self.at = len(self.rows)
+                break
+            self.at = place + 1
+            self._open[place] = False
+            self._count([int(codes[place]) for codes in self._codes])
+            taken.append(self.rows[place])
         return taken
 
     def take_others(self, rows: Iterable[int]) -> list[int]:
         """Return those of other rows that fit."""
-        return [row for row in rows if self._fits(row, self._codes_of(row))]
+        return [row for row in rows if self._takes([int(cap.codes[row]) for cap in self._caps])]
 
-    def _codes_of(self, row: int) -> list[int]:
-        return [int(cap.codes[row]) for cap in self._caps]
+    def held_back(self) -> dict[int, str]:
+        """Return the rows that were passed over, and the id of the rule behind each."""
+        if not self._caps:
+            return {}
+        places = np.flatnonzero(self._full[: self.at] >= 0).tolist()
+        return {self.rows[place]: self._ids[self._caps[self._full[place]].rule] for place in places}
 
-    def _fits(self, row: int, codes: list[int]) -> bool:
-        """Whether no cap is full; then it counts."""
-        for number, code in enumerate(codes):
-            if code >= 0 and self._counts[number].get(code, 0) >= self._caps[number].most:
-                self.held_back[row] = self._ids[self._caps[number].rule]
+    def _takes(self, codes: list[int]) -> bool:
+        for counts, cap, code in zip(self._counts, self._caps, codes, strict=True):
+            if code >= 0 and counts.get(code, 0) >= cap.most:
                 return False
         self._count(codes)
         return True
 
     def _count(self, codes: list[int]) -> None:
-        for counts, code in zip(self._counts, codes, strict=False):
+        for number, code in enumerate(codes):
             if code >= 0:
-                counts[code] = counts.get(code, 0) + 1
+                count = self._counts[number].get(code, 0) + 1
+                self._counts[number][code] = count
+                if count >= self._caps[number].most:
+                    closing = (self._codes[number] == code) & self._open
+                    self._full[closing] = number
+                    self._open[closing] = False
 
 
 def _with_pins(base: Sequence[int], pins: dict[int, Pin], first: int) -> list[int]:

@@ -22,7 +22,7 @@ def diversify(scores: np.ndarray, vectors: np.ndarray, weight: float, n: int) ->
     Returns:
         int64 `(m,)`, a permutation of the places.
     """
-    top = float(scores.max(initial=0.0))
+    top = max(scores.tolist(), default=0.0)
     if weight <= 0 or len(scores) < 3 or top <= 0:
         return np.arange(len(scores))
     values = scores * np.float32((1 - weight) / top)
