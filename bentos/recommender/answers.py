@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from bentos.recommender import metrics
 from bentos.recommender.arranging import Asked
 from bentos.recommender.current_request import remaining_s, request_id
 from bentos.recommender.cursors import BEGINNING, Cursors, bundle_mark
@@ -73,6 +74,7 @@ class Answers:
         self._served = served
         self._requests = requests
         self._shown = shown
+        self._dropped_lists = 0
         self._cursors = Cursors(pseudonymizer.derived_key("cursors"))
         self._trials = trials
         self._live = live
@@ -215,9 +217,11 @@ class Answers:
 
     def _keep_shown(self, asked: Asked, user_id: str | None, found: Found, problems: list[str]) -> None:
         """Log what is shown, with propensities."""
+        ranking, arranged = found.ranking, found.arranged
+        if arranged is not None and arranged.explored:
+            metrics.EXPLORED_SLOTS.inc(len(arranged.explored))
         if self._shown is None:
             return
-        ranking, arranged = found.ranking, found.arranged
         self._shown.offer(
             now=self._now(),
             request_id=asked.request_id,
@@ -233,6 +237,9 @@ class Answers:
             seed=asked.seed,
             degraded=bool(problems),
         )
+        if (dropped := self._shown.dropped) > self._dropped_lists:
+            metrics.DROPPED_LISTS.inc(dropped - self._dropped_lists)
+            self._dropped_lists = dropped
 
     def _by_live(self, call: Call, user_id: str | None, find: Find, *, has_canary: bool) -> Found:
         """Answer from the live bundle; the guard of a canary and the shadow learn of it."""

@@ -176,8 +176,11 @@ class Arranger:
 def _picked(ranking: Ranking, rows: np.ndarray, places: np.ndarray) -> Ranking:
     """Return the ranking of what is shown; what was not scored (place −1) has the score 0."""
     scored = places >= 0
+    every = bool(scored.all())
 
     def of_shown(values: np.ndarray) -> np.ndarray:
+        if every:
+            return values[places]
         return np.where(scored, values[places], np.float32(0)) if len(values) else np.zeros(len(places), np.float32)
 
     return replace(

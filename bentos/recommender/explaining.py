@@ -103,15 +103,17 @@ class Explainer:
                 "answers of this process: ask sooner, ask the process that gave it, or send `user_id` and `item_id`.",
             )
         bundle = answer.bundle()
-        if bundle is None and answer.bundle_id == live.bundle.bundle_id:  # the same with other new items
-            bundle = live.bundle
-        if bundle is None:
+        if answer.bundle_id == live.bundle.bundle_id:  # the same, or the same with other new items
+            serving = live
+        elif bundle is not None:
+            serving = Serving(bundle)
+        else:
             raise RequestError(
                 404,
                 f"`request_id`: the bundle {answer.bundle_id} that gave this answer was replaced since: ask about a "
                 "newer answer, or send `user_id` and `item_id`.",
             )
-        return self._explanation(answer, bundle, item_id)
+        return self._explanation(answer, serving, item_id)
 
     def of_item(self, serving: Serving, asked: Asked, user: FeatureAnswer, item_id: str) -> dict[str, Any]:
         """Explain whether a user, a query or both are shown an item now.
@@ -121,11 +123,12 @@ class Explainer:
         """
         found = self._finder.find(serving, asked, user, Stopwatch())
         problems = [why for why in (user.problem, found.problem) if why]
-        return self._explanation(Remembered.of(asked, user, found, problems), serving.bundle, item_id)
+        return self._explanation(Remembered.of(asked, user, found, problems), serving, item_id)
 
     # Inside
 
-    def _explanation(self, answer: Remembered, bundle: Bundle, item_id: str | None) -> dict[str, Any]:
+    def _explanation(self, answer: Remembered, serving: Serving, item_id: str | None) -> dict[str, Any]:
+        bundle = serving.bundle
         shown = answer.ranking.rows.tolist()
         if item_id is None:
             rows = shown
@@ -133,7 +136,7 @@ class Explainer:
             raise RequestError(404, unknown_item("item_id", item_id))
         else:
             rows = [row]
-        case = _Case(answer, bundle, self._settings, self._finder)
+        case = _Case(answer, serving, self._settings, self._finder)
         ranked = case.ranked(answer.depth)
         if not set(rows) <= {*shown, *ranked.rows.tolist()}:
             ranked = case.ranked(max(self._settings.max_depth, answer.depth))
@@ -164,16 +167,16 @@ class Explainer:
 class _Case:
     """One answer over its bundle."""
 
-    def __init__(self, answer: Remembered, bundle: Bundle, settings: ServingConfig, finder: Finder) -> None:
+    def __init__(self, answer: Remembered, serving: Serving, settings: ServingConfig, finder: Finder) -> None:
         self._answer = answer
-        self._bundle = bundle
+        self._bundle = bundle = serving.bundle
         self._settings = settings
         self._finder = finder
         asked, features = answer.asked, answer.user.features
         self._now_s = minute_of(asked.now_s)
         self._features = with_seeds(features, asked.seed_items, self._now_s) if asked.seed_items else features
         self._filters = asked.filters_over(bundle)
-        self._barred = finder.barred(bundle, asked, answer.user)
+        self._barred = finder.barred(serving, asked, answer.user)
 
     def ranked(self, depth: int) -> Ranking:
         """Return what was ranked before it was ordered, so many items deep."""

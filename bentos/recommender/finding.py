@@ -17,12 +17,12 @@ from bentos.recommender.stopwatch import Stopwatch
 from bentos.recommender.user_states import FeatureAnswer
 from pipelines.config import ServingConfig
 from pipelines.errors import BundleError
-from pipelines.inference.bundle import Bundle
 from pipelines.ranking.answers import Ranking, recommend, search, similar
 from pipelines.ranking.arrangement import Arranged
 from pipelines.ranking.candidates import minute_of
-from pipelines.ranking.filtering import Filters, allowed_items, recently_purchased
+from pipelines.ranking.filtering import Filters, allowed_items
 from pipelines.ranking.ordering import top_rows
+from pipelines.ranking.prepared import prepared_user
 
 _DEEPER = 10
 """How many times deeper the ranking is asked where rules leave too little of it."""
@@ -121,7 +121,7 @@ class Finder:
         require_items(serving, seeds)
         stage = self.arranger.stage(bundle, asked)
         options: dict[str, Any] = {"now_s": asked.now_s, "serving": self._settings, "filters": asked.filters}
-        barred = self.barred(bundle, asked, user) if stage.reaches_beyond else ()
+        barred = self.barred(serving, asked, user) if stage.reaches_beyond else ()
         try:
             known: dict[str, Any] = {**options, "seed_items": seeds, "prepared": serving.prepared(self._settings)}
             return _ordered(
@@ -148,12 +148,14 @@ class Finder:
         }
         return _ordered(serving, stage, lambda depth: similar(serving.bundle, item_id, k=depth, **options), (row,))
 
-    def barred(self, bundle: Bundle, asked: Asked, user: FeatureAnswer) -> dict[int, str]:
+    def barred(self, serving: Serving, asked: Asked, user: FeatureAnswer) -> dict[int, str]:
         """Return the rows that are not shown whatever their scores, and why."""
+        bundle, now_s = serving.bundle, minute_of(asked.now_s)
         barred = {row: "it is one of the seed items" for row in map(bundle.row_of, asked.seed_items) if row is not None}
         if asked.call == "recommend" and user.features is not None:
+            known = prepared_user(bundle, user.features, now_s, serving.prepared(self._settings))
             days = self._settings.exclude_purchased_days
-            for row in recently_purchased(bundle, user.features, minute_of(asked.now_s), days).tolist():
+            for row in known.recently_bought(now_s, days).tolist() if known is not None else ():
                 barred[row] = f"it was bought within {days:g} days"
         if asked.call == "similar" and (row := bundle.row_of(asked.item_id or "")) is not None:
             barred[row] = "it is the item itself"

@@ -101,6 +101,7 @@ def check_surroundings() -> None:
     from pipelines.pseudonyms import Pseudonymizer, load_pseudonym_key, require_key_of_tables
     from pipelines.stores.event_log import open_event_log
     from pipelines.stores.feast_settings import online_store_from_environment, online_store_settings
+    from pipelines.stores.rules_file import read_rules
 
     places = Places.from_environment()
     serving = load_config().serving
@@ -110,6 +111,8 @@ def check_surroundings() -> None:
     verify_files(folder, read_manifest(folder))
     require_key_of_tables(Pseudonymizer(load_pseudonym_key(places.pseudonym_key, create=False)), places.tables)
     open_callers(serving)
+    if serving.rules_file is not None:
+        read_rules(serving.rules_file)
 
 
 def open_callers(serving: "ServingConfig") -> Callers:

@@ -1,6 +1,7 @@
 """The file of business rules: what is read, and what is refused with which words."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -88,3 +89,11 @@ def test_a_missing_or_huge_file_is_refused(tmp_path):
         read_rules(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match="at most 1,048,576 are read"):
         read_rules(write(tmp_path, "#" * (2**20 + 1)))
+
+
+def test_the_example_of_the_documentation_is_a_valid_file():
+    docs = Path(__file__).parents[2] / "docs"
+    book = read_rules(docs / "ordering-rules.yaml")
+    assert sorted(rule.action for rule in book.rules) == ["boost", "bury", "cap", "exclude", "pin"]
+    shown = (docs / "ordering.md").read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0]
+    assert (docs / "ordering-rules.yaml").read_text(encoding="utf-8").endswith(shown)
