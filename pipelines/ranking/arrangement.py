@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipelines.ranking.business_rules import Effect, Pin
+from pipelines.ranking.business_rules import CapOnCodes, Effect, Pin
 from pipelines.ranking.diversity import diversify
 from pipelines.ranking.exploration import Exploration, explore
 
@@ -108,7 +108,7 @@ def arrange(
     walk = _Walk(effect, waiting, [pin.row for pin in pins.values()])
     base = walk.take(page.k - len(pins))
     at_the_end = walk.take_others(later)[: page.k - len(pins) - len(base)] if walk.at == len(waiting) else []
-    held_back = walk.held_back()
+    held_back = dict(walk.held_back)
     shown = _with_pins([*base, *at_the_end], pins, page.first)
     more = walk.at < len(waiting) or len(at_the_end) < len(later)
     explored, propensities = frozenset[int](), dict[int, float]()
@@ -181,28 +181,42 @@ def _pins(effect: Effect | None, page: Page) -> tuple[dict[int, Pin], list[int]]
     return pins, [pin.row for at, pin in waiting.items() if at >= end]
 
 
-class _Walk:
-    """Takes items one by one as long as no cap is full; what it holds back stays held back.
+class _Counted:
+    """One cap while items are taken."""
 
-    A step costs the same however many items a full cap holds back.
-    """
+    def __init__(self, cap: CapOnCodes, rule: str, rows: np.ndarray) -> None:
+        self.rule = rule
+        self.codes: list[int] = cap.codes[rows].tolist()
+        """What it counts each row as."""
+        self.full: set[int] = set()
+        """Codes of which no more may be taken."""
+        self._cap = cap
+        self._counts: dict[int, int] = {}
+
+    def code_of(self, row: int) -> int:
+        """Return what it counts any row as."""
+        return int(self._cap.codes[row])
+
+    def count(self, code: int) -> None:
+        """Take one more."""
+        if code >= 0:
+            count = self._counts[code] = self._counts.get(code, 0) + 1
+            if count >= self._cap.most:
+                self.full.add(code)
+
+
+class _Walk:
+    """Takes items one by one as long as no cap is full; what it holds back stays held back."""
 
     def __init__(self, effect: Effect | None, rows: np.ndarray, pinned: Iterable[int]) -> None:
         self.rows: list[int] = rows.tolist()
+        self.held_back: dict[int, str] = {}
         self.at = 0
         """Place of the next item to look at."""
-        self._caps = effect.caps if effect is not None else ()
-        self._ids = effect.ids if effect is not None else ()
-        self._counts: list[dict[int, int]] = [{} for _ in self._caps]
-        self._codes = [cap.codes[rows] for cap in self._caps]
-        """For each cap, what it counts each row as."""
-        if self._caps:
-            self._open = np.ones(len(rows), bool)
-            """Not taken, and no cap is full for it."""
-            self._full = np.full(len(rows), -1, np.int16)
-            """Number of the cap that holds a row back."""
+        self._caps = [_Counted(cap, effect.ids[cap.rule], rows) for cap in effect.caps] if effect is not None else []
         for row in pinned:
-            self._count([int(cap.codes[row]) for cap in self._caps])
+            for cap in self._caps:
+                cap.count(cap.code_of(row))
 
     def take(self, n: int) -> list[int]:
         """Return the next `n` rows that fit."""
@@ -210,45 +224,29 @@ class _Walk:
             taken = self.rows[self.at : self.at + n]
             self.at += len(taken)
             return taken
-        taken = []
-        while len(taken) < n and self.at < len(self.rows):
-            place = self.at + int(self._open[self.at :].argmax())
-            if not self._open[place]:
-                self.at = len(self.rows)
-                break
-            self.at = place + 1
-            self._open[place] = False
-            self._count([int(codes[place]) for codes in self._codes])
-            taken.append(self.rows[place])
+        taken, caps, rows, at = [], self._caps, self.rows, self.at
+        while len(taken) < n and at < len(rows):
+            for cap in caps:
+                if cap.codes[at] in cap.full:
+                    self.held_back[rows[at]] = cap.rule
+                    break
+            else:
+                taken.append(rows[at])
+                for cap in caps:
+                    cap.count(cap.codes[at])
+            at += 1
+        self.at = at
         return taken
 
     def take_others(self, rows: Iterable[int]) -> list[int]:
         """Return those of other rows that fit."""
-        return [row for row in rows if self._takes([int(cap.codes[row]) for cap in self._caps])]
-
-    def held_back(self) -> dict[int, str]:
-        """Return the rows that were passed over, and the id of the rule behind each."""
-        if not self._caps:
-            return {}
-        places = np.flatnonzero(self._full[: self.at] >= 0).tolist()
-        return {self.rows[place]: self._ids[self._caps[self._full[place]].rule] for place in places}
-
-    def _takes(self, codes: list[int]) -> bool:
-        for counts, cap, code in zip(self._counts, self._caps, codes, strict=True):
-            if code >= 0 and counts.get(code, 0) >= cap.most:
-                return False
-        self._count(codes)
-        return True
-
-    def _count(self, codes: list[int]) -> None:
-        for number, code in enumerate(codes):
-            if code >= 0:
-                count = self._counts[number].get(code, 0) + 1
-                self._counts[number][code] = count
-                if count >= self._caps[number].most:
-                    closing = (self._codes[number] == code) & self._open
-                    self._full[closing] = number
-                    self._open[closing] = False
+        taken = []
+        for row in rows:
+            if not any(cap.code_of(row) in cap.full for cap in self._caps):
+                taken.append(row)
+                for cap in self._caps:
+                    cap.count(cap.code_of(row))
+        return taken
 
 
 def _with_pins(base: Sequence[int], pins: dict[int, Pin], first: int) -> list[int]:
