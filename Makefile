@@ -7,6 +7,7 @@ EXTRA  ?= cpu
 EVENTS ?= 10000000
 KILLS  ?= 100
 ROUNDS ?= 20
+MINUTES ?= 10
 DATA   ?= completejourney
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.headrace-installed-$(EXTRA)
@@ -17,11 +18,12 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo loop serve airflow mlflow test test-gate lint bench bench-data bench-recommend bench-search \
-        bench-freshness bench-joint bench-compress stress-data stress-promotion clean distclean
+.PHONY: help setup demo loop serve airflow mlflow test test-gate lint bench bench-serving bench-event-effect bench-data \
+        bench-recommend bench-search bench-freshness bench-joint bench-compress stress-data stress-promotion \
+        stress-serving chaos soak clean distclean
 
 # The default data on two cores within minutes; `make loop HEADRACE_CONFIG=` takes the production settings.
-demo loop serve airflow bench: export HEADRACE_CONFIG ?= demo
+demo loop serve airflow bench bench-serving bench-event-effect: export HEADRACE_CONFIG ?= demo
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,9 +60,15 @@ lint: setup ## Check style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: setup ## Time the service's answers
+bench: bench-serving ## The same as bench-serving
+
+bench-serving: setup ## Time the deployed bundle's answers on one core, each figure beside its bar
 	@mkdir -p .benchmarks
 	@$(BIN)/headrace bench serving --json .benchmarks/serving.json
+
+bench-event-effect: setup ## Time from an event to the first answer that shows it, under load
+	@mkdir -p .benchmarks
+	@$(BIN)/headrace bench event-effect --json .benchmarks/event-effect.json
 
 bench-data: setup ## Measure ingestion, validation and features on multiplied default data (EVENTS=10000000)
 	@mkdir -p .benchmarks
@@ -93,6 +101,18 @@ stress-data: setup ## Kill ingestion and the event log's writer at random moment
 stress-promotion: setup ## Promote and roll back under load, and count failures and memory (ROUNDS=20)
 	@mkdir -p .benchmarks
 	@$(BIN)/headrace bench stress-promotion --rounds $(ROUNDS) --json .benchmarks/stress-promotion.json $(QUIETLY)
+
+stress-serving: setup ## Send the service a tenfold burst, slow clients, huge bodies and 10,000 idle connections
+	@mkdir -p .benchmarks
+	@$(BIN)/headrace bench stress-serving --json .benchmarks/stress-serving.json $(QUIETLY)
+
+chaos: setup ## Stop, kill, corrupt and fill up what the service stands on, under load; count failures and lost events
+	@mkdir -p .benchmarks
+	@$(BIN)/headrace bench chaos --json .benchmarks/chaos.json $(QUIETLY)
+
+soak: setup ## Mixed load and odd bodies for MINUTES=10: no 5xx, no crash, no memory that grows
+	@mkdir -p .benchmarks
+	@$(BIN)/headrace bench soak --minutes $(MINUTES) --json .benchmarks/soak.json $(QUIETLY)
 
 clean: ## Delete everything the loop wrote (.headrace) and all caches
 	rm -rf .headrace .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build dist

@@ -32,5 +32,5 @@ VOLUME /data
 EXPOSE 3000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:3000/readyz', timeout=4)"]
-# Beyond loopback the service refuses to answer without HEADRACE_API_KEY.
+# Beyond loopback the service refuses to answer without a key: HEADRACE_API_KEY, or `headrace keys add`.
 CMD ["headrace", "serve", "--host", "0.0.0.0", "--port", "3000"]

@@ -442,9 +442,14 @@ class ServingConfig(Settings):
     """How the service answers. The service reads it at start."""
 
     candidates: int = Field(default=200, ge=10)
-    """Items taken from the int8 index and scored exactly."""
+    """Items that a search scores exactly: half of them by meaning, half by words. A recommendation by the weights of
+    the fusion takes as many from the int8 index."""
     feature_timeout_ms: float = Field(default=200, gt=0)
     """Longest wait for the online features; then the last known ones answer, or popular items."""
+    push_timeout_ms: float = Field(default=500, gt=0)
+    """Longest wait of accepted events for the online store; then they count for this process, and are pushed later."""
+    catch_up_interval_s: float = Field(default=2, gt=0)
+    """Time between two looks into the event log for events that the online store lacks."""
     user_cache_s: float = Field(default=60, ge=0)
     """Longest time that the features of a user are used without asking the online store again, while no process of
     this machine has changed them."""
@@ -460,6 +465,8 @@ class ServingConfig(Settings):
     """Most items in one answer."""
     max_events: int = Field(default=1_000, ge=1)
     """Most events in one call."""
+    max_items: int = Field(default=1_000, ge=1)
+    """Most items in one call."""
     search_personalization: float = Field(default=0.1, ge=0)
     """Weight of the user's taste in a search, relative to the query."""
     max_depth: int = Field(default=500, ge=1, le=2_000)
@@ -498,6 +505,14 @@ class ServingConfig(Settings):
     """Answers that may wait for a user's features at a time, in one worker; the others need no thread."""
     deadline_ms: float = Field(default=1_000, gt=0)
     """Time in which a search or recommendation is answered, from the arrival of its head on."""
+    log_format: Literal["json", "text"] = "json"
+    """Lines of the service's log: JSON for machines, or text to read."""
+    log_requests: bool = False
+    """Whether every request has a line in the log; the metrics count them anyway."""
+    slow_request_ms: float = Field(default=500, gt=0)
+    """Requests that take longer have a line in the log."""
+    traces: bool = False
+    """Whether calls become OpenTelemetry spans, sent as BentoML's setting `tracing` says."""
     cors_origins: tuple[str, ...] = ()
     """Web pages, such as `https://shop.example`, whose scripts may call the service; `*` means all."""
     requests_per_second: float | None = Field(default=None, gt=0)

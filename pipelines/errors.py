@@ -6,6 +6,7 @@
     ├── DivergenceError  a training made the model worse: lower its learning rate, then run again
     ├── BundleError      a bundle is incomplete or was changed after it was written: use another one
     └── StoreError       a store did not answer: the same call may work later, so Airflow retries it
+        └── DamagedStateError  it holds something of a user that cannot be: others are served, a load mends it
 
 Every message says what failed, what was found, what is allowed and what to do next.
 """
@@ -33,3 +34,7 @@ class BundleError(HeadraceError):
 
 class StoreError(HeadraceError):
     """A store (Feast, MLflow, a lock, a disk) did not answer. Worth a retry."""
+
+
+class DamagedStateError(StoreError):
+    """What the online store holds of some users cannot be used; of others it can."""

@@ -60,6 +60,11 @@ class Places:
         return self.home / "event_log"
 
     @property
+    def item_log(self) -> Path:
+        """Items that the service was told of, and those taken back, append-only."""
+        return self.home / "item_log"
+
+    @property
     def features(self) -> Path:
         """Parquet files behind the Feast offline store."""
         return self.home / "features"

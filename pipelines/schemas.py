@@ -16,6 +16,8 @@ MAX_HISTORY = 200
 
 EVENT_LOG = "event_log"
 """Names the service's log: as the origin of its events, and of the cursor that is kept with the tables."""
+ITEM_LOG = "item_log"
+"""The same for the log of the items that the service was told of."""
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 TEXT_MAP = pa.map_(pa.string(), pa.string())

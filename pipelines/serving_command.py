@@ -1,5 +1,6 @@
 """`headrace serve`: checks what the service needs, says what is missing in one line, then becomes BentoML."""
 
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -14,10 +15,11 @@ from pipelines.pseudonyms import Pseudonymizer, load_pseudonym_key, require_key_
 SERVICE = "bentos.recommender.service:Recommender"
 BUNDLE_VARIABLE = "HEADRACE_BUNDLE"
 API_KEY_VARIABLE = "HEADRACE_API_KEY"
+_OVERRIDES = "BENTOML_CONFIG_OVERRIDES"
 _PROJECT = Path(__file__).resolve().parents[1]
 
 
-def serve(*, host: str, port: int, environment: Mapping[str, str] = os.environ) -> None:
+def serve(*, host: str, port: int, workers: int = 1, environment: Mapping[str, str] = os.environ) -> None:
     """Serve until Ctrl-C; does not return, the process becomes BentoML's.
 
     Raises:
@@ -28,7 +30,7 @@ def serve(*, host: str, port: int, environment: Mapping[str, str] = os.environ) 
     check_surroundings(places, host=host, port=port, environment=environment)
     os.chdir(_PROJECT)
     arguments = [sys.executable, "-m", "bentoml", "serve", SERVICE, "--host", host, "--port", str(port)]
-    os.execve(sys.executable, arguments, serving_environment(places, environment))  # noqa: S606 - a fixed command
+    os.execve(sys.executable, arguments, serving_environment(places, environment, workers))  # noqa: S606 - a fixed command
 
 
 def check_surroundings(places: Places, *, host: str, port: int, environment: Mapping[str, str]) -> None:
@@ -61,8 +63,10 @@ def check_surroundings(places: Places, *, host: str, port: int, environment: Map
     read_keys(places.api_keys)
 
 
-def serving_environment(places: Places, environment: Mapping[str, str]) -> dict[str, str]:
+def serving_environment(places: Places, environment: Mapping[str, str], workers: int = 1) -> dict[str, str]:
     """Return the environment of the service: absolute places, one math thread, no telemetry.
+
+    More workers than one go before what `BENTOML_CONFIG_OVERRIDES` says.
 
     NumPy's products are small here; with one thread each, requests do not wait for each other's cores. The allocator of
     glibc gives the arrays of a bundle back to the system when it is replaced: without the limits it moves them into
@@ -80,4 +84,5 @@ def serving_environment(places: Places, environment: Mapping[str, str]) -> dict[
         HOME_VARIABLE: str(places.home),
         "BENTOML_HOME": str(places.bentoml),
         "BENTOML_DO_NOT_TRACK": "True",
+        **({_OVERRIDES: json.dumps({"services": {"headrace": {"workers": workers}}})} if workers > 1 else {}),
     }

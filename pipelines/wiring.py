@@ -258,11 +258,13 @@ def _day(text: date | str | None) -> date | None:
 
 def _ingest_tables(wiring: Wiring, *, until: datetime | None = None) -> tuple[str, Record]:
     from pipelines.steps.ingest_tables import ingest_tables
+    from pipelines.stores.item_log import ItemLog
 
     window = ingest_tables(
         wiring.source,
         tables=wiring.tables,
         event_log=wiring.event_log,
+        item_log=ItemLog(wiring.places.item_log),
         pseudonymizer=wiring.pseudonymizer,
         preparation=wiring.config.preparation,
         late_days=wiring.config.validation.late_days,

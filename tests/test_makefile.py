@@ -10,8 +10,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "Makefile").read_text(encoding="utf-8")
 TARGETS = ["setup", "demo", "loop", "serve", "airflow", "mlflow", "test", "test-gate", "lint", "bench"]
+TARGETS += ["bench-serving", "bench-event-effect"]
 TARGETS += ["bench-data", "bench-recommend", "bench-search", "bench-freshness", "bench-joint", "bench-compress"]
-TARGETS += ["stress-data", "stress-promotion", "clean", "distclean"]
+TARGETS += ["stress-data", "stress-promotion", "stress-serving", "chaos", "soak", "clean", "distclean"]
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:

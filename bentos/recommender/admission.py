@@ -5,6 +5,7 @@ once per request: so all that have arrived are counted and stamped, and those be
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -13,6 +14,9 @@ from bentos.recommender import metrics
 
 _NEWEST_WEIGHT = 0.05
 """Weight of the latest request in the running mean of the time that one takes."""
+
+_TELL_INTERVAL_S = 10.0
+_logger = logging.getLogger("headrace.serving")
 
 
 class OverloadedError(Exception):
@@ -47,6 +51,7 @@ class Lane:
         self._busy = 0
         self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
         self._mean_s = 0.0
+        self._tell_at = clock()
         self._in_progress = metrics.IN_PROGRESS.labels(name)
 
     @property
@@ -111,4 +116,7 @@ class Lane:
 
     def _refused(self, why: str) -> OverloadedError:
         metrics.SHED.labels(self.name, why).inc()
+        if (now := self._clock()) >= self._tell_at:
+            self._tell_at = now + _TELL_INTERVAL_S
+            _logger.warning("Requests are refused (lane %s, %s): there are too many", self.name, why)
         return OverloadedError(why)

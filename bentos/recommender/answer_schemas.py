@@ -113,6 +113,12 @@ class AcceptedEvents(Answer):
     accepted: int
 
 
+class AcceptedItems(Answer):
+    """Items, or items taken back, that are on the disk and count in every answer within a second."""
+
+    accepted: int
+
+
 class Reloaded(Answer):
     """Which bundle answers now."""
 

@@ -10,18 +10,22 @@ from typing import Any
 
 from bentos.recommender import metrics
 from bentos.recommender.arranging import Asked
+from bentos.recommender.catching_up import CatchingUp
 from bentos.recommender.current_request import remaining_s, request_id
 from bentos.recommender.cursors import BEGINNING, Cursors, bundle_mark
 from bentos.recommender.event_intake import EventIntake
 from bentos.recommender.explaining import Explainer, Remembered
 from bentos.recommender.finding import Find, Finder, Found, filters_of, require_items, sound, timed
+from bentos.recommender.item_intake import ItemIntake
 from bentos.recommender.live_bundle import LiveBundle, Serving
 from bentos.recommender.live_rules import LiveRules
 from bentos.recommender.requests import (
     AnswerBody,
     Body,
+    DeleteItemBody,
     EventsBody,
     ExplainBody,
+    ItemsBody,
     RecommendBody,
     ReloadBody,
     RequestError,
@@ -31,7 +35,7 @@ from bentos.recommender.requests import (
 from bentos.recommender.stopwatch import Stopwatch
 from bentos.recommender.trials import Canary, ShadowQuestion, Trials
 from bentos.recommender.user_states import FeatureAnswer, OnlineFeatureStore, UserStates
-from pipelines.config import ServingConfig
+from pipelines.config import ServingConfig, ValidationConfig
 from pipelines.pseudonyms import Pseudonymizer
 from pipelines.stores.event_log import EventLogStore
 from pipelines.stores.served_features import ServedFeaturesLog
@@ -60,6 +64,8 @@ class Answers:
         requests: ServedRequestsLog | None = None,
         shown: ShownListsLog | None = None,
         trials: Trials | None = None,
+        catching_up: Callable[[UserStates], CatchingUp] | None = None,
+        validation: ValidationConfig | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Take what was opened.
@@ -69,6 +75,8 @@ class Answers:
             requests: Keeps a sample of the requests; None keeps none.
             shown: Keeps what was shown, with propensities; None keeps nothing.
             trials: The bundles that are tried beside the live one; None tries none.
+            catching_up: Makes what pushes the events of the log that the feature store lacks; None pushes none.
+            validation: What an item must look like; None means the production defaults.
         """
         self.serving = serving
         self._served = served
@@ -88,7 +96,14 @@ class Answers:
             pseudonymizer=pseudonymizer,
             max_events=serving.max_events,
         )
+        self._item_intake = ItemIntake(
+            log=live.item_log,
+            changed=live.items_changed,
+            max_items=serving.max_items,
+            validation=validation or ValidationConfig(),
+        )
         self._now = now
+        self._catching_up = catching_up(self._users) if catching_up is not None else None
 
     @property
     def model_version(self) -> str:
@@ -114,12 +129,16 @@ class Answers:
         """Ask the bundle; apart, because a library that keeps the frames above its import would keep the bundle."""
         self._finder.warm_up(self._live.current, self._now().timestamp())
 
+    def start(self) -> None:
+        """Begin to push the events of the log that the feature store lacks."""
+        if self._catching_up is not None:
+            self._catching_up.start()
+
     def close(self) -> None:
         """Stop the background work."""
         self._live.close()
-        self._users.close()
         self.rules.close()
-        for part in (self._trials, self._served, self._requests, self._shown):
+        for part in (self._catching_up, self._users, self._trials, self._served, self._requests, self._shown):
             if part is not None:
                 part.close()
 
@@ -182,6 +201,14 @@ class Answers:
             "accepted": len(kept.events),
             **self._common(self._live.current, [kept.problem] if kept.problem else []),
         }
+
+    def put_items(self, body: ItemsBody) -> dict[str, Any]:
+        """Take items as they are now, new ones and known ones: on disk first, in every answer within a second."""
+        return {"accepted": self._item_intake.put(body), **self._common(self._live.current, [])}
+
+    def delete_item(self, body: DeleteItemBody) -> dict[str, Any]:
+        """Take an item out of every answer within a second; one that is not there is no error."""
+        return {"accepted": self._item_intake.delete(body), **self._common(self._live.current, [])}
 
     def reload(self, body: ReloadBody) -> dict[str, Any]:  # noqa: ARG002 - as all calls
         """Take over the deployed bundle now, also one that was refused before."""
@@ -310,7 +337,7 @@ class Answers:
             return None, FeatureAnswer(None)
         user_id = self._pseudonymizer.pseudonym(raw_user_id)
         answer = self._users.read(user_id, within_s=remaining_s())
-        if self._served is not None and answer.features is not None:
+        if self._served is not None and answer.features is not None and answer.source != "session":
             self._served.offer(user_id, answer.features, bundle=self.model_version, now=self._now())
         return user_id, answer
 

@@ -3,11 +3,20 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from bentos.recommender.answer_schemas import AcceptedEvents, Answer, Explanation, FoundItems, Reloaded
+from bentos.recommender.answer_schemas import (
+    AcceptedEvents,
+    AcceptedItems,
+    Answer,
+    Explanation,
+    FoundItems,
+    Reloaded,
+)
 from bentos.recommender.requests import (
     Body,
+    DeleteItemBody,
     EventsBody,
     ExplainBody,
+    ItemsBody,
     RecommendBody,
     ReloadBody,
     SearchBody,
@@ -64,6 +73,27 @@ CALLS = (
         scope="write",
         lane="writes",
         max_body_bytes=2 * _KIB * _KIB,
+    ),
+    Call(
+        "put_items",
+        ItemsBody,
+        AcceptedItems,
+        method="PUT",
+        path="/items",
+        status=202,
+        scope="write",
+        lane="writes",
+        max_body_bytes=2 * _KIB * _KIB,
+    ),
+    Call(
+        "delete_item",
+        DeleteItemBody,
+        AcceptedItems,
+        method="DELETE",
+        path="/items/{item_id}",
+        status=202,
+        scope="write",
+        lane="writes",
     ),
     Call("reload", ReloadBody, Reloaded, path="/admin/reload", scope="admin", lane="admin", statuses=(409,)),
 )

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bentos.recommender import metrics
+from bentos.recommender.current_request import remaining_s
 from bentos.recommender.requests import EventBody, EventsBody, RequestError
 from bentos.recommender.user_states import UserStates
 from pipelines.errors import DataError, StoreError
@@ -53,6 +54,7 @@ class EventIntake:
         Raises:
             RequestError: 422 where an event is wrong, 503 where it cannot be kept.
         """
+        began = time.monotonic()
         limit = self._max_events
         if len(body.events) > limit:
             raise RequestError(
@@ -67,20 +69,8 @@ class EventIntake:
             _logger.error("%s", error)
             raise RequestError(503, str(error)) from error
         metrics.ACCEPTED_EVENTS.inc(len(stored))
-        return Kept(stored, self._remember([event for event in stored if is_remembered(event)]))
-
-    def _remember(self, events: Sequence[Mapping[str, Any]]) -> str | None:
-        """Add events to the users' histories; returns why that failed."""
-        if not events:
-            return None
-        began = time.perf_counter()
-        try:
-            self._users.push(events)
-            metrics.tell_event_to_effect(time.perf_counter() - began)
-        except Exception as error:  # noqa: BLE001 - the events are safe, whatever the store raises
-            _logger.warning("Feature store: %s", error)
-            return "the feature store failed; the events are kept and count from the next refresh on"
-        return None
+        remembered = [event for event in stored if is_remembered(event)]
+        return Kept(stored, self._users.push(remembered, began, remaining_s()) if remembered else None)
 
     def _row(self, event: EventBody, index: int, now: datetime) -> dict[str, Any]:
         where = f"events.{index}"

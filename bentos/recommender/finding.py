@@ -145,6 +145,7 @@ class Finder:
             "serving": self._settings,
             "kind": asked.kind,
             "filters": asked.filters_over(serving.bundle),
+            "prepared": serving.prepared(self._settings),
         }
         return _ordered(serving, stage, lambda depth: similar(serving.bundle, item_id, k=depth, **options), (row,))
 

@@ -7,19 +7,22 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from bentos.recommender.live_items import LiveItems
 from pipelines.config import ServingConfig
 from pipelines.errors import BundleError, ConfigError, HeadraceError
 from pipelines.inference.bundle import Bundle, load_bundle
 from pipelines.places import Places
 from pipelines.ranking.prepared import Prepared
-from pipelines.stores.new_items_store import pointer_path, read_new_items
+from pipelines.stores.item_log import ItemLog
+from pipelines.stores.new_items_store import find_pointer, pointer_path, read_new_items
 from pipelines.stores.service_status import StatusFile
 from pipelines.stores.serving_pointer import read_pointer
 from pipelines.stores.vector_index_files import indexed
@@ -28,6 +31,12 @@ BUNDLE_VARIABLE = "HEADRACE_BUNDLE"
 PACKED = Path(__file__).resolve().parents[2] / "bundle"
 """Where a built Bento carries its bundle."""
 _WATCH_INTERVAL_S = 0.25
+_ITEMS_PAUSE_S = 0.05
+"""Between two looks at the item log however much comes in, so that requests have the processor in between."""
+_EMBED_BUDGET_S = 0.1
+"""Time for new vectors of items in one look."""
+_EMBED_BUDGET_AT_START_S = 2.0
+"""The same before a bundle answers; what is left then is found by its words until its turn comes."""
 _CLOSE_TIMEOUT_S = 2.0
 _RELEASE_TIMEOUT_S = 5.0
 """Longer than almost every request; what is in flight still goes with the next swap."""
@@ -83,11 +92,29 @@ class QueryCache:
 class Serving:
     """A bundle with what is remembered for it; replaced as a whole."""
 
-    def __init__(self, bundle: Bundle, queries: QueryCache | None = None) -> None:
-        """Take a bundle, and the embeddings of queries where the same encoder made them."""
+    def __init__(self, bundle: Bundle, queries: QueryCache | None = None, items: LiveItems | None = None) -> None:
+        """Take a bundle, the embeddings of queries where the same encoder made them, and how its items are followed."""
         self.bundle = bundle
         self.queries = queries or QueryCache()
+        self.items = items
         self._prepared: Prepared | None = None
+
+    def followed(self, budget_s: float = _EMBED_BUDGET_S) -> "Iterator[Serving]":
+        """Yield what answers in its place, whenever the item log has changed the bundle.
+
+        Args:
+            budget_s: Time for new vectors.
+        """
+        if self.items is not None:
+            for bundle in self.items.follow(budget_s):
+                yield Serving(bundle, self.queries, self.items)
+
+    def newest(self, budget_s: float = _EMBED_BUDGET_S) -> "Serving":
+        """Return what answers in its place once the item log is followed: itself where nothing changed."""
+        newest = self
+        for serving in self.followed(budget_s):
+            newest = serving
+        return newest
 
     def prepared(self, settings: ServingConfig) -> Prepared:
         """Return what is remembered of users and of results, which hold for this bundle alone."""
@@ -115,6 +142,9 @@ class LiveBundle:
         self._seen = None if self._pointer_file is None else file_stamp(self._pointer_file)
         folder = find_bundle(places, environment, packed)
         self._new_items = None if self._pointer_file is None else places.new_items
+        self.item_log = ItemLog(places.item_log)
+        self._items_changed = threading.Event()
+        self._swap = threading.Lock()
         self._seen_items: tuple[int, int] | None = None
         self.current = self._opened(folder)
         self._since = datetime.now(UTC)
@@ -124,20 +154,41 @@ class LiveBundle:
         self._refreshing = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="bundle-watch", daemon=True)
+        self._items_thread = threading.Thread(target=self._watch_items, name="items-watch", daemon=True)
 
     def start(self) -> None:
-        """Begin to follow the pointer."""
+        """Begin to follow the pointer and the item log."""
+        self._items_thread.start()
         if self._pointer_file is not None:
             self._tell()
             self._thread.start()
 
     def close(self) -> None:
-        """Stop following the pointer."""
+        """Stop following the pointer and the item log."""
+        follows_pointer = self._thread.is_alive()
         self._stop.set()
-        if self._thread.is_alive():
+        self._items_changed.set()
+        if self._items_thread.is_alive():
+            self._items_thread.join(timeout=_CLOSE_TIMEOUT_S)
+        if follows_pointer:
             self._thread.join(timeout=_CLOSE_TIMEOUT_S)
             if self._status is not None:
                 self._status.remove()
+
+    def items_changed(self) -> None:
+        """Look at the item log at once: this process has written to it."""
+        self._items_changed.set()
+
+    def follow_items(self) -> bool:
+        """Take over what the item log says of items; return whether it said anything."""
+        changed = False
+        for serving in self.current.followed():
+            with self._swap:
+                if self.current.items is not serving.items:  # another bundle answers by now, and has read the log
+                    return changed
+                self.current = serving
+            changed = True
+        return changed
 
     def refresh(self) -> bool:
         """Take over the bundle that the pointer names, if it is another one.
@@ -195,22 +246,27 @@ class LiveBundle:
             return False
         self._seen_items = stamp
         try:
+            beside = _known_beside(self._new_items, bundle_id)
             grown = _grown(_open(folder), self._new_items)
         except (HeadraceError, OSError) as error:
             _logger.error("Bundle %s goes on answering: %s", bundle_id, error)
             return False
-        self._replace(Serving(grown, self.current.queries))
         added = grown.n_items - grown.manifest.n_items
-        _logger.warning("Bundle %s answers with %d items that arrived since it was made", grown.bundle_id, added)
+        self._replace(_following(grown, self.item_log, beside, self.current.queries))
+        _logger.warning("Bundle %s answers with %d items that arrived since it was made", bundle_id, added)
         return True
 
     def _opened(self, folder: Path) -> Serving:
-        serving, self._seen_items = open_serving(folder, self._new_items)
+        serving, self._seen_items = open_serving(folder, self._new_items, self.item_log)
         return serving
 
     def _replace(self, serving: Serving) -> None:
-        old = weakref.ref(self.current.bundle)
-        self.current = serving
+        serving = serving.newest()  # what came in while it was opened
+        with self._swap:
+            if self.current.items is not None:
+                self.current.items.close()
+            old = weakref.ref(self.current.bundle)
+            self.current = serving
         self._since = datetime.now(UTC)
         self._tell()
         release(old)
@@ -240,12 +296,26 @@ class LiveBundle:
             except Exception:  # the watch must survive what it did not expect
                 _logger.exception("Bundle %s goes on answering", self.current.bundle.bundle_id)
 
+    def _watch_items(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.follow_items()
+            except Exception:  # the watch must survive what it did not expect
+                _logger.exception("Changes of items do not count for now")
+            self._stop.wait(_ITEMS_PAUSE_S)
+            if self.current.items is None or not self.current.items.pending:
+                self._items_changed.wait(_WATCH_INTERVAL_S - _ITEMS_PAUSE_S)
+            self._items_changed.clear()
 
-def open_serving(folder: Path, new_items: Path | None) -> tuple[Serving, tuple[int, int] | None]:
+
+def open_serving(
+    folder: Path, new_items: Path | None, item_log: ItemLog | None = None
+) -> tuple[Serving, tuple[int, int] | None]:
     """Open a bundle with the items beside it; alone where those cannot be used.
 
     Args:
         new_items: Where such items are; None takes none.
+        item_log: What is told of items; None follows nothing.
 
     Returns:
         What answers, and the stamp of the items that were there.
@@ -254,14 +324,30 @@ def open_serving(folder: Path, new_items: Path | None) -> tuple[Serving, tuple[i
         BundleError: the bundle cannot be opened.
     """
     bundle = _open(folder)
-    if new_items is None:
-        return Serving(bundle), None
-    stamp = _items_stamp(new_items, bundle.bundle_id)
-    try:
-        bundle = _grown(bundle, new_items)
-    except HeadraceError as error:
-        _logger.error("Bundle %s answers without new items: %s", bundle.bundle_id, error)
-    return Serving(bundle), stamp
+    stamp, beside = None, None
+    if new_items is not None:
+        stamp = _items_stamp(new_items, bundle.bundle_id)
+        try:
+            beside = _known_beside(new_items, bundle.bundle_id)
+            bundle = _grown(bundle, new_items)
+        except HeadraceError as error:
+            beside = None
+            _logger.error("Bundle %s answers without new items: %s", bundle.bundle_id, error)
+    return _following(bundle, item_log, beside) if item_log is not None else Serving(bundle), stamp
+
+
+def _following(
+    bundle: Bundle, item_log: ItemLog, beside: Mapping[str, Any] | None, queries: QueryCache | None = None
+) -> Serving:
+    """Return what answers from a bundle with all that the item log says."""
+    items = LiveItems(bundle, item_log, beside=beside)
+    return Serving(bundle, queries, items).newest(_EMBED_BUDGET_AT_START_S)
+
+
+def _known_beside(new_items: Path, bundle_id: str) -> Mapping[str, Any] | None:
+    """Return the place in the item log up to which the items beside a bundle are known."""
+    pointer = find_pointer(new_items, bundle_id)
+    return pointer.items_cursor if pointer else None
 
 
 def release(old: "weakref.ref[Bundle]") -> None:

@@ -26,6 +26,12 @@ SHED = Counter(
 RATE_LIMITED = Counter("headrace_rate_limited_total", "Requests refused with 429, by call.", ["call"])
 REFUSED = Counter("headrace_refused_callers_total", "Requests refused with 401 or 403, by reason.", ["why"])
 DEGRADED = Counter("headrace_degraded_total", "Answers that are not what the model says, by reason.", ["why"])
+INSTEAD_OF_FRESH = Counter(
+    "headrace_instead_of_fresh_total",
+    "Answers with other features of the user than the online store's present ones, by what was used: `cache` (what it "
+    "said last), `session` (with the events that this worker was just told of), `nothing`.",
+    ["used"],
+)
 QUERY_CACHE = Counter(
     "headrace_query_cache_total", "Queries whose embedding was remembered (hit) or computed (miss).", ["outcome"]
 )
@@ -52,10 +58,12 @@ CLOSED_CONNECTIONS = Counter(
 
 _DEGRADATIONS = {
     "the feature store did not answer": "features_slow",
-    "the feature store failed and is left alone": "features_left_alone",
-    "the feature store failed; the events": "events_not_counted_yet",
-    "the feature store failed": "features_failed",
-    "too many wait for the feature store": "features_busy",
+    "the feature store did not take": "events_slow",
+    "the feature store failed;": "events_failed",
+    "the feature store failed and": "features_left_alone",
+    "the feature store failed,": "features_failed",
+    "too many wait for the feature store": "features_overloaded",
+    "the last events are not in": "events_waiting",
     "the model failed": "model_failed",
     "ordering failed": "ordering_failed",
 }

@@ -104,7 +104,7 @@ class _Remembered:
             activity=dict(self.user.activity),
         )
 
-    def push_events(self, events: Sequence[Any]) -> None:
+    def push_events(self, events: Sequence[Any]) -> dict[str, Any]:
         raise AssertionError(f"no rehearsal sends events, found {len(events)}")
 
 

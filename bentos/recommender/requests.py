@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipelines.schemas import EVENT_TYPES
 
@@ -104,6 +104,38 @@ class EventsBody(Body):
     events: list[EventBody] = Field(min_length=1)
 
 
+class ItemBody(Body):
+    """One item as it is now, in the contract's form; a field that is left out is none. `updated_at` is the arrival."""
+
+    item_id: str = Field(min_length=1, max_length=MAX_ID_CHARACTERS)
+    title: str = Field(min_length=1)
+    description: str | None = None
+    category: str | None = None
+    brand: str | None = None
+    price: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    currency: str | None = None
+    image: str | None = None
+    attributes: dict[str, str] | None = None
+    available: bool = True
+
+
+class ItemsBody(Body):
+    """`PUT /items`: one item or more; one alone may also be the body itself."""
+
+    items: list[ItemBody] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_alone(cls, given: Any) -> Any:
+        return {"items": [given]} if isinstance(given, dict) and "item_id" in given and "items" not in given else given
+
+
+class DeleteItemBody(Body):
+    """`DELETE /items/{item_id}`: the id is in the path."""
+
+    item_id: str = Field(min_length=1, max_length=MAX_ID_CHARACTERS)
+
+
 class ReloadBody(Body):
     """`POST /admin/reload`: nothing is to be said; the body may be empty."""
 
@@ -156,7 +188,7 @@ def _request_error(kind: type[Body], error: ValidationError) -> RequestError:
 
 def _fields_around(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """Return the fields that the object at the error would know."""
-    inner = {"filters": FiltersBody, "events": EventBody}
+    inner = {"filters": FiltersBody, "events": EventBody, "items": ItemBody}
     return _fields(inner.get(str(location[0]), kind) if len(location) > 1 else kind)
 
 

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
@@ -20,10 +21,12 @@ from _bentoml_sdk import Service
 from bentos.recommender.api import Api, ASGIApp
 from bentos.recommender.callers import API_KEY_VARIABLE, Callers
 from bentos.recommender.connections import limit_connections
+from bentos.recommender.logs import write_logs
 from pipelines.errors import HeadraceError, StoreError
 
 if TYPE_CHECKING:
     from bentos.recommender.answers import Answers
+    from bentos.recommender.traces import Traces
     from pipelines.config import ServingConfig
 
 _PARENT_WATCH_INTERVAL_S = 1.0
@@ -63,8 +66,12 @@ class Recommender:
             raise SystemExit(1) from None
 
     def __init__(self) -> None:
+        from pipelines.config import load_config
+
+        write_logs(load_config().serving.log_format)
         self._answers = open_answers()
-        api.open(self._answers, callers=open_callers(self._answers.serving))
+        serving = self._answers.serving
+        api.open(self._answers, callers=open_callers(serving), traces=open_traces(serving))
         # Full collections over the loaded libraries take 80 to 150 ms; what is there now stays anyway.
         gc.collect()
         gc.freeze()
@@ -131,6 +138,15 @@ def open_callers(serving: "ServingConfig") -> Callers:
     )
 
 
+def open_traces(serving: "ServingConfig") -> "Traces | None":
+    """Return what makes spans, where the settings want them; otherwise nothing of it is imported."""
+    if not serving.traces:
+        return None
+    from bentos.recommender.traces import bentoml_traces
+
+    return bentoml_traces()
+
+
 def open_answers() -> "Answers":
     """Open bundle, features, event log and key as the environment says.
 
@@ -138,6 +154,7 @@ def open_answers() -> "Answers":
         HeadraceError: something is missing or broken; the message says what to do.
     """
     from bentos.recommender.answers import Answers
+    from bentos.recommender.catching_up import CatchingUp
     from bentos.recommender.live_bundle import LiveBundle
     from bentos.recommender.trials import Trials
     from pipelines.config import load_config
@@ -145,6 +162,7 @@ def open_answers() -> "Answers":
     from pipelines.pseudonyms import Pseudonymizer, load_pseudonym_key
     from pipelines.stores.event_log import open_event_log
     from pipelines.stores.online_features import OnlineFeatures
+    from pipelines.stores.push_checkpoint import PushCheckpoint
     from pipelines.stores.served_features import ServedFeaturesLog
     from pipelines.stores.served_requests import ServedRequestsLog
     from pipelines.stores.shown_lists import ShownListsLog
@@ -155,12 +173,14 @@ def open_answers() -> "Answers":
     serving, deployment = config.serving, config.deployment
     trials = Trials(places, config.canary, config.shadow)
     live = LiveBundle(places, os.environ, beside=trials.names)
+    features = OnlineFeatures(
+        places.feast, history_length=config.features.history_length, preparation=config.preparation
+    )
+    event_log = open_event_log(places.event_log, os.environ)
     answers = Answers(
         live=live,
-        features=OnlineFeatures(
-            places.feast, history_length=config.features.history_length, preparation=config.preparation
-        ),
-        event_log=open_event_log(places.event_log, os.environ),
+        features=features,
+        event_log=event_log,
         pseudonymizer=pseudonymizer,
         serving=serving,
         served=ServedFeaturesLog(places.served_features, share=serving.audit_share, keep_days=serving.audit_days),
@@ -169,6 +189,15 @@ def open_answers() -> "Answers":
         ),
         shown=ShownListsLog(places.shown_lists, share=serving.shown_share, keep_days=serving.shown_days),
         trials=trials,
+        catching_up=lambda users: CatchingUp(
+            PushCheckpoint(places.feast, event_log),
+            store=features,
+            users=users,
+            lock=places.feast / ".catching_up.lock",
+            interval_s=serving.catch_up_interval_s,
+            now=lambda: datetime.now(UTC),
+        ),
+        validation=config.validation,
     )
     try:
         answers.warm_up()
@@ -176,4 +205,5 @@ def open_answers() -> "Answers":
         print(f"headrace: answers are degraded for now: {error}", file=sys.stderr, flush=True)  # noqa: T201
     live.start()
     trials.start()
+    answers.start()
     return answers

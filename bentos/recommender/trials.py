@@ -5,7 +5,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from bentos.recommender.live_bundle import Serving, file_stamp, open_serving
@@ -15,6 +15,7 @@ from pipelines.places import Places
 from pipelines.rollout.assignment import is_assigned
 from pipelines.rollout.guard import CanaryGuard
 from pipelines.rollout.plan import CanaryStop, RolloutPlan, Trial
+from pipelines.stores.item_log import ItemLog
 from pipelines.stores.rollout_file import read_plan, read_stop, write_stop
 from pipelines.stores.shadow_answers import ShadowAnswersLog
 
@@ -115,7 +116,8 @@ class Trials:
 
     def stop_if_bad(self, canary: Canary) -> None:
         """Take the canary out at once if its guard says so; why is written in the background."""
-        if canary.guard.reason is not None and self.canary is canary:
+        current = self.canary
+        if canary.guard.reason is not None and current is not None and current.guard is canary.guard:
             self.canary = None
             self._stopped.put(canary)
 
@@ -149,8 +151,22 @@ class Trials:
         canary = self.canary
         if canary is not None and self._is_stopped(canary.trial):
             self.canary = None
+        self._follow_items()
 
     # Inside
+
+    def _follow_items(self) -> None:
+        """Take over what the item log says; half a second later than the live bundle at most."""
+        canary, shadow = self.canary, self.shadow
+        if canary is not None and (newest := canary.serving.newest()) is not canary.serving and self.canary is canary:
+            self.canary = replace(canary, serving=newest)
+        if shadow is None:
+            return
+        shared = self.canary
+        if shared is not None and shared.serving.items is shadow.serving.items:
+            self.shadow = replace(shadow, serving=shared.serving)
+        elif (newest := shadow.serving.newest()) is not shadow.serving:
+            self.shadow = replace(shadow, serving=newest)
 
     def _take_canary(self, wanted: Trial | None) -> None:
         before = self.canary
@@ -184,7 +200,9 @@ class Trials:
             if other is not None and other.trial.bundle == wanted.bundle:
                 return other.serving
         try:
-            return open_serving(self._places.bundles / wanted.bundle, self._places.new_items)[0]
+            return open_serving(
+                self._places.bundles / wanted.bundle, self._places.new_items, ItemLog(self._places.item_log)
+            )[0]
         except (HeadraceError, OSError) as error:
             _logger.error("The %s %s is not tried: %s", role, wanted.bundle, error)
         if role == "canary":

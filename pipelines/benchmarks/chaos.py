@@ -81,7 +81,7 @@ class Outcome:
     found: Counter[str] = field(default_factory=Counter)
     """How often each event id is in the log."""
     checked_users: int = 0
-    unknown_users: int = 0
+    strangers: set[str] = field(default_factory=set)
     """Users whose only event was acknowledged and whom the service does not know."""
     wrong: list[str] = field(default_factory=list)
     """Sentences about what did not happen that should have."""
@@ -111,9 +111,12 @@ class Outcome:
                 problems.append(f"{phase.name}: {len(lost)} acknowledged events are not in the log")
         if doubled := sum(times > 1 for times in self.found.values()):
             problems.append(f"{doubled} events are in the log more than once")
-        if self.unknown_users:
+        if self.strangers:
+            where = {phase.name: len(self.strangers.intersection(self.of(phase).once_users)) for phase in self.phases}
             problems.append(
-                f"{self.unknown_users} of {self.checked_users} users whose only event was acknowledged are strangers"
+                f"{len(self.strangers)} of {self.checked_users} users whose only event was acknowledged are strangers ("
+                + ", ".join(f"{count} of {name!r}" for name, count in where.items() if count)
+                + ")"
             )
         if not self.ledger.acknowledged:
             problems.append("no event was acknowledged: there was nothing to lose")
@@ -128,7 +131,7 @@ class Outcome:
             ("requests", len(self.ledger.entries)),
             ("failures", sum(len(self.failures(phase)) for phase in self.phases)),
             ("lost_events", sum(len(self.lost(phase)) for phase in self.phases)),
-            ("unknown_users", self.unknown_users),
+            ("unknown_users", len(self.strangers)),
         )
         for metric, value in values:
             yield _record(data, "all phases", metric, value, "users" if metric == "unknown_users" else "requests")
@@ -152,7 +155,10 @@ def chaos(
         folder = Path(name)
         redis = _redis(folder, stack)
         clock = _clock(folder)
-        environment = {**({ONLINE_STORE_VARIABLE: redis.address} if redis else {}), **(clock.environment if clock else {})}
+        environment = {
+            **({ONLINE_STORE_VARIABLE: redis.address} if redis else {}),
+            **(clock.environment if clock else {}),
+        }
         home = ShopHome(folder, environment={ONLINE_STORE_VARIABLE: redis.address} if redis else {})
         shop = home.prepare(items=_ITEMS, users=_USERS, words=_WORDS, sales=_SALES, seed=_SEED)
         for seed, bundle in enumerate((*_BUNDLES, _BROKEN)):
@@ -363,7 +369,7 @@ def _look_for_events(outcome: Outcome, home: ShopHome, port: int) -> None:
         if time.monotonic() > deadline:
             break
         time.sleep(0.5 if left else 0)
-    outcome.unknown_users = len(left)
+    outcome.strangers = set(left)
 
 
 def _strangers(port: int, users: Sequence[str]) -> list[str]:

@@ -102,7 +102,8 @@ def _study(task: CompressTask, work: Path, options: CompressOptions, progress: P
     encoder.eval()
     max_tokens = task.training.max_tokens
     tokenizer.save_pretrained(work / "tokenizer")
-    vectors = EmbeddingCache(options.cache).encode(
+    cache = EmbeddingCache(options.cache)
+    vectors = cache.encode(
         task.catalog.texts,
         f"{encoder_fingerprint(encoder)}-float32-{max_tokens}",
         encoder.dim,
@@ -125,6 +126,7 @@ def _study(task: CompressTask, work: Path, options: CompressOptions, progress: P
         config=config,
         seed=options.seed,
         progress=progress,
+        cache=cache,
     )
 
 

@@ -227,7 +227,7 @@ def read_items(path: Path) -> ItemTable:
         DataError: the file or a column is missing, there are no items, an id is missing or there twice, or no item
             has a title.
     """
-    from pipelines.training.catalog import item_text
+    from pipelines.inference.new_items import item_text
 
     where = path / ITEMS
     optional = ("description", "category", "brand", "price", "image")

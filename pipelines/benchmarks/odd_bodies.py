@@ -31,8 +31,15 @@ TEXTS = (
     "m" * 1_001,
     "m" * 100_000,
     "?*+[](){}^$\\|\"'`",
-    "-", ".", "%", "%00", "\\u0000",
-    "1e999", "NaN", "null", "0" * 400,
+    "-",
+    ".",
+    "%",
+    "%00",
+    "\\u0000",
+    "1e999",
+    "NaN",
+    "null",
+    "0" * 400,
 )
 NUMBERS: tuple[Any, ...] = (0, -1, 1, 2, 99, 100, 101, 2**31, 2**63, 10**30, -(10**30), 0.5, -0.0, 1e308, 5e-324)
 ODD: tuple[Any, ...] = (None, True, False, [], {}, [None], {"a": {}}, [[[[]]]], "1", "true")
@@ -106,8 +113,12 @@ def _mixture(call: str, item_id: str, chooser: random.Random) -> bytes:
         if call == "events" and isinstance(body.get("events"), list) and chooser.random() < 0.8:
             part = _event(item_id)
             body["events"] = [part] * chooser.choice((1, 1, 2, 50))
-        name = chooser.choice([*part, "k", "filters", "user_id", "session_id", "position", "value", chooser.choice(TEXTS[:20])])
-        part[name] = chooser.choice((chooser.choice(TEXTS), chooser.choice(NUMBERS), chooser.choice(ODD), _letters(chooser)))
+        name = chooser.choice(
+            [*part, "k", "filters", "user_id", "session_id", "position", "value", chooser.choice(TEXTS[:20])]
+        )
+        part[name] = chooser.choice(
+            (chooser.choice(TEXTS), chooser.choice(NUMBERS), chooser.choice(ODD), _letters(chooser))
+        )
     raw = bytearray(_dumped(body))
     if chooser.random() < 0.2 and raw:
         raw[chooser.randrange(len(raw))] = chooser.randrange(256)
@@ -118,12 +129,13 @@ def _mixture(call: str, item_id: str, chooser: random.Random) -> bytes:
 
 def _good(call: str, item_id: str) -> dict[str, Any]:
     filters = {"categories": ["kind 1"], "brands": [], "min_price": 1.0, "max_price": 9.5}
-    return {
+    bodies: dict[str, dict[str, Any]] = {
         "search": {"query": "milk", "user_id": "odd", "k": 5, "filters": filters},
         "recommend": {"user_id": "odd", "k": 5, "seed_items": [item_id], "filters": filters},
         "similar": {"item_id": item_id, "k": 5, "kind": "similar"},
         "events": {"events": [_event(item_id)]},
-    }[call]
+    }
+    return bodies[call]
 
 
 def _event(item_id: str) -> dict[str, Any]:

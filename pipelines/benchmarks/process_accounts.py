@@ -82,7 +82,7 @@ def memory(process_id: int) -> Memory:
 def open_files(process_id: int) -> int:
     """Return how many files and connections a process has open; 0 where the system does not tell."""
     try:
-        return len(os.listdir(f"/proc/{process_id}/fd"))
+        return len(list(Path(f"/proc/{process_id}/fd").iterdir()))
     except OSError:
         return 0
 

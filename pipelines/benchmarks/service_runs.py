@@ -1,4 +1,4 @@
-"""The service as benches run it: beside them, on a free port of this machine, on the cores they say, and killed at will."""
+"""The service as benches run it: beside them, on a free port, on the cores they say, and killed at will."""
 
 import http.client
 import json

@@ -15,8 +15,8 @@ benchmark's users and events never reach the real one. For each case:
     search new query small tower   the same with the bundle's query tower, where it has one
     naive                          search with the PyTorch encoder, an exact float product and a full sort, in process
 
-Beside them: a worker's memory that it does not share, seconds from start to ready, two workers against one, and what
-the load generator itself could send.
+Beside them: a worker's memory that it does not share, seconds from start to ready, two workers against one, the share
+of the true nearest 100 items that the index finds, and what the load generator itself could send.
 """
 
 import gc
@@ -25,6 +25,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ import numpy as np
 import orjson
 
 from pipelines.benchmarks.http_load import Counting, Tally, closed_loop, open_loop, poisson_times
+from pipelines.benchmarks.index_recall import K, asked_vectors, index_recall
 from pipelines.benchmarks.process_accounts import cpu_s, memory, on_cores, usable_cores
 from pipelines.benchmarks.records import BenchmarkRecord, write_records
 from pipelines.benchmarks.service_runs import ServiceRun
@@ -63,9 +65,13 @@ if TYPE_CHECKING:
 BENCH = "serving"
 FIRST, EVENT, GENERATOR = "recommend right after an event", "one event", "load generator alone"
 _CLIENTS = 8
+_MEETINGS = 4
+"""Rounds after which each of two workers has met almost every user."""
 _CHECKED = 16
 """One in so many answers is looked into."""
 _NAIVE_REQUESTS = 20
+_RECALL_OF = 100
+"""Queries, and as many users."""
 Make = Callable[[int], bytes | None]
 
 
@@ -143,6 +149,7 @@ def bench_serving(
         with on_cores(ours), ServiceRun(places, environment, cores=theirs) as one:
             ready_s = one.start()
             traffic.port = one.port
+            traffic.visit_known()
             has_tower = (folder / "query_tower").is_dir()
             cases: dict[str, Make] = {
                 RECOMMEND: traffic.recommend,
@@ -158,9 +165,11 @@ def bench_serving(
             with on_cores(ours), ServiceRun(places, environment, cores=theirs) as one:
                 one.start()
                 traffic.port = one.port
+                traffic.visit_known()
                 measured.append(measure_case(SEARCH_NEW, one, traffic, traffic.search_new, durations))
         else:
             click.echo(f"{SEARCH_SMALL}: the bundle has no query tower (`headrace compress` makes one)", err=True)
+        records += _recall(bundle, traffic, data)
         generator = generator_alone(durations.generator_s, _CLIENTS, theirs)
         naive = _naive(bundle, traffic, durations)
     one_rate = next(figures.capacity.rate for figures in measured if figures.case == RECOMMEND and figures.capacity)
@@ -241,7 +250,7 @@ def _two_workers(service: ServiceRun, traffic: Traffic, durations: Durations, da
     service.start()
     traffic.port = service.port
     traffic.make_users()
-    _saturate(service.port, traffic, traffic.recommend, durations.round_s, 1_000)
+    traffic.visit_known(rounds=_MEETINGS, clients=_CLIENTS)
     tally = _saturate(service.port, traffic, traffic.recommend, durations.capacity_s, 1_000)
     found = [memory(worker) for worker in service.workers]
     return [
@@ -249,6 +258,18 @@ def _two_workers(service: ServiceRun, traffic: Traffic, durations: Durations, da
         _record(data, WORKER, "memory_pss_mib", max(one.pss for one in found), "MiB"),
         _record(data, TWO_WORKERS, "rps", tally.rate, "1/s"),
     ]
+
+
+def _recall(bundle: "Bundle", traffic: Traffic, data: str) -> list[BenchmarkRecord]:
+    """Compare the index that the service uses with a product with every vector."""
+    from pipelines.stores.vector_index_files import indexed
+
+    now = time.time()
+    queries = [next(traffic.new_queries) for _ in range(_RECALL_OF)]
+    users = [traffic.history_of(user, now) for user in traffic.users[:_RECALL_OF]]
+    asked = asked_vectors(bundle, queries, users, now)
+    found = index_recall(indexed(bundle).vector_index, np.asarray(bundle.item_vectors), asked)
+    return [_record(data, "index", f"recall@{K}", float(found.mean()), "share")]
 
 
 def _naive(bundle: "Bundle", traffic: Traffic, durations: Durations) -> list[Figures]:

@@ -1,4 +1,4 @@
-"""The search that most templates have: the PyTorch encoder, an exact float product, a full sort; one thread, no HTTP."""
+"""The search of most templates: the PyTorch encoder, an exact float product, a full sort; one thread, no HTTP."""
 
 import os
 import time

@@ -1,5 +1,6 @@
 """What the serving bench asks: known users at random, some of them for the first time after an event, and queries."""
 
+import calendar
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from pipelines.benchmarks.http_load import Answer, closed_loop, described, http_request
+from pipelines.benchmarks.index_recall import History
 from pipelines.errors import StoreError
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ _CALL_EVENTS = 500
 _VISITED_SHARE = 0.2
 """Share of the users, at least, whose last event was followed by a visit."""
 _SEED = 13
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class Traffic:
@@ -61,12 +64,24 @@ class Traffic:
         self._visited, self._fresh = self._fresh[-self._least_visited :], self._fresh[: -self._least_visited]
 
     def renew(self, count: int) -> None:
-        """Have so many users, at most, wait for their first visit after an event; events are sent for what is missing."""
+        """Have so many users, at most, wait for a first visit after an event; what is missing of them has one now."""
         self._chooser.shuffle(self._visited)
         missing = max(0, min(count - len(self._fresh), len(self._visited) - self._least_visited))
         users, self._visited = self._visited[:missing], self._visited[missing:]
         self._post_events([self.event(user) for user in users])
         self._fresh += users
+
+    def visit_known(self, *, rounds: int = 1, clients: int = 1) -> None:
+        """Ask for everybody who does not wait for a first visit, as a service has that ran for a while.
+
+        Args:
+            rounds: How often; where there are several workers, each should have met each user.
+            clients: Connections.
+        """
+        for _ in range(rounds):
+            self._chooser.shuffle(self._visited)
+            requests = [http_request("recommend", {"user_id": user}) for user in self._visited]
+            closed_loop(self.port, _each(requests), lambda _: None, clients=clients)
 
     @property
     def first_visits_at_most(self) -> int:
@@ -114,10 +129,16 @@ class Traffic:
         """Return an event of a user that happens now."""
         return {"user_id": user, "event_type": "view", "item_id": self.item()}
 
+    def history_of(self, user: str, now: float) -> History:
+        """Return such a history as the online store has it."""
+        events = list(self._history(user, now))[::-1]
+        times = [calendar.timegm(time.strptime(event["event_timestamp"], _TIME)) for event in events]
+        return History([event["item_id"] for event in events], [event["event_type"] for event in events], times)
+
     def _history(self, user: str, now: float) -> Iterator[dict[str, Any]]:
         for number in range(HISTORY):
             basket = 1 + number // _BASKET
-            at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now - basket * _BASKET_DAYS * 86_400))
+            at = time.strftime(_TIME, time.gmtime(now - basket * _BASKET_DAYS * 86_400))
             yield {"user_id": user, "event_type": "purchase", "item_id": self.item(), "event_timestamp": at}
 
     def item(self) -> str:
@@ -135,6 +156,10 @@ def for_seconds(seconds: float, make: Callable[[int], bytes | None]) -> Callable
     return lambda index: make(index) if time.perf_counter() < until else None
 
 
+def _each(requests: Sequence[bytes]) -> Callable[[int], bytes | None]:
+    return lambda index: requests[index] if index < len(requests) else None
+
+
 def ask(port: int, call: str, body: Any, *, method: str = "POST") -> dict[str, Any]:
     """Send one request and return its answer.
 
@@ -142,8 +167,7 @@ def ask(port: int, call: str, body: Any, *, method: str = "POST") -> dict[str, A
         StoreError: the answer is not 2xx.
     """
     found: list[Answer] = []
-    requests = [http_request(call, body, method=method)]
-    closed_loop(port, lambda index: requests[index] if index < 1 else None, found.append, clients=1, timeout_s=30)
+    closed_loop(port, _each([http_request(call, body, method=method)]), found.append, clients=1, timeout_s=30)
     if not found[0].is_ok:
         raise StoreError(f"/{call} answered {described(found[0])}")
     answer: dict[str, Any] = orjson.loads(found[0].body)
@@ -174,7 +198,8 @@ def _distinct_queries(titles: Sequence[str], chooser: random.Random) -> Iterator
     seen: set[str] = set()
     while True:
         words = [word.strip(",.") for word in chooser.choice(titles).split()]
-        words = chooser.sample(words, min(3, len(words))) + [chooser.choice(chooser.choice(titles).split() or ["new"])]
+        other = chooser.choice(chooser.choice(titles).split() or ["new"])
+        words = [*chooser.sample(words, min(3, len(words))), other]
         chooser.shuffle(words)
         query = " ".join(words)
         if query in seen or not query.strip():

@@ -217,4 +217,3 @@ def _send_odd(port: int, rate: float, item_id: str, connection: Connection) -> N
     open_loop(port, next_request, answered, endless_poisson_times(rate, _SEED), connections=100)
     connection.recv()
     connection.send((statuses, problems))
-

@@ -9,7 +9,7 @@
     huge bodies    20 MiB, and a length of a terabyte
     idle           10,000 connections that ask nothing
 
-While the badly behaved are there, requests arrive at a quarter of the capacity (60 a second at most), and none may fail.
+While they are there, requests arrive at a quarter of the capacity (60 a second at most), and none may fail.
 """
 
 import contextlib
@@ -150,7 +150,11 @@ class Outcome:
         """Yield the records."""
         if (burst := self.burst) is not None:
             yield _record(data, "capacity", "rps", burst.capacity, "1/s")
-            for case, ledger in (("before", burst.before), ("burst", burst.during), ("after a second", burst.recovered)):
+            for case, ledger in (
+                ("before", burst.before),
+                ("burst", burst.during),
+                ("after a second", burst.recovered),
+            ):
                 yield from _ledger_records(data, case, ledger)
             yield _record(data, "burst", "accepted_rps", burst.accepted_rate, "1/s")
             if burst.refused_ms:

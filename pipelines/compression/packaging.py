@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -84,6 +85,8 @@ class Labels:
     parent: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     more_files: Mapping[str, Path] = field(default_factory=dict)
+    items_cursor: Mapping[str, Any] | None = None
+    """Place in the item log up to which the tables knew it when the catalogue was read."""
 
 
 def export_models(
@@ -184,7 +187,13 @@ def package_bundle(
     metrics = {**labels.metrics, **exported.metrics, **learned.metrics, **search.metrics}
     parts = _parts(trained, exported, text_tables, now, labels, preprocessing, metrics)
     parts = replace(parts, ranker=learned.file, search_ranker=search.file)
-    return write_bundle(folder, parts=parts, created_at=labels.created_at, parent=labels.parent)
+    return write_bundle(
+        folder,
+        parts=parts,
+        created_at=labels.created_at,
+        parent=labels.parent,
+        items_cursor=labels.items_cursor,
+    )
 
 
 def _parts(

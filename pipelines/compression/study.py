@@ -25,7 +25,7 @@ from pipelines.compression.query_towers import FullModel, build_query_tower
 from pipelines.compression.variants import Variant
 from pipelines.config import CompressionConfig
 from pipelines.inference.text_encoder import open_query_tower
-from pipelines.model.encoder import encode_texts, tokenize
+from pipelines.model.encoder import EmbeddingCache, encode_texts, encoder_fingerprint, tokenize
 from pipelines.progress import Progress
 from pipelines.schemas import MeasuredVariant
 
@@ -51,6 +51,8 @@ class Study:
     config: CompressionConfig
     seed: int
     progress: Progress
+    cache: EmbeddingCache | None = None
+    """Keeps the full model's vectors between runs; None where texts are what people typed."""
 
     @cached_property
     def lessons(self) -> Lessons:
@@ -63,8 +65,16 @@ class Study:
     def vectors_of(self, texts: Sequence[str], stage: str) -> np.ndarray:
         """Return the full model's vectors, float32 `(n, dim)`, each row L2 norm 1."""
         full = self.full
-        return encode_texts(
-            full.encoder, self.tokenizer, texts, max_tokens=full.max_tokens, progress=self.progress, stage=stage
+
+        def encode(missing: Sequence[str]) -> np.ndarray:
+            return encode_texts(
+                full.encoder, self.tokenizer, missing, max_tokens=full.max_tokens, progress=self.progress, stage=stage
+            )
+
+        if self.cache is None:
+            return encode(texts)
+        return self.cache.encode(
+            texts, f"{encoder_fingerprint(full.encoder)}-float32-{full.max_tokens}", full.encoder.dim, encode
         )
 
 

@@ -2,8 +2,8 @@
 
 `6-layer int8`                     all layers (or as many as there are), int8
 `6-layer int8 domain vocabulary`   the same with the tokens of the domain only
-`2-layer int8`                     distilled from the full model, and added to a static tower; with the tokens of the
-                                   domain only
+`2-layer int8`                     distilled from the full model, with the tokens of the domain only, and added to the
+                                   static tower, which has a vocabulary of its own
 `6-layer float32`, `… float16`     not quantized; float16 is for GPUs
 `static`                           a vector a token, no transformer
 """

@@ -49,8 +49,10 @@ def _measured(report: EvaluationReport) -> str:
     own: Mapping[str, Metric] = report.metrics.get(_OWN, {})
     found = [f"{words} **{_interval(own[name])}**" for name, words in _SHOWN.items() if name in own]
     if not found:
-        return f"It was not measured on {window}: " + "; ".join(finding.words for finding in report.findings)
-    return f"On {window}, {report.users:,} users, every item ranked: " + "; ".join(found) + "."
+        return f"It was not measured on the test window {window}: " + "; ".join(
+            finding.words for finding in report.findings
+        )
+    return f"On the test window {window}, {report.users:,} users, every item ranked: " + "; ".join(found) + "."
 
 
 def _interval(metric: Metric) -> str:

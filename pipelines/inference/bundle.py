@@ -128,6 +128,8 @@ class Manifest(Frozen):
     n_items: int
     encoder: str
     files: dict[str, FileEntry]
+    items_cursor: dict[str, Any] | None = None
+    """Place in the item log up to which the catalogue knows it; None: it was made before there was one."""
 
     @property
     def size_mib(self) -> float:
@@ -184,8 +186,12 @@ def write_bundle(
     parts: BundleParts,
     created_at: datetime,
     parent: str | None = None,
+    items_cursor: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Write the bundle to `folder`, whose name is the bundle id; whole or not at all.
+
+    Args:
+        items_cursor: Place in the item log up to which the catalogue knows it.
 
     Raises:
         DataError: the parts do not fit together.
@@ -225,16 +231,24 @@ def write_bundle(
             n_items=parts.item_vectors.shape[0],
             encoder=parts.encoder_name,
             files=_file_entries(target),
+            items_cursor=dict(items_cursor) if items_cursor else None,
         )
         _open(target, manifest, "auto")
-        _write_json(target / MANIFEST, manifest.model_dump(mode="json"))
+        # What is not there is not written, so that a service of an earlier version reads it too.
+        left_out = set() if items_cursor else {"items_cursor"}
+        _write_json(target / MANIFEST, manifest.model_dump(mode="json", exclude=left_out))
     return manifest
 
 
 def default_texts(items: pa.Table) -> list[str]:
     """Return the text of each item for lexical search: title, category and brand."""
-    columns = (items[name].to_pylist() for name in ("title", "category", "brand"))
-    return [" ".join(part for part in parts if part) for parts in zip(*columns, strict=True)]
+    return [default_text(item) for item in items.select(["title", "category", "brand"]).to_pylist()]
+
+
+def default_text(item: Mapping[str, Any]) -> str:
+    """Return the text of one item for lexical search: title, category and brand."""
+    parts = (item.get(name) for name in ("title", "category", "brand"))
+    return " ".join(part for part in parts if part)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -377,6 +391,16 @@ class Bundle:
     def brands(self) -> tuple[dict[str, int], np.ndarray]:
         """Brand numbers by case-folded name, and the number of each item, int32 `(n_items,)`, −1 for none."""
         return _codes(self.items["brand"])
+
+    @cached_property
+    def category_rows(self) -> dict[str, np.ndarray]:
+        """Rows of the items of each category, int32, by case-folded name."""
+        return _rows_by_name(*self.categories)
+
+    @cached_property
+    def brand_rows(self) -> dict[str, np.ndarray]:
+        """Rows of the items of each brand, int32, by case-folded name."""
+        return _rows_by_name(*self.brands)
 
     @cached_property
     def facts(self) -> ItemFacts:
@@ -686,6 +710,12 @@ def _codes(column: pa.ChunkedArray) -> tuple[dict[str, int], np.ndarray]:
     numbers: dict[str, int] = {}
     codes = [-1 if name is None else numbers.setdefault(name.casefold(), len(numbers)) for name in column.to_pylist()]
     return numbers, np.asarray(codes, np.int32)
+
+
+def _rows_by_name(numbers: Mapping[str, int], codes: np.ndarray) -> dict[str, np.ndarray]:
+    order = np.argsort(codes, kind="stable").astype(np.int32)
+    starts = np.searchsorted(codes[order], np.arange(len(numbers) + 1))
+    return {name: order[starts[number] : starts[number + 1]] for name, number in numbers.items()}
 
 
 def _save(path: Path, array: np.ndarray) -> None:

@@ -184,6 +184,11 @@ def read_fields(folder: Path) -> ItemTowerFields | None:
         ) from error
 
 
+def item_text(title: str, description: str | None) -> str:
+    """Return what the encoder reads of an item; in the tables each has a title, validation sets others aside."""
+    return ". ".join(part for part in (title, description) if part)
+
+
 def embed_items(
     bundle: "Bundle", items: pa.Table, texts: Sequence[str], images: np.ndarray | None = None
 ) -> np.ndarray:
@@ -222,7 +227,7 @@ def with_new_items(bundle: "Bundle", new: NewItems) -> "Bundle":
     count = new.items.num_rows
     _check(bundle, new)
     other = copy.copy(bundle)
-    for name in _cached_names(type(bundle)):
+    for name in cached_names(type(bundle)):
         other.__dict__.pop(name, None)
     other.items = pa.concat_tables(
         [bundle.items, new.items.select(bundle.items.column_names).cast(bundle.items.schema)]
@@ -266,5 +271,6 @@ def _grown(values: np.ndarray, count: int, filler: float) -> np.ndarray:
     return np.concatenate([values, np.full((count, *values.shape[1:]), filler, values.dtype)])
 
 
-def _cached_names(kind: type) -> list[str]:
+def cached_names(kind: type) -> list[str]:
+    """Return the names of what a class computes once an object."""
     return [name for base in kind.__mro__ for name, value in vars(base).items() if isinstance(value, cached_property)]

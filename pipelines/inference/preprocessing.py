@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Protocol
 
 import numpy as np
@@ -129,7 +130,7 @@ class Preprocessing(Frozen):
     def event_type_numbers(self, event_types: Sequence[str]) -> np.ndarray:
         """Return int64 `(n,)` numbers of the event types; 0 for a type that the model never saw."""
         numbers = {name: number for number, name in enumerate(self.event_types)}
-        return np.fromiter((numbers.get(name, 0) for name in event_types), np.int64, len(event_types))
+        return np.fromiter(map(numbers.get, event_types, repeat(0)), np.int64, len(event_types))
 
     def gap_buckets(self, event_times: Sequence[int] | np.ndarray, now_s: float) -> np.ndarray:
         """Return int64 `(n,)` age buckets of the events at `now_s` (epoch seconds)."""
@@ -181,8 +182,8 @@ def behavior_batch(
     for index, (rows, event_types, event_times, known) in enumerate(kept):
         n = len(known)
         batch.item_rows[index, :n] = rows[known]
-        batch.event_types[index, :n] = preprocessing.event_type_numbers([event_types[i] for i in known])
-        times = np.asarray([event_times[i] for i in known], np.float64)
+        batch.event_types[index, :n] = preprocessing.event_type_numbers([event_types[i] for i in known.tolist()])
+        times = np.asarray(event_times, np.float64)[known]
         batch.gap_buckets[index, :n] = preprocessing.gap_buckets(times, float(now_s[index]))
         batch.mask[index, :n] = 1.0
     return batch

@@ -128,12 +128,20 @@ class WindowNews:
         found = self.connection.execute(f"SELECT 1 FROM {relation} WHERE created_timestamp IS NULL LIMIT 1")
         return bool(found.fetchall())
 
-    def of_table(self, table: str, file: Path) -> str:
-        """Return the rows of another table that say something new."""
+    def says_arrival(self, table: str) -> bool:
+        """Whether the source's rows of the table say when they arrived."""
+        return self._arrival_known.get(table, True)
+
+    def of_table(self, table: str, file: Path, known: str | None = None) -> str:
+        """Return the rows of another table that say something new.
+
+        Args:
+            known: The rows as the source gave them last, a relation, where those of the table come from elsewhere.
+        """
         query = f"SELECT * FROM read_parquet({quoted(file)})"
         if self._since is None:
             return query
-        if self._arrival_known.get(table, True):
+        if self.says_arrival(table):
             return self._newer(table, query) if table == "items" else query
         content = [identifier(name) for name in TABLES[table].names if name != "updated_at"]
         columns = ", ".join(content)
@@ -143,7 +151,7 @@ class WindowNews:
         if files := self._tables.quarantine_files(table):
             aside = f"SELECT {columns} FROM read_parquet({quoted_list(files)}, union_by_name = true)"
             query = f"SELECT new.* FROM ({query}) AS new ANTI JOIN ({aside}) AS old ON {same}"
-        fresh = f"SELECT new.* FROM ({query}) AS new ANTI JOIN {table} AS old ON {same}"
+        fresh = f"SELECT new.* FROM ({query}) AS new ANTI JOIN {known or table} AS old ON {same}"
         # With all the rows of its key: of two in the source the first is taken, whichever of them is known.
         key = " AND ".join(f"new.{name} IS NOT DISTINCT FROM fresh.{name}" for name in KEYS[table])
         rows = f"SELECT new.* FROM ({query}) AS new SEMI JOIN ({fresh}) AS fresh ON {key}"

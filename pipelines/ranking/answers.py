@@ -29,6 +29,8 @@ from pipelines.ranking.prepared import (
 )
 from pipelines.ranking.query_results import QueryResult, query_result
 
+_NEIGHBORS = 50
+"""Items like an item that are found at once; most ask for fewer."""
 _SURE = 20
 """First places of a search that have to be those of the full ranking, if no more are asked for."""
 
@@ -130,7 +132,7 @@ def search(
             bundle,
             query,
             query_vector,
-            most=max(serving.candidates, k),
+            per_generator=serving.candidates // 2,
             sure=max(k, _SURE),
             allowed=bundle.shown if allowed is None else allowed,
         )
@@ -154,8 +156,12 @@ def similar(
     serving: ServingConfig,  # noqa: ARG001 - all three are asked alike
     kind: Literal["similar", "goes_with"] = "similar",
     filters: Filters | None = None,
+    prepared: Prepared | None = None,
 ) -> Ranking:
     """Rank items that are like an item, or that are bought with it (fewer come back if fewer were).
+
+    Args:
+        prepared: What is remembered for this bundle; None remembers nothing.
 
     Raises:
         DataError: the item is unknown.
@@ -165,15 +171,29 @@ def similar(
         raise DataError(
             f"The item {item_id!r} is unknown: ask for one of the {bundle.n_items:,} items of the catalogue."
         )
-    allowed = allowed_items(bundle, filters, [row])
     if kind == "similar":
-        rows, scores = bundle.vector_index.nearest(bundle.item_vectors[row], k, allowed)
-        scores = np.maximum(scores, np.float32(0))
+        rows, scores = _neighbors(bundle, row, k, filters, prepared)
         return Ranking(rows, scores, {"dense": scores}, personalized=False)
+    allowed = allowed_items(bundle, filters, [row])
     ids, scores = bundle.neighbors[ITEM_TO_ITEM].of(row)
     keep = allowed[ids]
     rows, values = ids[keep][:k].astype(np.int64), scores[keep][:k]
     return Ranking(rows, values, {"item_to_item": values}, personalized=False)
+
+
+def _neighbors(
+    bundle: Bundle, row: int, k: int, filters: Filters | None, prepared: Prepared | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the items nearest to an item, rows and scores, best first."""
+    kept = prepared.neighbors.get(row) if prepared is not None and filters is None and k <= _NEIGHBORS else None
+    if kept is None:
+        wanted = max(k, _NEIGHBORS) if filters is None else k
+        allowed = allowed_items(bundle, filters, [row])
+        rows, cosines = bundle.vector_index.nearest(bundle.item_vectors[row], wanted, allowed)
+        kept = rows, np.maximum(cosines, np.float32(0))
+        if prepared is not None and filters is None:
+            prepared.neighbors.put(row, kept)
+    return kept[0][:k], kept[1][:k]
 
 
 def _first(found: RankedItems | QueryResult, k: int, *, personalized: bool = True) -> Ranking:

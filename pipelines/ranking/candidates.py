@@ -8,18 +8,18 @@ the newest events, as the user tower does).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 
 from pipelines.features.on_demand import CANDIDATE_FEATURES, candidate_features
-from pipelines.inference.bundle import DENSE, Bundle
+from pipelines.inference.bundle import Bundle
 from pipelines.inference.preprocessing import UserFeatures
 from pipelines.inference.ranker_features import OF_GENERATOR, OF_PAIR, OF_USER, ranker_features
 from pipelines.ranking.ordering import first_allowed, top_rows
-from pipelines.retrieval.cooccurrence import history_weights
-from pipelines.retrieval.neighbors import Reached, reached_in
+from pipelines.retrieval.neighbors import Reached, ReachedTables
 from pipelines.retrieval.trends import TREND_FEATURES
 
 TRENDING = "trending"
@@ -60,6 +60,12 @@ class History:
     """int64 `(t,)`, row numbers."""
     times: np.ndarray
     """int64 `(t,)`, epoch seconds."""
+
+    @cached_property
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Distinct times, the newest first, int64 `(m,)`, and the place of each event among them, int64 `(t,)`."""
+        times, places = np.unique(self.times, return_inverse=True)
+        return times[::-1], len(times) - 1 - places
 
 
 @dataclass(frozen=True)
@@ -146,25 +152,20 @@ def day_candidates(
     """Find the candidates of a user on the day of a moment; Args: as for `recommend_candidates`."""
     rows, times = (part[-bundle.preprocessing.max_history :] for part in (history.rows, history.times))
     generators = bundle.generators
-    weights = _weights(bundle, times)
-    reached = dict(zip(bundle.neighbors, reached_in([*bundle.neighbors.values()], rows, weights), strict=True))
+    weights = _weights(bundle, history.moments[1][-len(rows) :] if len(rows) else rows)
+    names = generators[:-1]  # `dense` is the last
+    reached = ReachedTables([bundle.neighbors[name] for name in names], rows, weights)
     trends = bundle.trends.of_day(now_s)
-    proposed = [
-        _nearest(bundle, user_vector, dense_scores, per_generator, allowed)
-        if name == DENSE
-        else _best_reached(reached[name], per_generator, allowed)
-        for name in generators
-    ]
+    proposed = [_best_reached(table, per_generator, allowed) for table in reached.tables]
+    proposed.append(_nearest(bundle, user_vector, dense_scores, per_generator, allowed))
     proposed.append(first_allowed(trends.popular, per_generator, allowed))
     proposed.append(history.rows[allowed[history.rows]])
     candidates, found_by = _merged(proposed)
     cosines = _cosines(bundle, candidates, user_vector, weights, rows)
     touched = _touched(history, candidates)
-    names = ranker_features(generators)
-    first = (TREND_FEATURES[0], CANDIDATE_FEATURES[0], OF_PAIR[0], OF_USER[0])
-    trending, affinities, pair, user = map(names.index, first)
-    of_day = np.zeros((len(candidates), len(names)), np.float32)
-    _fill_generators(of_day[:, :trending], generators, reached, candidates, cosines)
+    width, (trending, affinities, pair, user) = _layout(generators)
+    of_day = np.zeros((len(candidates), width), np.float32)
+    _fill_generators(of_day[:, :trending], reached, candidates, cosines)
     of_day[:, trending:affinities] = trends.features[candidates]
     of_day[:, affinities:pair] = np.nan_to_num(candidate_features(rows, times, candidates, bundle.facts), copy=False)
     of_day[touched.places, pair:user] = touched.columns
@@ -176,7 +177,7 @@ def _cosines(
     bundle: Bundle, candidates: np.ndarray, user_vector: np.ndarray, weights: np.ndarray, rows: np.ndarray
 ) -> np.ndarray:
     """Return cosines of the candidates, float32 `(3, c)`: with the user, the recent history and its newest moment."""
-    ways = weights[1:] @ bundle.item_vectors[rows]
+    ways = (weights[1:] * bundle.item_vectors.scales[rows]) @ bundle.item_vectors.codes_of(rows)
     ways /= np.maximum(np.linalg.norm(ways, axis=1, keepdims=True), 1e-12)
     return bundle.item_vectors.products(candidates, np.concatenate([user_vector[None], ways]).T).T
 
@@ -190,17 +191,32 @@ def _nearest(
     return rows[scores > 0]
 
 
-def _weights(bundle: Bundle, times: np.ndarray) -> np.ndarray:
-    """Return three ways to weight a history, float32 `(3, t)`: by moments, by steps, its newest moment alone."""
-    steps = POSITION_DECAY ** np.arange(len(times))[::-1]
-    newest = times == times.max(initial=0)
-    by_moments = history_weights(times, bundle.preprocessing.history_decay)
-    return np.stack([by_moments, steps, newest]).astype(np.float32)
+@lru_cache(maxsize=8)
+def _layout(generators: tuple[str, ...]) -> tuple[int, tuple[int, ...]]:
+    """Return how many features there are, and where those of trends, affinities, the pair and the user begin."""
+    names = ranker_features(generators)
+    firsts = (TREND_FEATURES[0], CANDIDATE_FEATURES[0], OF_PAIR[0], OF_USER[0])
+    return len(names), tuple(map(names.index, firsts))
+
+
+def _weights(bundle: Bundle, ages: np.ndarray) -> np.ndarray:
+    """Return three ways to weight a history, float32 `(3, t)`: by moments, by steps, its newest moment alone.
+
+    Args:
+        ages: int64 `(t,)`, the number of newer moments of each event.
+    """
+    steps = POSITION_DECAY ** np.arange(len(ages))[::-1]
+    return np.stack([bundle.preprocessing.history_decay**ages, steps, ages == 0]).astype(np.float32)
 
 
 def _best_reached(reached: Reached, most: int, allowed: np.ndarray) -> np.ndarray:
-    scores = reached.scores[0]
-    return reached.rows[top_rows(scores, most, allowed[reached.rows] & (scores > 0))]
+    """Return the rows of the best items that are allowed, int64 `(<=most,)`, in any order."""
+    scores = reached.scores[0] * allowed[reached.rows]
+    bound = np.partition(scores, -most)[-most] if len(scores) > most else 0
+    best = np.flatnonzero(scores >= bound if bound > 0 else scores > 0)
+    if len(best) > most:  # equals at the end of the list: the first rows of them
+        best = top_rows(scores, most)
+    return reached.rows[best]
 
 
 def _merged(proposed: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -212,23 +228,12 @@ def _merged(proposed: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return candidates, found_by
 
 
-def _fill_generators(
-    columns: np.ndarray,
-    generators: Sequence[str],
-    reached: Mapping[str, Reached],
-    candidates: np.ndarray,
-    cosines: np.ndarray,
-) -> None:
+def _fill_generators(columns: np.ndarray, reached: ReachedTables, candidates: np.ndarray, cosines: np.ndarray) -> None:
     """Write what the generators say of the candidates into columns, float32 `(c, 6 · n_generators)`."""
-    values = np.empty((3, len(generators), len(candidates)), np.float32)
-    tops = np.ones((3, len(generators)), np.float32)
-    for place, name in enumerate(generators):
-        if name == DENSE:
-            np.maximum(cosines, 0, out=values[:, place])
-            tops[0, place] = values[0, place].max(initial=0)
-        else:
-            values[:, place] = reached[name].of(candidates)
-            tops[:, place] = reached[name].scores.max(axis=1, initial=0)
+    values = np.concatenate([reached.of(candidates), np.maximum(cosines, 0)[:, None]], axis=1)
+    tops = np.ones(values.shape[:2], np.float32)
+    tops[:, :-1] = np.stack([table.scores.max(axis=1, initial=0) for table in reached.tables], axis=1)
+    tops[0, -1] = values[0, -1].max(initial=0)
     order = np.argsort(-values[0], axis=1, kind="stable")
     places = np.empty(order.shape, np.int64)
     np.put_along_axis(places, order, np.arange(len(candidates))[None], axis=1)
@@ -239,7 +244,7 @@ def _fill_generators(
         np.where(values[0] > 0, 1 / np.log2(2.0 + places), 0),
         *relative[1:],
     ]
-    width = len(OF_GENERATOR) * len(generators)
+    width = len(OF_GENERATOR) * len(values[0])
     for part, of_each in enumerate(said):
         columns[:, part : width : len(OF_GENERATOR)] = of_each.T
     columns[:, width:] = np.log1p(_STRENGTH * tops[0])
@@ -272,23 +277,24 @@ def _touched(history: History, candidates: np.ndarray) -> _Touched:
     ln(1 + Σ 0.95^age) with the number of newer moments as age, the share of the moments since the first with the item,
     and ln of the days since the last relative to the usual days between two, 0 for an item that was met once.
     """
-    moments, ages = np.unique(-history.times, return_inverse=True)
-    met = np.unique(history.rows * _SHIFT + ages)
+    moments, ages = history.moments
+    met = np.sort(history.rows * _SHIFT + ages)
+    met = met[np.append(True, met[1:] != met[:-1])[: len(met)]]
     rows, ages = met // _SHIFT, met % _SHIFT
-    starts = np.flatnonzero(np.diff(rows, prepend=-1))
+    starts = np.flatnonzero(np.append(True, rows[1:] != rows[:-1])[: len(rows)])
     counts = np.diff(np.append(starts, len(rows)))
     newest, oldest = ages[starts], ages[starts + counts - 1]
     distinct = rows[starts]
     places = np.searchsorted(candidates, distinct)
     here = np.flatnonzero(np.append(candidates, -1)[places] == distinct)
-    between = (moments[oldest] - moments[newest]) / _DAY_S / np.maximum(counts - 1, 1)
+    between = (moments[newest] - moments[oldest]) / _DAY_S / np.maximum(counts - 1, 1)
     recent = np.add.reduceat(MOMENT_DECAY**ages, starts) if len(starts) else np.empty(0)
     columns = np.zeros((len(counts), len(OF_PAIR)))
     columns[:, 0] = np.log1p(counts)
     columns[:, 2:5] = np.stack([np.ones(len(counts)), np.log1p(recent), counts / (oldest + 1)], axis=1)
     usual = np.full(len(between), np.nan)
     np.log1p(between, out=usual, where=between > 0)
-    return _Touched(columns[here], places[here], -moments[newest[here]], usual[here])
+    return _Touched(columns[here], places[here], moments[newest[here]], usual[here])
 
 
 def _of_moment(newest_s: int, now_s: float) -> np.ndarray:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.inference.bundle import Bundle
-from pipelines.inference.preprocessing import UserFeatures
 
-_DAY_S = 86_400
+_NOTHING = np.empty(0, np.int32)
 
 
 @dataclass(frozen=True)
@@ -32,13 +31,14 @@ def allowed_items(
     """Return bool `(n_items,)`: available, matching the filters and not excluded."""
     allowed = bundle.available.copy()
     if filters is not None:
-        for names, (numbers, codes) in ((filters.categories, bundle.categories), (filters.brands, bundle.brands)):
+        for names, groups in ((filters.categories, bundle.category_rows), (filters.brands, bundle.brand_rows)):
             if names:
-                wanted = [numbers[name.casefold()] for name in names if name.casefold() in numbers]
-                allowed &= np.isin(codes, wanted)
-        if filters.excluded_categories:
-            numbers, codes = bundle.categories
-            allowed &= ~np.isin(codes, [numbers.get(name.casefold(), -2) for name in filters.excluded_categories])
+                named = np.zeros(len(allowed), bool)
+                for name in {name.casefold() for name in names}:
+                    named[groups.get(name, _NOTHING)] = True
+                allowed &= named
+        for name in filters.excluded_categories:
+            allowed[bundle.category_rows.get(name.casefold(), _NOTHING)] = False
         if filters.min_price is not None:
             allowed &= bundle.prices >= filters.min_price
         if filters.max_price is not None:
@@ -46,17 +46,3 @@ def allowed_items(
     if len(excluded_rows):
         allowed[np.asarray(excluded_rows, np.int64)] = False
     return allowed
-
-
-def recently_purchased(bundle: Bundle, features: UserFeatures, now_s: float, days: float) -> np.ndarray:
-    """Return int64 `(n,)`, rows of known items that the user bought within so many days before `now_s`."""
-    if days <= 0:
-        return np.empty(0, np.int64)
-    oldest = now_s - days * _DAY_S
-    bought = [
-        item_id
-        for item_id, event_type, time in zip(features.item_ids, features.event_types, features.event_times, strict=True)
-        if event_type == "purchase" and time >= oldest
-    ]
-    rows = bundle.rows_of(bought)
-    return np.unique(rows[rows >= 0])

@@ -93,17 +93,6 @@ def history_scores(bundle: Bundle, features: UserFeatures) -> np.ndarray:
     return scores / top if top > 0 else scores
 
 
-def history_scores_of(bundle: Bundle, features: UserFeatures, rows: np.ndarray) -> np.ndarray:
-    """Return `history_scores` of the items asked for, float32 `(c,)`, without looking at the others."""
-    history = bundle.rows_of(features.item_ids)
-    known = history >= 0
-    weights = history_weights(features.event_times, bundle.preprocessing.history_decay)
-    reached = bundle.neighbors[ITEM_TO_ITEM].reached(history[known], weights[None, known])
-    top = reached.scores.max(initial=0.0)
-    scores: np.ndarray = reached.of(rows)[0]
-    return scores / top if top > 0 else scores
-
-
 def fit_fusion_weights(
     bundle: Bundle,
     features: Sequence[UserFeatures],

@@ -25,7 +25,7 @@ from pipelines.ranking.query_results import QueryResult
 
 _DAY_S = 86_400
 _MIB = 2**20
-_QUERY_RESULTS = 4_096
+_QUERY_RESULTS, _NEIGHBOR_LISTS = 4_096, 4_096
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -110,11 +110,13 @@ class PreparedUser:
 
 
 class Prepared:
-    """Users and queries of one bundle; another bundle starts anew."""
+    """Users, queries and items of one bundle; another bundle starts anew."""
 
     def __init__(self, serving: ServingConfig) -> None:
         self._users: Kept[int, PreparedUser] = Kept(serving.prepared_users_mib * _MIB, lambda user: user.size)
         self.queries: Kept[str, QueryResult] = Kept(_QUERY_RESULTS)
+        self.neighbors: Kept[int, tuple[np.ndarray, np.ndarray]] = Kept(_NEIGHBOR_LISTS)
+        """The items nearest to an item, by its row: their rows and cosines, best first."""
 
     def user(self, features: UserFeatures) -> PreparedUser | None:
         """Return what was made of these very features."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipelines.inference.bundle import Bundle
 from pipelines.ranking.fusion import Parts, weighted_mean
-from pipelines.ranking.ordering import top_rows
+from pipelines.ranking.ordering import distinct_rows, top_rows
 from pipelines.ranking.search_candidates import described_candidates, matching_rows
 from pipelines.ranking.search_ranker import relative_scores, search_ranker_of
 from pipelines.retrieval.lexical import QueryWords
@@ -39,21 +39,27 @@ class QueryResult:
 
 
 def query_result(
-    bundle: Bundle, query: str, query_vector: np.ndarray, *, most: int, sure: int, allowed: np.ndarray | None = None
+    bundle: Bundle,
+    query: str,
+    query_vector: np.ndarray,
+    *,
+    per_generator: int,
+    sure: int,
+    allowed: np.ndarray | None = None,
 ) -> QueryResult:
     """Find the items of a query.
 
     Args:
         query_vector: float32 `(dim,)`, L2 norm 1.
-        most: Items wanted of each generator, and at all.
+        per_generator: Items taken from each generator, where the bundle has no ranker of search.
         sure: First places that have to be those of the full ranking.
         allowed: bool `(n_items,)`; None allows all.
     """
     words = bundle.lexical.understood(query)
     lexical = bundle.lexical.scores_of(words.numbers)
     if bundle.search_ranker is not None:
-        return _ranked(bundle, words, query_vector, lexical, most, sure, allowed)
-    return _fused(bundle, query_vector, lexical, most, sure, allowed)
+        return _ranked(bundle, words, query_vector, lexical, sure, allowed)
+    return _fused(bundle, query_vector, lexical, max(per_generator, sure), sure, allowed)
 
 
 def _ranked(
@@ -61,7 +67,6 @@ def _ranked(
     words: QueryWords,
     query_vector: np.ndarray,
     lexical: np.ndarray,
-    most: int,
     sure: int,
     allowed: np.ndarray | None,
 ) -> QueryResult:
@@ -72,7 +77,7 @@ def _ranked(
     by_words = matching_rows(lexical, wanted, allowed)
     found = described_candidates(words, query_vector, bundle.lexical, bundle.item_vectors, lexical, nearest, by_words)
     scores = relative_scores(ranker, found)
-    best = top_rows(scores, most)
+    best = top_rows(scores, len(scores))
     rows = found.rows[best]
     parts = _parts(bundle, rows, query_vector, lexical, float(lexical.max(initial=0.0)) or 1.0)
     return QueryResult(rows, scores[best], parts, sure, fused=False)
@@ -91,7 +96,7 @@ def _fused(
     top = float(lexical.max(initial=0.0)) or 1.0
     nearest, cosines = bundle.vector_index.nearest(query_vector, most, allowed)
     by_words = matching_rows(lexical, most, allowed)
-    rows = np.union1d(nearest, by_words)
+    rows = distinct_rows(nearest, by_words)
     parts = _parts(bundle, rows, query_vector, lexical, top)
     scores = weighted_mean(parts, weights)
     # What an item outside the lists can have at most.
@@ -104,11 +109,11 @@ def _fused(
         more = np.flatnonzero(lexical > top * missing / weights["lexical"])
         more = np.setdiff1d(more if allowed is None else more[allowed[more]], rows, assume_unique=True)
         if len(more) > _MOST_ADDED:
-            more = _best_of_all(bundle, query_vector, lexical / top, weights, most, allowed)
-        rows = np.union1d(rows, more)
+            more = _best_of_all(bundle, query_vector, lexical / top, weights, 2 * most, allowed)
+        rows = distinct_rows(rows, more)
         parts = _parts(bundle, rows, query_vector, lexical, top)
         scores = weighted_mean(parts, weights)
-    best = top_rows(scores, most)
+    best = top_rows(scores, 2 * most)
     return QueryResult(rows[best], scores[best], {name: part[best] for name, part in parts.items()}, sure, fused=True)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.inference.ranker_features import SEARCH_FEATURES
-from pipelines.ranking.ordering import top_rows
+from pipelines.ranking.ordering import distinct_rows, top_rows
 from pipelines.retrieval.dense import ItemVectors
 from pipelines.retrieval.lexical import LexicalIndex, QueryWords
 
@@ -21,6 +21,8 @@ _FEATURES_OF = {
 """What could not be computed without a generator: vectors, or words."""
 _PLACE_SCALE = 10
 """Place at which a candidate counts half as much as the first."""
+_FEW = 8_192
+"""Items with a word of the query that are looked at alone."""
 _CENTRAL = 10
 """Best candidates whose mean vector says what the query is about."""
 _LEXICAL_SHARE = np.float32(0.5)
@@ -81,7 +83,7 @@ def described_candidates(
         nearest: int64 `(m,)`, rows of the best items by meaning.
         by_words: int64 `(m,)`, rows of the best items by words.
     """
-    rows = np.union1d(nearest, by_words)
+    rows = distinct_rows(nearest, by_words)
     vectors = item_vectors[rows]
     columns = dict(_of_scores(vectors @ query_vector, lexical_scores[rows], vectors))
     columns.update(_of_words(words, rows, lexical, lexical_scores[rows]))
@@ -96,8 +98,12 @@ def described_candidates(
 
 def matching_rows(lexical_scores: np.ndarray, k: int, allowed: np.ndarray | None = None) -> np.ndarray:
     """Return the rows of the best `k` items that have a word of the query, int64 `(<=k,)`, best first."""
-    rows = top_rows(lexical_scores, k, allowed)
-    return rows[lexical_scores[rows] > 0]
+    matching = np.flatnonzero(lexical_scores)
+    if len(matching) > _FEW:
+        rows = top_rows(lexical_scores, k, allowed)
+        return rows[lexical_scores[rows] > 0]
+    # Of a rare word almost all scores are 0: to part equal ones takes milliseconds.
+    return matching[top_rows(lexical_scores[matching], k, None if allowed is None else allowed[matching])]
 
 
 def without_generator(found: SearchCandidates, generator: str) -> SearchCandidates:

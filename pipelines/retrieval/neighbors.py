@@ -74,7 +74,7 @@ class NeighborTable:
             rows: int64 `(t,)`, items of the history, without unknown ones.
             weights: float32 `(w, t)`, weight of each, by `w` ways of weighting.
         """
-        return reached_in([self], rows, weights)[0]
+        return ReachedTables([self], rows, weights).tables[0]
 
     def _links(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the neighbors of all rows one after the other, their scores, and how many each row has."""
@@ -166,27 +166,39 @@ class NeighborTable:
         return None
 
 
-def reached_in(tables: Sequence[NeighborTable], rows: np.ndarray, weights: np.ndarray) -> list[Reached]:
-    """Return `NeighborTable.reached` of several tables of the same items: together they take half the time."""
-    n = len(tables[0])
-    links = [table._links(rows) for table in tables]
-    ids = np.concatenate([found + place * n for place, (found, _, _) in enumerate(links)])
-    scores = np.concatenate([found for _, found, _ in links])
-    lengths = np.concatenate([found for _, _, found in links])
-    marked = np.zeros(len(tables) * n, bool)
-    marked[ids] = True
-    distinct = np.flatnonzero(marked)
-    numbers = np.empty(len(marked), np.int32)  # only the marked ones are written and read
-    numbers[distinct] = np.arange(len(distinct), dtype=np.int32)
-    places, owners = numbers[ids], np.repeat(np.tile(np.arange(len(rows)), len(tables)), lengths)
-    sums = np.empty((len(weights), len(distinct)), np.float32)
-    for number, way in enumerate(weights):
-        sums[number] = np.bincount(places, scores * way[owners], minlength=len(distinct))
-    ends = np.searchsorted(distinct, np.arange(len(tables) + 1) * n)
-    return [
-        Reached(distinct[start:stop] - place * n, sums[:, start:stop])
-        for place, (start, stop) in enumerate(pairwise(ends.tolist()))
-    ]
+class ReachedTables:
+    """The items that a history reaches in several tables of the same items: together they take half the time."""
+
+    def __init__(self, tables: Sequence[NeighborTable], rows: np.ndarray, weights: np.ndarray) -> None:
+        """Add up neighbors; Args: as for `NeighborTable.reached`."""
+        n = len(tables[0])
+        links = [table._links(rows) for table in tables]
+        ids = np.concatenate([found + place * n for place, (found, _, _) in enumerate(links)])
+        scores = np.concatenate([found for _, found, _ in links])
+        lengths = np.concatenate([found for _, _, found in links])
+        self._marked = np.zeros(len(tables) * n, bool)
+        self._marked[ids] = True
+        distinct = np.flatnonzero(self._marked)
+        self._numbers = np.empty(len(self._marked), np.int32)  # only the marked ones are written and read
+        self._numbers[distinct] = np.arange(len(distinct), dtype=np.int32)
+        places, owners = self._numbers[ids], np.repeat(np.tile(np.arange(len(rows)), len(tables)), lengths)
+        self._sums = np.zeros((len(weights), len(distinct) + 1), np.float32)  # the last one: not reached
+        for sums, way in zip(self._sums, weights, strict=True):
+            sums[:-1] = np.bincount(places, scores * way[owners], minlength=len(distinct))
+        self._firsts = np.arange(len(tables))[:, None] * n
+        ends = np.searchsorted(distinct, [*self._firsts[:, 0], len(self._marked)]).tolist()
+        self.tables = [
+            Reached(distinct[start:stop] - place * n, self._sums[:, start:stop])
+            for place, (start, stop) in enumerate(pairwise(ends))
+        ]
+        """What each table reaches."""
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the scores of the items asked for, float32 `(w, n_tables, c)`, 0 for those that were not reached."""
+        places = rows + self._firsts
+        numbers = np.where(self._marked[places], self._numbers[places], self._sums.shape[1] - 1)
+        scores: np.ndarray = self._sums[:, numbers]
+        return scores
 
 
 def _high_bits(n_items: int) -> int:

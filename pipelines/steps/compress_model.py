@@ -20,7 +20,7 @@ from pipelines.experiments.model_card import model_card
 from pipelines.features.history import IS_REMEMBERED_SQL
 from pipelines.inference.bundle import load_bundle, read_manifest
 from pipelines.progress import Progress
-from pipelines.schemas import CompressedBundle, TrainedModel, TrainingSet
+from pipelines.schemas import ITEM_LOG, CompressedBundle, TrainedModel, TrainingSet
 from pipelines.stores.experiment_tracker import ExperimentTracker
 from pipelines.stores.model_registry import ModelRegistry
 from pipelines.stores.table_store import TableStore
@@ -167,6 +167,8 @@ def _write(
     progress: Progress,
     now: datetime,
 ) -> None:
+    # Before the catalogue: what is accepted in between is read twice, by the service once more, and not lost.
+    items_cursor = tables.source_state(ITEM_LOG) or None
     run = read_trained_run(training_set, trained, tables=tables, config=config, cache_dir=cache_dir, progress=progress)
     parts, catalog = run.parts, run.parts.catalog
     receipt = find_receipt(run.source.folder)
@@ -196,6 +198,7 @@ def _write(
                 parent=training_set.champion,
                 metrics=receipt.flat_metrics() if receipt else {},
                 more_files={RECEIPT: run.source.receipt} if receipt else {},
+                items_cursor=items_cursor,
             ),
             config=config,
             progress=progress,

@@ -8,14 +8,13 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.inference.bundle import ITEM_COLUMNS, Bundle, OtherVersionError, default_texts, load_bundle
-from pipelines.inference.new_items import NewItems, embed_items, read_fields
+from pipelines.inference.new_items import NewItems, embed_items, item_text, read_fields
 from pipelines.progress import Progress
 from pipelines.retrieval.lexical import LexicalIndex
-from pipelines.schemas import EmbeddedItems
+from pipelines.schemas import ITEM_LOG, EmbeddedItems
 from pipelines.stores.files import text_sha256
 from pipelines.stores.new_items_store import find_pointer, remove_new_items, write_new_items
 from pipelines.stores.table_store import TableStore
-from pipelines.training.catalog import item_text
 from pipelines.training.item_images import ItemImages
 
 _BATCH = 256
@@ -51,6 +50,7 @@ def embed_new_items(
         bundle = load_bundle(bundle_folder)
     except OtherVersionError as error:
         return EmbeddedItems(bundle=bundle_folder.name, items=0, left_out=str(error))
+    items_cursor = tables.source_state(ITEM_LOG) or None  # before the items: some may be taken twice, none is lost
     with tables.connect() as connection:
         connection.register("known", pa.table({"item_id": bundle.item_ids}))
         found = connection.sql(
@@ -75,7 +75,8 @@ def embed_new_items(
             vectors.append(embed_items(bundle, items.slice(start, _BATCH), texts[part], shown))
             progress.update("new items embedded", min(start + _BATCH, len(texts)), len(texts))
         lexical = LexicalIndex.build(default_texts(pa.concat_tables([bundle.items, items])))
-        write_new_items(new_items, bundle.bundle_id, NewItems(items, np.concatenate(vectors), lexical), fingerprint)
+        new = NewItems(items, np.concatenate(vectors), lexical)
+        write_new_items(new_items, bundle.bundle_id, new, fingerprint, items_cursor)
     return EmbeddedItems(bundle=bundle.bundle_id, items=len(texts))
 
 

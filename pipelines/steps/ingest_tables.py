@@ -16,9 +16,10 @@ from pipelines.config import PreparationConfig
 from pipelines.errors import DataError
 from pipelines.preparation.behavior import PreparedEvents, prepare_events
 from pipelines.preparation.news import WindowNews, replayed_query
+from pipelines.preparation.told_items import keep_said, said_by_source, stage_told, told_query
 from pipelines.progress import Progress
 from pipelines.pseudonyms import Pseudonymizer
-from pipelines.schemas import EVENT_LOG, EVENTS, TABLES, IngestedWindow
+from pipelines.schemas import EVENT_LOG, EVENTS, ITEM_LOG, TABLES, IngestedWindow
 from pipelines.sources.base import Source, SourceTables, contract_query
 from pipelines.sources.files import one_line
 from pipelines.stores.files import replacing_folder, write_text
@@ -43,11 +44,22 @@ class AcceptedEvents(Protocol):
         ...
 
 
+class ToldItems(Protocol):
+    """The items that the service was told of."""
+
+    def behind(
+        self, cursor: Mapping[str, Any] | None, until: datetime | None = None
+    ) -> tuple[Mapping[str, Mapping[str, Any]], Mapping[str, Any]]:
+        """Return the last state of each item that changed behind the cursor up to `until`, and the next cursor."""
+        ...
+
+
 def ingest_tables(
     source: Source,
     *,
     tables: TableStore,
     event_log: AcceptedEvents,
+    item_log: ToldItems | None = None,
     pseudonymizer: Pseudonymizer,
     preparation: PreparationConfig,
     late_days: int,
@@ -61,6 +73,7 @@ def ingest_tables(
     written anew, and a window that was accepted already is returned as it is.
 
     Args:
+        item_log: Items that the service was told of; None reads none.
         late_days: Days that may lie between an event and its arrival; ids are compared that far back.
 
     Raises:
@@ -81,6 +94,8 @@ def ingest_tables(
             staged = _stage_source(connection, source.name, read, folder, pseudonymizer, progress)
         batches, cursor = event_log.read_from(tables.source_state(EVENT_LOG) or None, until, since=since)
         logged = _spool(batches, folder / "log.staged.parquet")
+        changes, items_cursor = _told(item_log, tables, until)
+        told = stage_told(changes.values(), folder / "told.staged.parquet", since=since, until=until)
         replays = tables.pending_replays()
         with tables.writing_connection() as connection:
             news = WindowNews(connection, tables, read.arrival_known, since=since, until=until, late_days=late_days)
@@ -94,11 +109,14 @@ def ingest_tables(
             )
             rows = {"events": _finish(connection, events, prepared, folder)}
             for table, again in mended.items():
-                parts = [news.of_table(table, staged[table])] if table in staged else []
+                if table == "items":
+                    parts = _new_items(news, staged.get(table), told, tables.source_items, folder)
+                else:
+                    parts = [news.of_table(table, staged[table])] if table in staged else []
                 parts += [replayed_query(table, file) for file in again]
                 if parts:
                     rows[table] = write_parquet(connection, " UNION ALL ".join(parts), folder / f"{table}.parquet")
-            for file in staged.values():
+            for file in folder.glob("*.staged.parquet"):
                 file.unlink()
         rows = {table: rows[table] for table in TABLES if rows.get(table)}
         for table in TABLES:
@@ -118,12 +136,37 @@ def ingest_tables(
         )
         manifest = IngestedManifest(
             window=result,
-            source_state={source.name: dict(read.state), EVENT_LOG: dict(cursor)},
+            source_state={
+                source.name: dict(read.state),
+                EVENT_LOG: dict(cursor),
+                **({ITEM_LOG: dict(items_cursor)} if items_cursor else {}),
+            },
             replays=tuple(replay.id for replay in replays),
             pseudonym_key=pseudonymizer.fingerprint,
         )
         write_text(folder / "window.json", manifest.model_dump_json(indent=2))
     return result
+
+
+def _told(
+    item_log: ToldItems | None, tables: TableStore, until: datetime
+) -> tuple[Mapping[str, Mapping[str, Any]], Mapping[str, Any]]:
+    return item_log.behind(tables.source_state(ITEM_LOG) or None, until) if item_log is not None else ({}, {})
+
+
+def _new_items(news: WindowNews, staged: Path | None, told: Path | None, kept: Path | None, folder: Path) -> list[str]:
+    """Return the queries of the items that the source gives and of those that were told of."""
+    parts = []
+    if staged is not None and news.says_arrival("items"):
+        parts = [news.of_table("items", staged)]
+    elif staged is not None:
+        given = folder / "items.news.staged.parquet"
+        write_parquet(news.connection, news.of_table("items", staged, said_by_source(kept)), given)
+        keep_said(news.connection, folder, news=f"read_parquet({quoted(given)})", told=told, kept=kept)
+        parts = [f"SELECT * FROM read_parquet({quoted(given)})"]
+        if told is not None:  # the source gives no time: it may have been before that
+            parts[0] += f" AS given ANTI JOIN read_parquet({quoted(told)}) AS told USING (item_id)"
+    return [*parts, told_query(told, staged)] if told is not None else parts
 
 
 def _hit(counts: Mapping[str, int]) -> dict[str, int]:

@@ -162,15 +162,24 @@ class EventLog:
     """Events in segments below one folder; safe for many threads and processes of one machine."""
 
     def __init__(
-        self, folder: Path, *, clock: Callable[[], datetime] = utc_now, segment_bytes: int = _SEGMENT_BYTES
+        self,
+        folder: Path,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        segment_bytes: int = _SEGMENT_BYTES,
+        require: Callable[[Sequence[Mapping[str, Any]], datetime], None] = require_contract,
     ) -> None:
         """Open the log; nothing is created before the first event.
 
-        `segment_bytes` is the size in bytes from which on a new segment is begun.
+        Args:
+            segment_bytes: Size from which on a new segment is begun.
+            require: Refuses what does not belong into this log, given the present: it raises a DataError. The log of
+                items has another form than that of events.
         """
         self._folder = folder
         self._clock = clock
         self._segment_bytes = segment_bytes
+        self._require = require
         self._group = GroupCommit(self._commit)
         self._synced: Segment | None = None
 
@@ -182,7 +191,7 @@ class EventLog:
         """
         if not events:
             return []
-        require_contract(events, self._clock())
+        self._require(events, self._clock())
         try:
             return self._group.submit(events)
         except OSError as error:
@@ -210,6 +219,29 @@ class EventLog:
         wanted = [span for span in spans if since is None or span.segment.day >= _day(since)]
         return EventsRead(self._batches(wanted, since=since), _cursor_behind(spans, cursor))
 
+    def records_behind(
+        self, cursor: Mapping[str, Any] | None, until: datetime | None = None
+    ) -> tuple[Iterator[list[Event]], dict[str, Any]]:
+        """Return what was appended behind the cursor, one list a call, and the cursor behind it.
+
+        As `read_from`, but the rows are those of the JSON, whatever their form; without `until` up to now.
+
+        Raises:
+            DataError: `until` lies in the future, or the log no longer holds what comes after the cursor.
+            StoreError: the disk does not answer.
+        """
+        now, spans = self._written(until)
+        with self._disk_errors():
+            spans = self._behind(cursor, spans)
+            if until is not None:
+                spans = self._before_later_arrivals(spans, until, now)
+        return self._calls(spans), _cursor_behind(spans, cursor)
+
+    def _calls(self, spans: list[_Span]) -> Iterator[list[Event]]:
+        with self._disk_errors():
+            for span in spans:
+                yield from self._events(span)
+
     def _commit(self, calls: list[Sequence[Mapping[str, Any]]]) -> list[list[dict[str, Any]]]:
         """Append the events of all calls in one write."""
         with self._locked(fcntl.LOCK_EX):
@@ -232,18 +264,23 @@ class EventLog:
         is_full = (self._folder / newest.name).stat().st_size >= self._segment_bytes
         return Segment(newest.day, newest.number + 1) if is_full else newest
 
-    def _written(self, until: datetime) -> tuple[datetime, list[_Span]]:
+    def _written(self, until: datetime | None) -> tuple[datetime, list[_Span]]:
         """Return the present and everything that was written by then, whole segments in order."""
         if not self._folder.is_dir():
-            require_past(until, now := self._clock())
-            return now, []
+            return self._present(until), []
         with self._disk_errors(), self._locked(fcntl.LOCK_SH):
-            require_past(until, now := self._clock())
+            now = self._present(until)
             spans = [_Span(one, 0, (self._folder / one.name).stat().st_size) for one in segments(self._folder)]
             if spans:
                 newest = spans[-1].segment
                 spans[-1] = _Span(newest, 0, self._durable_size(newest))
         return now, spans
+
+    def _present(self, until: datetime | None) -> datetime:
+        now = self._clock()
+        if until is not None:
+            require_past(until, now)
+        return now
 
     def _durable_size(self, segment: Segment) -> int:
         """Return the bytes of whole lines in the newest segment, after waiting for the disk.

@@ -17,6 +17,7 @@ from pipelines.stores.user_fold import blank_row
 MARK = "headrace:loaded"
 """A user whom nobody is: the only item of that history names the load."""
 _VIEW = "user_history"
+_FILE = "loaded.json"
 
 
 class Loaded(Record):
@@ -26,6 +27,14 @@ class Loaded(Record):
     token: str = Field(description="Also lies in the store itself: an emptied store, or another one, has none.")
     build: int = Field(description="Feature build that was loaded.")
     until: datetime = Field(description="What arrived up to then was in the features.")
+
+
+def loaded_until(feast_dir: Path) -> datetime | None:
+    """Return up to which arrival the last load that was finished here knew the events; None: nothing was loaded."""
+    try:
+        return Loaded.model_validate_json((feast_dir / _FILE).read_text(encoding="utf-8")).until
+    except (FileNotFoundError, ValidationError):
+        return None
 
 
 class LoadedState:
@@ -38,7 +47,7 @@ class LoadedState:
             address: `HEADRACE_ONLINE_STORE`; None for SQLite.
             store: The `feast.FeatureStore` on it.
         """
-        self._path = feast_dir / "loaded.json"
+        self._path = feast_dir / _FILE
         parts = urlsplit(address or "")
         self._name = f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}{parts.path}" if address else "sqlite"
         self._store = store

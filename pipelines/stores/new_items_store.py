@@ -7,7 +7,9 @@ The folder before the one that counts stays, for a service that is reading it.
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +31,9 @@ class NewItemsPointer(Record):
     count: int
     fingerprint: str = Field(description="SHA-256 over what the items are.")
     files: dict[str, str] = Field(description="SHA-256 by name.")
+    items_cursor: dict[str, Any] | None = Field(
+        default=None, description="Place in the item log up to which the tables knew it."
+    )
 
 
 def pointer_path(store: Path, bundle: str) -> Path:
@@ -44,7 +49,9 @@ def find_pointer(store: Path, bundle: str) -> NewItemsPointer | None:
         return None
 
 
-def write_new_items(store: Path, bundle: str, new: NewItems, fingerprint: str) -> NewItemsPointer:
+def write_new_items(
+    store: Path, bundle: str, new: NewItems, fingerprint: str, items_cursor: Mapping[str, Any] | None = None
+) -> NewItemsPointer:
     """Put items beside the bundle's own, whole or not at all; they take the place of those that were there."""
     before = find_pointer(store, bundle)
     name = f"{bundle}.{fingerprint[:12]}"
@@ -58,7 +65,12 @@ def write_new_items(store: Path, bundle: str, new: NewItems, fingerprint: str) -
             if path.is_file()
         }
     pointer = NewItemsPointer(
-        bundle=bundle, folder=name, count=new.items.num_rows, fingerprint=fingerprint, files=files
+        bundle=bundle,
+        folder=name,
+        count=new.items.num_rows,
+        fingerprint=fingerprint,
+        files=files,
+        items_cursor=dict(items_cursor) if items_cursor else None,
     )
     write_text(pointer_path(store, bundle), pointer.model_dump_json(indent=2))
     kept = {name, before.folder if before else name}

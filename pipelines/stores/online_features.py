@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipelines.config import PreparationConfig
-from pipelines.errors import StoreError
+from pipelines.errors import DamagedStateError, StoreError
 from pipelines.features.activity import ACTIVITY_FEATURES
 from pipelines.features.history import is_remembered
 from pipelines.features.user_fold import UserRow
@@ -24,6 +24,7 @@ from pipelines.stores.feast_settings import (
     store_errors,
 )
 from pipelines.stores.group_commit import GroupCommit
+from pipelines.stores.push_intent import Intent, PushIntent
 from pipelines.stores.pushed_events import PushedEvents
 from pipelines.stores.user_changes import Stamp, UserChanges
 
@@ -105,6 +106,7 @@ class OnlineFeatures:
         self._pushed = PushedEvents(feast_dir / "pushed_events.bin")
         self._opening = threading.Lock()
         self._opened: _Opened | None = None
+        self._intent = PushIntent(feast_dir / ".push_intent")
         self._pushes = GroupCommit(self._push_together)
 
     def open(self) -> None:
@@ -153,15 +155,15 @@ class OnlineFeatures:
             What is known now of each user whom the events changed.
 
         Raises:
-            StoreError: nothing was materialized yet, the online store does not answer, or what it holds of a user
-                is damaged (other users' events are in).
+            DamagedStateError: what the store holds of a user cannot be used; the events of others are in.
+            StoreError: nothing was materialized yet, or the online store does not answer.
         """
         usable = [event for event in events if is_remembered(event)]
         if not usable:
             return {}
         pushed = self._pushes.submit(usable)
-        if isinstance(pushed, StoreError):
-            raise StoreError(str(pushed))
+        if isinstance(pushed, DamagedStateError):
+            raise pushed
         return pushed
 
     def load(
@@ -181,6 +183,7 @@ class OnlineFeatures:
             StoreError: nothing was materialized yet, or the online store does not answer.
         """
         with self._locked():
+            self._finish_interrupted()
             from pipelines.stores.user_fold import blank_row
 
             known = {user_id: row for user_id, row in rows.items() if row is not None}
@@ -199,6 +202,23 @@ class OnlineFeatures:
             user_id: _state(user_id, row) for user_id, row in zip(user_ids, rows, strict=True) if row.values["n_events"]
         }
 
+    def has_pushed(self, event_id: str) -> bool:
+        """Whether the event is known to have been pushed lately by a process of this machine."""
+        return self._pushed.has(event_id) is True
+
+    def sync(self) -> None:
+        """Wait until the disk has what was pushed, where the online store lies on one of ours.
+
+        Raises:
+            StoreError: that cannot be told.
+        """
+        try:
+            self._stores().writer.sync()
+        except OSError as error:
+            raise StoreError(
+                f"The online store may not be on the disk ({error}): push the same events again."
+            ) from error
+
     # Inside
 
     def _whole_row(self, user_id: str) -> "OnlineRow":
@@ -209,11 +229,12 @@ class OnlineFeatures:
                 break
         return row
 
-    def _push_together(self, calls: list[list[Mapping[str, Any]]]) -> "list[dict[str, Pushed] | StoreError]":
+    def _push_together(self, calls: list[list[Mapping[str, Any]]]) -> "list[dict[str, Pushed] | DamagedStateError]":
         """Fold and write the events of all calls; the answer of each tells of its own users."""
         events = [event for call in calls for event in call]
         user_ids = list(dict.fromkeys(event["user_id"] for event in events))
         with self._locked():
+            self._finish_interrupted()
             found = dict(zip(user_ids, self._read(user_ids), strict=True))
             damaged = {user_id for user_id, row in found.items() if row.problem}
             events = [event for event in events if event["user_id"] not in damaged]
@@ -223,8 +244,7 @@ class OnlineFeatures:
                 if user_id not in damaged and row.values["n_events"]
             }
             rows = self._stores().fold.add(states, events, pushed=self._pushed.has)
-            self._write(rows)
-            self._pushed.add(event["event_id"] for event in events)
+            self._write_push(Intent(rows, [event["event_id"] for event in events]))
             pushed = {row["user_id"]: self._pushed_now(row) for row in rows}
         return [
             _damage([found[user_id] for user_id in users & damaged])
@@ -232,6 +252,26 @@ class OnlineFeatures:
             else {user_id: pushed[user_id] for user_id in users if user_id in pushed}
             for users in ({event["user_id"] for event in call} for call in calls)
         ]
+
+    def _write_push(self, push: Intent) -> None:
+        """Write a push whole: a process that is killed meanwhile leaves the note, and the next one writes the rest."""
+        self._intent.note(push.rows, push.event_ids)
+        self._write(push.rows)
+        self._pushed.add(push.event_ids)
+        self._intent.clear()
+
+    def _finish_interrupted(self) -> None:
+        """Write what a push left behind that was killed, or that the store failed, unless more is known since."""
+        push = self._intent.left()
+        if push is None:
+            return
+        now = self._read([row["user_id"] for row in push.rows])
+        rows = [
+            row
+            for row, online in zip(push.rows, now, strict=True)
+            if online.problem or (online.values["n_events"] or 0) <= row["n_events"]
+        ]
+        self._write_push(Intent(rows, push.event_ids))
 
     def _pushed_now(self, state: "UserRow") -> Pushed:
         """Return what `read_user` gives now; nobody else writes meanwhile."""
@@ -334,15 +374,15 @@ def _require_sound(rows: Sequence["OnlineRow"]) -> None:
     """Refuse what the online store cannot have been given.
 
     Raises:
-        StoreError: a row is damaged.
+        DamagedStateError: a row cannot be used.
     """
     damaged = [row for row in rows if row.problem]
     if damaged:
         raise _damage(damaged)
 
 
-def _damage(rows: Sequence["OnlineRow"]) -> StoreError:
-    return StoreError(
+def _damage(rows: Sequence["OnlineRow"]) -> DamagedStateError:
+    return DamagedStateError(
         f"What the online store holds of {len(rows)} users is damaged, the first one: {rows[0].problem}. Run `headrace "
         "materialize_features`, which loads them anew once something arrived of them."
     )

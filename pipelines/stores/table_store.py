@@ -5,6 +5,7 @@ tables/items/<window>.parquet         the whole catalogue as of that window; the
 tables/users/…, judgements/…          the same
 tables/events/<day>.<window>.parquet  the events that arrived on that UTC day, in the order of arrival
 tables/removed/<window>.parquet       ids of events that preparation took out of a window
+tables/source_items/<window>.parquet  what the source had said of items that the service was told of since
 quarantine/<window>/<table>.parquet
 ingested/<window>/<table>.parquet, window.json
 
@@ -46,6 +47,8 @@ REJECTIONS = pa.schema([("row_id", pa.int64()), ("rule", pa.string()), ("reason"
 """Rows of an ingested table that are set aside: `row_id` is the row's place in the ingested file, from 0."""
 REMOVED_IDS = "removed.parquet"
 """File of an ingested window: `event_id` of what preparation took out."""
+SOURCE_ITEMS = "source_items.parquet"
+"""File of an ingested window: what the source had said of items that the service was told of since."""
 FORMAT = 2
 _CHUNK_ROWS = 1_500_000
 """Events that are sorted in memory at once."""
@@ -86,6 +89,9 @@ class TableManifest(Record):
     windows: tuple[AcceptedWindow, ...] = ()
     events: dict[str, TableFile] = Field(default={}, description="Arrival day (UTC) -> its events, oldest day first.")
     current: dict[str, TableFile] = Field(default={}, description="Newest file of items, users, judgements.")
+    source_items: TableFile | None = Field(
+        default=None, description="What the source had said of items that the service was told of since."
+    )
     source_state: dict[str, dict[str, Any]] = Field(default={}, description="What each source wants to find again.")
     pseudonym_key: str | None = Field(
         default=None, description="Fingerprint of the key behind the pseudonyms; None in tables of older versions."
@@ -163,6 +169,12 @@ class TableStore:
     def users_path(self) -> Path | None:
         """The users, where the source has them."""
         file = self._accepted().current.get("users")
+        return self.folder / file.path if file else None
+
+    @property
+    def source_items(self) -> Path | None:
+        """What the source had said of items that the service was told of since, in the form of the items."""
+        file = self.manifest().source_items
         return self.folder / file.path if file else None
 
     def event_days(self) -> dict[str, TableFile]:
@@ -331,6 +343,7 @@ class TableStore:
             windows=(*windows, result) if window.rows or ingested.replays else windows,
             events=dict(sorted(events.items())),
             current=current,
+            source_items=self._keep_source_items(window) or manifest.source_items,
             source_state={**manifest.source_state, **ingested.source_state},
             pseudonym_key=manifest.pseudonym_key or ingested.pseudonym_key,
         )
@@ -388,6 +401,15 @@ class TableStore:
         if not given.exists():
             return None
         target = self.folder / "removed" / f"{window.window}.parquet"
+        with replacing_file(target) as temporary:
+            shutil.copyfile(given, temporary)
+        return self._table_file(target, pq.read_metadata(target).num_rows)
+
+    def _keep_source_items(self, window: IngestedWindow) -> TableFile | None:
+        given = window.folder / SOURCE_ITEMS
+        if not given.exists():
+            return None
+        target = self.folder / "source_items" / f"{window.window}.parquet"
         with replacing_file(target) as temporary:
             shutil.copyfile(given, temporary)
         return self._table_file(target, pq.read_metadata(target).num_rows)
@@ -472,7 +494,8 @@ class TableStore:
         known = {file.path for file in manifest.current.values()}
         known |= {file.path for file in manifest.events.values()}
         known |= {window.removed_ids.path for window in manifest.windows if window.removed_ids}
-        for table in (*TABLES, "removed"):
+        known |= {manifest.source_items.path} if manifest.source_items else set()
+        for table in (*TABLES, "removed", "source_items"):
             for file in (self.folder / table).glob("*"):
                 if str(file.relative_to(self.folder)) not in known:
                     file.unlink(missing_ok=True)

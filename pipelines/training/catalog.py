@@ -10,7 +10,7 @@ import numpy as np
 from pipelines.errors import DataError
 from pipelines.features.history import IS_REMEMBERED_SQL
 from pipelines.features.popularity import popularity_as_of_sql
-from pipelines.inference.new_items import log_price_scale, scaled_log_prices
+from pipelines.inference.new_items import item_text, log_price_scale, scaled_log_prices
 from pipelines.training.item_images import ImageVectors
 
 UNKNOWN = ""
@@ -46,11 +46,6 @@ class Catalog:
     def row_numbers(self) -> dict[str, int]:
         """Return the row number of each item id."""
         return {item_id: row for row, item_id in enumerate(self.item_ids)}
-
-
-def item_text(title: str, description: str | None) -> str:
-    """Return what the encoder reads of an item; in the tables each has a title, validation sets others aside."""
-    return ". ".join(part for part in (title, description) if part)
 
 
 def load_catalog(

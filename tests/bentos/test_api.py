@@ -1,8 +1,11 @@
 """The HTTP interface, on the toy bundle and a feature store in memory."""
 
+import asyncio
 import re
 import shutil
+import threading
 import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -16,8 +19,10 @@ from pipelines.config import ServingConfig
 from pipelines.errors import StoreError
 from pipelines.places import Places
 from pipelines.pseudonyms import Pseudonymizer
+from pipelines.stores.api_keys import add_key
 from pipelines.stores.event_log import EventLog
 from pipelines.stores.served_features import ServedFeaturesLog, read_served_features
+from tests.toys.asgi import ask
 from tests.toys.toy_bundle import User, write_toy_bundle
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -43,7 +48,7 @@ class MemoryFeatures:
             raise StoreError("the store is down")
         return self.users.get(user_id, User())
 
-    def push_events(self, events) -> None:
+    def push_events(self, events) -> dict:
         if self.broken:
             raise StoreError("the store is down")
         for event in events:
@@ -53,6 +58,7 @@ class MemoryFeatures:
                 [*before.event_types, event["event_type"]],
                 [*before.event_times, int(event["event_timestamp"].timestamp())],
             )
+        return {event["user_id"]: (self.users[event["user_id"]], None) for event in events}
 
 
 class Service:
@@ -255,9 +261,130 @@ def test_a_page_that_does_not_exist_is_not_found(service, path):
     assert f"There is no GET {path}: there are POST /search" in response.json()["error"]
 
 
-def test_openapi_names_every_call(service):
-    paths = service.client().get("/openapi.json").json()["paths"]
-    assert set(paths) >= {"/search", "/recommend", "/similar", "/explain", "/events", "/admin/reload"}
+# What comes with an answer
+
+
+def test_a_sane_request_id_is_kept_and_returned(service):
+    response = service.post("search", {"query": "milk"}, headers={"X-Request-ID": "shop:42_a.B-c"})
+    assert response.headers["x-request-id"] == response.json()["request_id"] == "shop:42_a.B-c"
+    refused = service.post("search", {}, headers={"X-Request-ID": "shop-43"})
+    assert (refused.status_code, refused.headers["x-request-id"]) == (422, "shop-43")
+
+
+def test_an_odd_request_id_is_replaced(service):
+    for odd in ("a b", "x" * 129, "", "<script>"):
+        response = service.post("search", {"query": "milk"}, headers={"X-Request-ID": odd})
+        assert len(response.headers["x-request-id"]) == 32
+        assert response.headers["x-request-id"] == response.json()["request_id"]
+
+
+def test_pages_from_elsewhere_may_not_read_answers_unless_they_are_named(service):
+    key, shop = {"X-API-Key": "right"}, {"Origin": "https://shop.example"}
+
+    def open_for(*origins: str) -> None:
+        service.answers.serving = service.answers.serving.model_copy(update={"cors_origins": origins})
+        service.app.open(service.answers, callers=Callers(environment_key="right"))
+
+    open_for()
+    response = service.post("search", {"query": "milk"}, headers={**key, **shop})
+    assert not [name for name in response.headers if name.startswith("access-control")]
+    open_for("https://shop.example")
+    asked = service.client().options("/search", headers={**shop, "Access-Control-Request-Method": "POST"})
+    assert asked.status_code == 204
+    assert asked.headers["access-control-allow-origin"] == "https://shop.example"
+    assert asked.headers["access-control-allow-methods"] == "POST"
+    assert "x-api-key" in asked.headers["access-control-allow-headers"]
+    for response in (
+        service.post("search", {"query": "milk"}, headers={**key, **shop}),
+        service.post("search", {"query": "milk"}, headers=shop),
+    ):
+        assert response.headers["access-control-allow-origin"] == "https://shop.example"
+    other = service.post("search", {"query": "milk"}, headers={**key, "Origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in other.headers
+
+
+def test_who_asks_too_often_is_told_when_to_come_again(service, tmp_path):
+    key = add_key(tmp_path / "keys.json", "shop", scopes=("serve",), now=NOW, requests_per_second=0.25)
+    service.app.open(service.answers, callers=Callers(tmp_path / "keys.json"))
+    headers = {"Authorization": f"Bearer {key}"}
+    assert service.post("search", {"query": "milk"}, headers=headers).status_code == 200
+    response = service.post("search", {"query": "milk"}, headers=headers)
+    assert (response.status_code, response.headers["retry-after"]) == (429, "4")
+    assert "0.25 requests a second" in response.json()["error"]
+
+
+def test_a_bug_is_a_sentence_too(service, caplog):
+    service.answers.search = lambda body: {}["nothing"]
+    response = service.post("search", {"query": "milk"})
+    assert (response.status_code, list(response.json())) == (500, ["error"])
+    assert "Unexpected error in search" in caplog.text
+
+
+# Too many
+
+
+def busy(service, **settings) -> None:
+    service.answers.serving = service.answers.serving.model_copy(update=settings)
+    service.app.open(service.answers)
+
+
+def test_writes_that_do_not_fit_are_refused_at_once_and_searches_go_on(service):
+    busy(service, write_threads=1, max_waiting_writes=1)
+    may_end, keep = threading.Event(), service.answers.events
+
+    def slowly(body):
+        may_end.wait(5)
+        return keep(body)
+
+    async def flood() -> list[int]:
+        body = {"events": [EVENT]}
+        kept = [asyncio.create_task(ask(service.app, "/events", body)) for _ in range(2)]
+        await asyncio.sleep(0.02)
+        status, headers, _ = await ask(service.app, "/events", body)
+        assert (status, headers[b"retry-after"]) == (503, b"1")
+        assert (await ask(service.app, "/search", {"query": "milk"}))[0] == 200
+        may_end.set()
+        later = [status for status, *_ in await asyncio.gather(*kept)]
+        return [*later, (await ask(service.app, "/events", body))[0]]
+
+    service.answers.events = slowly
+    assert asyncio.run(flood()) == [202, 202, 202]
+
+
+def test_of_searches_that_come_together_those_that_do_not_fit_are_refused(service):
+    busy(service, max_waiting=4)
+
+    async def flood() -> Counter:
+        answers = await asyncio.gather(*(ask(service.app, "/search", {"query": "milk"}) for _ in range(20)))
+        assert (await ask(service.app, "/search", {"query": "milk"}))[0] == 200
+        return Counter(status for status, *_ in answers)
+
+    assert asyncio.run(flood()) == {200: 5, 503: 15}
+
+
+def test_an_answer_that_is_late_is_given_up(service):
+    busy(service, deadline_ms=50)
+    may_end = threading.Event()
+    service.answers.recommend = lambda body: may_end.wait(5)
+
+    async def late() -> tuple:
+        try:
+            return await ask(service.app, "/recommend", {"user_id": "ann"})
+        finally:
+            may_end.set()
+
+    status, headers, content = asyncio.run(late())
+    assert (status, headers[b"retry-after"]) == (503, b"1")
+    assert b"not ready in time" in content
+
+
+def test_a_stage_knows_what_is_left_of_the_time(service):
+    busy(service, deadline_ms=300)
+    found = []
+    read = service.answers._users.read
+    service.answers._users.read = lambda *given, within_s: found.append(within_s) or read(*given, within_s=within_s)
+    service.post("recommend", {"user_id": "ann"})
+    assert 0 < found[0] < 0.3
 
 
 # Keys
@@ -312,7 +439,7 @@ def test_a_broken_feature_store_gives_the_last_known_features_then_popular_items
     service.features.broken = True
     remembered = service.post("recommend", {"user_id": "ann", "k": 2})
     assert item_ids(remembered) == item_ids(fresh)
-    assert remembered.json()["degraded_because"] == ["the feature store failed"]
+    assert remembered.json()["degraded_because"] == ["the feature store failed, what it said last is used"]
     stranger = service.post("recommend", {"user_id": "bob", "k": 2})
     assert item_ids(stranger) == ["d", "c"]
     assert (stranger.json()["degraded"], stranger.json()["personalized"]) == (True, False)
@@ -321,7 +448,9 @@ def test_a_broken_feature_store_gives_the_last_known_features_then_popular_items
 def test_a_slow_feature_store_does_not_hold_up_an_answer(service):
     service.features.delay_s = 0.5
     response = service.client().post("/recommend", json={"user_id": "ann"}, params={"timings": "1"})
-    assert response.json()["degraded_because"] == ["the feature store did not answer within 50 ms"]
+    assert response.json()["degraded_because"] == [
+        "the feature store did not answer within 50 ms, nothing is known of the user"
+    ]
     assert response.json()["timings_ms"]["features"] < 400
 
 

@@ -65,6 +65,23 @@ def test_a_new_pointer_is_followed_and_a_broken_bundle_is_not(places):
     assert live.refresh()
 
 
+def test_a_reload_tries_again_what_was_refused(places, tmp_path):
+    for bundle in ("b1", "b2"):
+        write_toy_bundle(places.bundles / bundle)
+    point_to(places, "b1")
+    live = LiveBundle(places, {})
+    (places.bundles / "b2" / "encoder.onnx").rename(tmp_path / "encoder.onnx")
+    point_to(places, "b2")
+    assert not live.refresh()
+    (tmp_path / "encoder.onnx").rename(places.bundles / "b2" / "encoder.onnx")
+    assert not live.refresh()
+    assert live.reload()
+    assert live.current.bundle.bundle_id == "b2"
+    assert not live.reload()
+    assert live.follows
+    assert not LiveBundle(places, {"HEADRACE_BUNDLE": str(places.bundles / "b1")}).follows
+
+
 def test_the_pointer_is_watched_in_the_background(places):
     for bundle in ("b1", "b2"):
         write_toy_bundle(places.bundles / bundle)

@@ -9,6 +9,7 @@ import pytest
 
 from bentos.recommender.calls import CALLS
 from tests.bentos.test_api import EVENT, Service
+from tests.toys.asgi import ask
 from tests.toys.toy_bundle import write_toy_bundle
 
 BODIES = {
@@ -33,29 +34,6 @@ def service(tmp_path_factory):
 @pytest.fixture(scope="module")
 def description(service):
     return service.client().get("/openapi.json").json()
-
-
-def ask(app, path: str, body: bytes, *headers: tuple[bytes, bytes], method: str = "POST") -> tuple[int, dict, bytes]:
-    """Ask without a socket."""
-    sent: list[dict] = []
-    pieces = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive() -> dict:
-        return pieces.pop(0) if pieces else {"type": "http.disconnect"}
-
-    async def send(message: dict) -> None:
-        sent.append(message)
-
-    scope = {
-        "type": "http",
-        "method": method,
-        "path": path,
-        "query_string": b"",
-        "headers": list(headers),
-        "client": ("127.0.0.1", 50_000),
-    }
-    asyncio.run(app(scope, receive, send))
-    return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"]
 
 
 def conforms(description: dict, schema: dict, value: object) -> None:
@@ -136,7 +114,9 @@ def test_nothing_that_is_sent_is_an_error_of_the_server(service, name):
         broken.append(valid[:at] + bytes([generator.randrange(256)]) + valid[at + generator.randrange(2) :])
     bodies = [*changed, *RAW, *broken]
     for number, body in enumerate(bodies):
-        status, headers, content = ask(service.app, f"/{name}", body, (b"content-type", TYPES[number % len(TYPES)]))
+        status, headers, content = asyncio.run(
+            ask(service.app, f"/{name}", body, (b"content-type", TYPES[number % len(TYPES)]))
+        )
         assert status < 500, (body[:200], content)
         assert headers[b"content-type"] == b"application/json"
         answer = json.loads(content)
@@ -164,10 +144,16 @@ def test_nothing_that_is_sent_is_an_error_of_the_server(service, name):
     ],
 )
 def test_paths_and_methods(service, path, method, status):
-    found, _, content = ask(service.app, path, b"", method=method)
+    found, _, content = asyncio.run(ask(service.app, path, method=method))
     assert found == status
     assert len(content) < 10_000
     json.loads(content)
+
+
+@pytest.mark.parametrize("query", [b"timings=%F3%A7%83%A0", b"\xff", b"%", b"timings=1&timings=1", b"timings=1&&=&x"])
+def test_odd_query_strings(service, query):
+    status, _, content = asyncio.run(ask(service.app, "/search", {"query": "milk"}, query=query))
+    assert (status, "timings_ms" in json.loads(content)) == (200, b"timings=1" in query)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +169,6 @@ def test_paths_and_methods(service, path, method, status):
     ],
 )
 def test_odd_headers(service, headers):
-    status, answered, content = ask(service.app, "/search", b'{"query": "milk"}', *headers)
+    status, answered, content = asyncio.run(ask(service.app, "/search", {"query": "milk"}, *headers))
     assert status in (200, 403, 413, 415), content
     assert len(answered[b"x-request-id"]) == 32

@@ -3,12 +3,17 @@
 import threading
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
+from bentos.recommender.metrics import EVENT_TO_EFFECT_SECONDS
+from bentos.recommender.session_histories import SessionHistories
 from bentos.recommender.user_states import FeatureAnswer, UserStates
 from pipelines.config import ServingConfig
-from pipelines.errors import StoreError
+from pipelines.errors import DamagedStateError, StoreError
+from pipelines.schemas import MAX_HISTORY
+from tests.toys.event_tables import event
 from tests.toys.toy_bundle import User
 
 PATIENCE_MS = 30
@@ -46,8 +51,10 @@ class Store:
     def push_events(self, events) -> None:
         if self.problem:
             raise self.problem
-        for event in events:
-            self.change(event["user_id"], *self.users.get(event["user_id"], User()).item_ids, event["item_id"])
+        self.open.wait(10)
+        for one in events:
+            self.change(one["user_id"], *self.users.get(one["user_id"], User()).item_ids, one["item_id"])
+        return {one["user_id"]: (self.users[one["user_id"]], self.stamp(one["user_id"])) for one in events}
 
 
 @pytest.fixture
@@ -56,7 +63,9 @@ def store():
 
 
 def states_over(store: Store, now: float = 0.0, **settings) -> UserStates:
-    return UserStates(store, ServingConfig(feature_timeout_ms=PATIENCE_MS, **settings), clock=lambda: now)
+    return UserStates(
+        store, ServingConfig(feature_timeout_ms=PATIENCE_MS, push_timeout_ms=PATIENCE_MS, **settings), clock=lambda: now
+    )
 
 
 @pytest.fixture
@@ -153,22 +162,28 @@ def test_a_change_during_the_read_is_read_again(states, store):
     assert states.read("u").features.item_ids == ["a", "b"]
 
 
-def test_a_store_that_hangs_costs_the_limit_and_the_last_known_answers(states, store):
+SLOW = f"the feature store did not answer within {PATIENCE_MS} ms"
+FAILED = "the feature store failed"
+LEFT_ALONE = "the feature store failed and is left alone for a moment"
+
+
+def test_a_store_that_hangs_costs_the_limit_and_what_it_said_last_answers(states, store):
     store.change("u", "a")
     known = states.read("u").features
     store.change("u", "a", "b")
     store.open.clear()
     began = time.monotonic()
-    answer = states.read("u")
-    assert answer == FeatureAnswer(known, f"the feature store did not answer within {PATIENCE_MS} ms")
+    assert states.read("u") == FeatureAnswer(known, f"{SLOW}, what it said last is used", "cache")
     assert PATIENCE_MS / 1e3 <= time.monotonic() - began < 1
-    assert states.read("nobody").features is None
+    assert states.read("nobody") == FeatureAnswer(None, f"{SLOW}, nothing is known of the user", "nothing")
 
 
 def test_the_wait_ends_with_the_request_s_time(states, store):
     store.open.clear()
-    assert states.read("u", within_s=0.001).problem == "the feature store did not answer within 1 ms"
-    assert states.read("u", within_s=-1).problem == "the feature store did not answer within 0 ms"
+    assert states.read("u", within_s=0.001).problem.startswith("the feature store did not answer within 1 ms")
+    assert states.read("u", within_s=-1).problem.startswith("the feature store did not answer within 0 ms")
+    late = states.push([viewed("u", "a")], time.monotonic(), within_s=0.001)
+    assert late.startswith("the feature store did not take the events within 1 ms")
 
 
 def test_a_store_that_hangs_is_left_alone_after_three_waits_and_found_again_when_it_is_back(states, store):
@@ -181,7 +196,7 @@ def test_a_store_that_hangs_is_left_alone_after_three_waits_and_found_again_when
     reads, began = store.reads, time.monotonic()
     for number in range(1_000):
         answer = states.fresh("u") if number % 2 else states.read("u")
-        assert answer.features.item_ids == ["a"] and "left alone" in answer.problem
+        assert answer.features.item_ids == ["a"] and answer.problem.startswith(LEFT_ALONE)
     assert time.monotonic() - began < 0.4 and store.reads == reads
     store.open.set()
     until = time.monotonic() + 1.5
@@ -191,11 +206,106 @@ def test_a_store_that_hangs_is_left_alone_after_three_waits_and_found_again_when
     assert states.fresh("u") == FeatureAnswer(store.users["u"])
 
 
-def test_a_store_that_fails_is_told_and_the_last_known_answers(states, store):
+def test_a_store_that_fails_is_told_and_what_it_said_last_answers(states, store):
     store.change("u", "a")
     known = states.read("u").features
     store.change("u", "a", "b")
     store.problem = StoreError("down")
-    assert states.read("u") == FeatureAnswer(known, "the feature store failed")
+    assert states.read("u") == FeatureAnswer(known, f"{FAILED}, what it said last is used", "cache")
     store.problem = None
     assert states.read("u").features.item_ids == ["a", "b"]
+
+
+def test_damage_of_one_user_does_not_keep_the_others_from_the_store(states, store):
+    store.problem = DamagedStateError("rubbish")
+    for _ in range(10):
+        assert states.read("u").problem.startswith(FAILED)
+    store.problem = None
+    assert states.read("v").problem is None
+
+
+# Events
+
+
+def viewed(user: str, item: str, at_s: int = 0, number: int = 0) -> dict:
+    return event(user, item, datetime.fromtimestamp(at_s, UTC), kind="view", number=number)
+
+
+def push(states: UserStates, *events: dict) -> str | None:
+    return states.push(events, time.monotonic())
+
+
+def test_a_pushed_event_is_in_the_next_answer_without_a_read(states, store):
+    assert push(states, viewed("u", "a"), viewed("v", "b")) is None
+    assert states.fresh("u").features is store.users["u"] and states.fresh("v").features.item_ids == ["b"]
+    assert store.reads == 0
+
+
+def test_the_time_from_an_event_to_its_effect_is_told(states):
+    before = EVENT_TO_EFFECT_SECONDS.collect()[0].samples[-2].value
+    states.push([viewed("u", "a")], time.monotonic() - 2)
+    counted, seconds = (sample.value for sample in EVENT_TO_EFFECT_SECONDS.collect()[0].samples[-3:-1])
+    assert counted >= 1 and seconds - before == pytest.approx(2, abs=0.5)
+
+
+def test_while_the_store_is_down_the_events_of_the_session_are_added_to_what_it_said_last(states, store):
+    store.change("u", "a")
+    activity = states.read("u").features.activity
+    store.problem = StoreError("down")
+    assert push(states, viewed("u", "b", 5), viewed("u", "a", 0)).startswith(f"{FAILED}; the events are kept")
+    store.stamps["u"] = None  # nothing can be fresh
+    answer = states.read("u")
+    assert (answer.source, answer.problem) == ("session", f"{FAILED}, the events of this session are used")
+    assert (answer.features.item_ids, answer.features.event_times) == (["a", "b"], [0, 5])
+    assert answer.features.activity == activity
+    assert states.read("u").features is answer.features
+
+
+def test_while_the_store_is_down_a_stranger_is_known_by_the_session_alone(states, store):
+    store.problem = StoreError("down")
+    push(states, viewed("u", "b", 5))
+    push(states, viewed("u", "a", 3))
+    answer = states.read("u")
+    assert (answer.source, answer.features.item_ids) == ("session", ["a", "b"])
+    assert set(answer.features.activity.values()) == {None}
+
+
+def test_events_that_wait_for_the_store_are_added_to_what_it_says(states, store):
+    store.change("u", "a")
+    states.read("u")
+    store.problem = StoreError("down")
+    push(states, viewed("u", "b", 5))
+    store.problem = None
+    answer = states.fresh("u")
+    assert (answer.features.item_ids, answer.source) == (["a", "b"], "session")
+    assert answer.problem == "the last events are not in the feature store yet"
+    states.push_again([viewed("u", "b", 5)])
+    assert states.fresh("u") == FeatureAnswer(store.users["u"])
+
+
+def test_a_store_that_hangs_holds_up_few_pushes_and_is_found_again_when_it_is_back(states, store):
+    store.open.clear()
+    began = time.monotonic()
+    problems = [push(states, viewed("u", f"item-{number}", number)) for number in range(50)]
+    assert time.monotonic() - began < 1
+    assert problems[0].startswith(f"the feature store did not take the events within {PATIENCE_MS} ms; the events are")
+    assert problems[-1].startswith(LEFT_ALONE)
+    assert len(states.read("u").features.item_ids) == 50
+    store.open.set()
+    until = time.monotonic() + 1.5
+    while push(states, viewed("u", "last", 100)):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_the_session_of_a_user_is_bounded(states, store):
+    store.problem = StoreError("down")
+    for number in range(3):
+        states.push([viewed("u", f"item-{number}-{one}", one) for one in range(MAX_HISTORY)], time.monotonic())
+    assert len(states.read("u").features.item_ids) == MAX_HISTORY
+
+
+def test_of_the_sessions_the_last_stay():
+    sessions = SessionHistories(users=2)
+    sessions.add([viewed("a", "x"), viewed("b", "x"), viewed("a", "y"), viewed("c", "x")])
+    assert [sessions.of(user) is not None for user in "abc"] == [True, False, True]

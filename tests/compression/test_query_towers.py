@@ -12,16 +12,18 @@ from tokenizers import Tokenizer
 from pipelines.compression.combined_tower import write_combined
 from pipelines.compression.distillation import Lessons, distil, distillation_loss, make_lessons
 from pipelines.compression.half_precision import export_half
+from pipelines.compression.measurement import HeldOutQueries
 from pipelines.compression.onnx_export import export_encoder
 from pipelines.compression.query_towers import FullModel, build_query_tower, token_batches
 from pipelines.compression.static_tower import StaticTower, rarity_weights, starting_vectors, static_tower_model
+from pipelines.compression.study import Study
 from pipelines.compression.variants import parse_variant
 from pipelines.compression.vocabulary_pruning import write_pruned_tokenizer
-from pipelines.config import DistillationConfig
+from pipelines.config import CompressionConfig, DistillationConfig
 from pipelines.errors import DataError
 from pipelines.inference.sessions import open_session
 from pipelines.inference.text_encoder import TABLE_TOKENIZER, TOKENIZER, TextEncoder, open_query_tower
-from pipelines.model.encoder import encode_texts, load_encoder
+from pipelines.model.encoder import EmbeddingCache, encode_texts, load_encoder
 from pipelines.progress import SilentProgress
 
 TEXTS = ["red tea", "green tea", "red pot", "green pot", "cup", "a red cup", "tea pot"] * 2
@@ -130,6 +132,24 @@ def test_a_token_that_the_lessons_have_once_is_known_to_layers_and_not_to_their_
     )
     known = [Tokenizer.from_file(str(tmp_path / "t" / name)).get_vocab() for name in (TOKENIZER, TABLE_TOKENIZER)]
     assert set(known[0]) - set(known[1]) == {"mug"}
+
+
+def test_what_the_full_model_says_is_kept_between_runs(full, lessons, tiny_encoder_folder, tmp_path):
+    study = Study(
+        full=full,
+        tokenizer=load_encoder(str(tiny_encoder_folder))[1],
+        item_vectors=lessons.item_vectors,
+        served_vectors=lessons.item_vectors,
+        queries=HeldOutQueries([], [], []),
+        lesson_texts=lambda: TEXTS,
+        config=CompressionConfig(distillation=CONFIG),
+        seed=0,
+        progress=SilentProgress(),
+        cache=EmbeddingCache(tmp_path),
+    )
+    assert study.lessons.vectors == pytest.approx(lessons.vectors, abs=1e-6)
+    again = dataclasses.replace(study, tokenizer=None)  # whoever has none reads nothing
+    assert again.lessons.vectors.tolist() == study.lessons.vectors.tolist()
 
 
 def test_what_is_built_is_not_built_again(full, lessons, tmp_path):

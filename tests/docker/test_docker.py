@@ -12,6 +12,10 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from prometheus_client import Counter, Histogram
+from prometheus_client.metrics import MetricWrapperBase
+
+from bentos.recommender import metrics
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -29,7 +33,7 @@ def instructions(path: Path) -> list[tuple[str, str]]:
 
 def exact(image: str) -> bool:
     """Tell whether an image names a version down to its patch level."""
-    return re.search(r":\d+(\.\d+)+", image) is not None
+    return re.search(r":v?\d+(\.\d+)+", image) is not None
 
 
 def test_compose_file_keeps_to_the_specification():
@@ -71,7 +75,7 @@ def test_no_secret_has_a_value_or_a_default():
     text = (DOCKER / "compose.yaml").read_text(encoding="utf-8")
     variables = dict(re.findall(r"(?<!\$)\$\{(\w+)([^}]*)\}", text))
     secret = {name for name in variables if re.search("PASSWORD|SECRET|KEY", name)}
-    assert len(secret) == 7
+    assert len(secret) == 8
     assert all(variables[name].startswith(":?") for name in secret)
     example = dict(re.findall(r"^(\w+)=(.*)$", (DOCKER / ".env.example").read_text(encoding="utf-8"), re.M))
     assert set(variables) == set(example)
@@ -130,3 +134,63 @@ def test_the_serving_image_holds_nothing_of_the_training():
     commands = " ".join(value for _, value in instructions(DOCKER / "serving.Dockerfile"))
     assert "[cpu,serving]" in commands
     assert "pipeline]" not in commands
+
+
+# What Grafana shows
+
+DASHBOARD = json.loads((DOCKER / "grafana" / "headrace.json").read_text(encoding="utf-8"))
+PANELS = {panel["title"]: panel for panel in DASHBOARD["panels"]}
+
+
+def our_metrics() -> dict[str, set[str]]:
+    """Return the names under which Prometheus knows our metrics, and their labels."""
+    found: dict[str, set[str]] = {}
+    for metric in vars(metrics).values():
+        if isinstance(metric, MetricWrapperBase):
+            labels = set(metric._labelnames)
+            if isinstance(metric, Histogram):
+                found |= {f"{metric._name}_{part}": labels | {"le"} for part in ("bucket", "count", "sum")}
+            else:
+                found[f"{metric._name}_total" if isinstance(metric, Counter) else metric._name] = labels
+    return found
+
+
+@pytest.mark.parametrize("title", PANELS)
+def test_a_panel_shows_metrics_and_labels_that_there_are(title):
+    known = our_metrics()
+    for target in PANELS[title]["targets"]:
+        named = re.findall(r"\bheadrace_\w+", target["expr"])
+        assert named
+        assert set(named) <= set(known), title
+        labels = set.intersection(*(known[name] for name in named))
+        used = set(re.findall(r"(\w+)=\"", target["expr"]))
+        for group in re.findall(r"by \(([^)]*)\)", target["expr"]):
+            used |= {name.strip() for name in group.split(",")}
+        assert used <= labels, title
+        assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= used
+
+
+def test_every_metric_of_ours_is_on_the_dashboard():
+    shown = " ".join(target["expr"] for panel in PANELS.values() for target in panel["targets"])
+    families = {name.removesuffix("_bucket").removesuffix("_count").removesuffix("_sum") for name in our_metrics()}
+    assert [name for name in families if name not in shown] == []
+
+
+def test_panels_do_not_overlap():
+    cells = [
+        (x, y)
+        for panel in PANELS.values()
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < 24
+
+
+def test_prometheus_asks_the_service_where_it_listens_with_a_key():
+    config = yaml.safe_load((DOCKER / "prometheus" / "prometheus.yaml").read_text(encoding="utf-8"))
+    (job,) = config["scrape_configs"]
+    assert job["static_configs"] == [{"targets": ["service:3000"]}]
+    secret = Path(job["authorization"]["credentials_file"]).name
+    assert secret in SERVICES["prometheus"]["secrets"]
+    assert COMPOSE["secrets"][secret] == {"environment": "HEADRACE_API_KEY"}

@@ -58,8 +58,8 @@ def test_a_version_says_what_it_is_what_it_read_and_how_good_it_was():
         "Searches and recommends among 92,331 items. Made 2026-03-01 from bundle `b1`; its int8 encoder reads queries; "
         "3 MiB.",
         "Training read 1,000 new rows of 2026-02-01 to 2026-02-08 and replayed 4,000 older ones (receipt `abcdef01`).",
-        "On 2026-02-15 to 2026-02-22, 1,242 users, every item ranked: recall@10, items new to the user **0.2500 "
-        "[0.1250, 0.5000]**.",
+        "On the test window 2026-02-15 to 2026-02-22, 1,242 users, every item ranked: recall@10, items new to the user "
+        "**0.2500 [0.1250, 0.5000]**.",
         "To serve it: `headrace deploy_bundle --bundle b2`; to try it on some users: "
         "`headrace canary b2 --share 0.05`.",
     ]
@@ -75,4 +75,6 @@ def test_what_is_not_known_is_not_made_up():
     assert len(lines) == 3
     closed = Finding(name="opens", passed=False, words="the challenger cannot be opened")
     unmeasured = model_card(first, None, report({}, (closed,))).split("\n\n")[2]
-    assert unmeasured == "It was not measured on 2026-02-15 to 2026-02-22: the challenger cannot be opened"
+    assert (
+        unmeasured == "It was not measured on the test window 2026-02-15 to 2026-02-22: the challenger cannot be opened"
+    )

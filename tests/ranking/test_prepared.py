@@ -10,7 +10,7 @@ from pipelines.inference.bundle import load_bundle
 from pipelines.inference.preprocessing import Preprocessing, RankerSettings
 from pipelines.inference.ranker_features import ranker_features
 from pipelines.model.ranker import HEADS, Ranker
-from pipelines.ranking.answers import recommend, search
+from pipelines.ranking.answers import recommend, search, similar
 from pipelines.ranking.filtering import Filters
 from pipelines.ranking.prepared import Kept, Prepared, same_buckets
 from pipelines.retrieval.trends import build_trends
@@ -79,6 +79,17 @@ def test_candidates_are_found_once_a_day_for_the_same_features(bundle):
         assert index.asked == asked
     answer(counted, bought("a", at=NOW_S - 50 * DAY_S), NOW_S + DAY_S, prepared=prepared)
     assert index.asked == 3  # as much is known, but by another object: something may have happened
+
+
+def test_items_like_an_item_are_looked_for_once(bundle):
+    index, prepared = Counting(bundle.vector_index), Prepared(SERVING)
+    counted = bundle.with_vector_index(index)
+    options = {"serving": SERVING, "prepared": prepared}
+    assert [similar(counted, "a", k=k, **options).rows.tolist() for k in (1, 2)] == [[1], [1, 2]]
+    assert index.asked == 1
+    bakery = Filters(categories=("Bakery",))
+    assert similar(counted, "a", k=1, filters=bakery, **options).rows.tolist() == [3]
+    assert index.asked == 2
 
 
 def test_features_that_are_gone_are_not_taken_for_others(bundle):

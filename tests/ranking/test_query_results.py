@@ -56,7 +56,7 @@ def test_the_first_places_are_those_of_the_full_ranking(bundle, dense, lexical, 
     for query in [*queries(bundle), "zzz"]:
         vector = bundle.encode_queries([query])[0]
         full = full_ranking(weighted, query, vector, allowed)
-        found = query_result(weighted, query, vector, most=most, sure=10)
+        found = query_result(weighted, query, vector, per_generator=most, sure=10)
         np.testing.assert_allclose(found.scores[:10], np.sort(full)[::-1][:10], atol=1e-6)
         np.testing.assert_allclose(found.scores, full[found.rows], atol=1e-6)
         assert len(set(found.rows.tolist())) == len(found.rows)

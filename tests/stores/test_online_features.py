@@ -2,12 +2,13 @@ import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from pipelines.errors import ConfigError, StoreError
+from pipelines.errors import ConfigError, DamagedStateError, StoreError
 from pipelines.features.activity import ACTIVITY_FEATURES
 from pipelines.places import Places
 from pipelines.schemas import MAX_HISTORY
@@ -99,12 +100,9 @@ def test_a_feature_of_another_type_is_an_error_that_says_what_to_run(feast_dir):
 
     features = online(feast_dir)
     features.read_user("u")
-    with sqlite3.connect(feast_dir / "online.db") as database:
-        table = "headrace_user_history"
+    with closing(sqlite3.connect(feast_dir / "online.db")) as database, database:
         rubbish = Value(string_val="many").SerializeToString()
-        changed = database.execute(f"UPDATE {table} SET value = ? WHERE feature_name = 'n_moments'", [rubbish])
-        assert changed.rowcount
-    database.close()
+        database.execute("UPDATE headrace_user_history SET value = ? WHERE feature_name = 'n_moments'", [rubbish])
     with pytest.raises(
         StoreError,
         match=r"of 1 users is damaged.*`n_moments` is a string_val instead.*Run `headrace materialize_features`",
@@ -129,6 +127,110 @@ def test_a_materialization_gives_the_users_it_loads_another_stamp(tmp_path):
     shop.now = UNTIL + timedelta(days=1)
     shop.materialize()
     assert before is not None and shop.another_service().stamp("u") != before
+
+
+def test_a_push_says_what_the_next_read_says(feast_dir):
+    features = online(feast_dir)
+    pushed = features.push_events(
+        [event("u", "d", day(9), value=2.5), event("new", "a", day(9) + timedelta(microseconds=7), kind="view")]
+    )
+    assert set(pushed) == {"u", "new"}
+    for user, (said, stamp) in pushed.items():
+        assert said == features.read_user(user) == online(feast_dir).read_user(user)
+        assert stamp == features.stamp(user) is not None
+    assert features.push_events([event("u", "d", day(9), value=2.5)]) == {}
+
+
+@pytest.mark.parametrize("kind", ["purchase", "cart"])
+def test_two_events_of_one_moment_both_count_in_two_calls(feast_dir, kind):
+    features = online(feast_dir)
+    at = day(9) + timedelta(microseconds=1)
+    for number in (1, 2, 1, 2):  # each of them sent twice
+        features.push_events([event("u", "d", at, kind=kind, number=number, arrived=day(9.5 + number))])
+        assert features.has_pushed(event("u", "d", at, kind=kind, number=number)["event_id"])
+    assert online(feast_dir).read_user("u").item_ids == ["a", "b", "c", "d", "d"]
+
+
+def test_what_has_left_the_history_is_not_counted_again(feast_dir):
+    features = online(feast_dir)
+    first = event("new", "first", day(1), kind="cart")
+    features.push_events([first])
+    features.push_events([event("new", f"item-{n}", day(2 + n / 1_000), kind="cart") for n in range(MAX_HISTORY)])
+    assert features.push_events([first]) == {}
+    assert features.push_events([event("new", "late", day(1), kind="cart", arrived=day(4))])["new"].features.activity[
+        "carts"
+    ] == float(MAX_HISTORY + 2)
+
+
+def test_damage_of_one_user_stays_with_that_user(feast_dir):
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    features = online(feast_dir)
+    features.push_events([event("w", "a", day(9), kind="view")])
+    with closing(sqlite3.connect(feast_dir / "online.db")) as database, database:
+        huge = Value()
+        huge.int64_list_val.val.extend(range(100_000))
+        database.execute(
+            "UPDATE headrace_user_history SET value = ? WHERE feature_name = 'event_times' AND entity_key = "
+            "(SELECT entity_key FROM headrace_user_history WHERE feature_name = 'n_events' AND value = ?)",
+            [huge.SerializeToString(), Value(int64_val=3).SerializeToString()],
+        )
+    with pytest.raises(DamagedStateError, match="3 events with 3, 3, 100,000 in its lists"):
+        features.read_user("u")
+    with pytest.raises(DamagedStateError):
+        features.push_events([event("w", "b", day(9.5), kind="view"), event("u", "b", day(9.5), kind="view")])
+    assert features.read_user("w").item_ids == ["a", "b"]
+
+
+class Killed(BaseException):
+    """Ends a push as kill -9 ends it: nothing that comes after runs."""
+
+
+@pytest.mark.parametrize("written", [0, 1, 2], ids=["before both views", "between the views", "after both views"])
+def test_a_push_that_was_killed_is_written_whole_by_the_next_one(feast_dir, written):
+    killed, whole = online(feast_dir), online(feast_dir)
+    events = [event("u", "d", day(9), kind="cart"), event("new", "a", day(9), kind="cart")]
+    writer, calls = killed._stores().writer, []
+
+    def write(view, rows):
+        if len(calls) == written:
+            raise Killed
+        calls.append(view)
+        writer_write(view, rows)
+
+    writer_write, writer.write = writer.write, write
+    killed._pushed.add = lambda ids: write("", [])
+    with pytest.raises(Killed):
+        killed.push_events(events)
+    assert not whole.has_pushed(events[0]["event_id"])
+    assert all((whole.stamp(user) is None) == (written < 2) for user in ("u", "new"))  # not fresh until it is whole
+
+    assert whole.push_events(events) == {}  # as the service does after its next start
+    for user, items in (("u", ["a", "b", "c", "d"]), ("new", ["a"])):
+        known = whole.read_user(user)
+        assert (known.item_ids, known.activity["carts"]) == (items, 1.0)
+        assert whole.stamp(user) is not None
+    assert whole.has_pushed(events[0]["event_id"])
+
+
+def test_a_killed_push_does_not_replace_what_is_known_since(feast_dir):
+    features = online(feast_dir)
+    early, late = [event("u", "d", day(9), kind="cart")], [event("u", "e", day(9.5), kind="cart")]
+    features.push_events(early)
+    [row] = features.states(["u"]).values()
+    features.push_events(late)
+    features._intent.note([row], [])
+    features.push_events([event("v", "d", day(9.6))])
+    assert features.read_user("u").item_ids == ["a", "b", "c", "d", "e"]
+
+
+def test_a_note_that_was_cut_short_is_none(feast_dir):
+    features = online(feast_dir)
+    features._intent.note(list(features.states(["u"]).values()), ["e"])
+    note = feast_dir / ".push_intent"
+    assert features._intent.left().event_ids == ["e"] and features._intent.left().rows == [features.states(["u"])["u"]]
+    note.write_bytes(note.read_bytes()[:-1])
+    assert features._intent.left() is None
 
 
 def test_features_say_until_when_they_count(feast_dir):

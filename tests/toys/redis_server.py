@@ -1,6 +1,7 @@
 """A real Redis server on a free port, started and stopped by the tests themselves."""
 
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -60,6 +61,18 @@ class RedisServer:
 
         with redis.Redis(port=self.port, password=self._password) as client:
             client.flushall()
+
+    def pause(self) -> None:
+        """Let the server hang: it takes connections and does not answer."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on, if it hangs."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
 
     def stop(self) -> None:
         """End the server as a crash would, but for what it has written already."""

@@ -80,7 +80,7 @@ def new_items_table(*titles: str) -> pa.Table:
     )
 
 
-def write_toy_bundle(folder: Path, **changes: object) -> Manifest:
+def write_toy_bundle(folder: Path, items_cursor: dict | None = None, **changes: object) -> Manifest:
     """Write the toy bundle to `folder`; `changes` replace fields of its `BundleParts`."""
     sources = folder.parent / f"{folder.name}.sources"
     sources.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def write_toy_bundle(folder: Path, **changes: object) -> Manifest:
         preprocessing=Preprocessing(),
         metrics={"recall@10": 0.5},
     )
-    return write_bundle(folder, parts=replace(parts, **changes), created_at=CREATED_AT)
+    return write_bundle(folder, parts=replace(parts, **changes), created_at=CREATED_AT, items_cursor=items_cursor)
 
 
 def write_toy_tokenizer(path: Path, words: tuple[str, ...] = WORDS) -> Path:

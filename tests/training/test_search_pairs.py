@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from pipelines.errors import DataError
-from pipelines.training.catalog import item_text, load_catalog, standardized_log
+from pipelines.inference.new_items import item_text
+from pipelines.training.catalog import load_catalog, standardized_log
 from pipelines.training.catalog_queries import catalog_pairs, catalog_query
 from pipelines.training.judged_queries import JudgedQueries
 from pipelines.training.search_pairs import logged_pairs, pair_source

@@ -1,0 +1,284 @@
+"""Items that changed since a bundle was opened, beside it: new ones, other texts and prices, those that are no more.
+
+Nothing of the bundle's size is copied when an item changes. The arrays that answers look into are copied once, with
+room behind them, and written in place; vectors, words and neighbors are looked up beside the bundle's own. Each change
+gives a new `Bundle` that shares all of it, so what others remember for a bundle is never wrong. A row number stays that
+of its item for as long as the bundle is open.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.features.on_demand import ItemFacts
+from pipelines.inference.bundle import ITEM_COLUMNS, Bundle, default_text
+from pipelines.inference.new_items import ItemTower, cached_names, item_text, open_item_tower
+from pipelines.inference.user_tower import UserTower
+from pipelines.retrieval.lexical_overlay import LexicalOverlay, OverlaidLexicalIndex
+from pipelines.retrieval.neighbors import NeighborTable
+from pipelines.retrieval.overlaid import NO_SLOT, GrownTrends, PatchedDenseIndex, PatchedVectorIndex, PatchedVectors
+
+State = Mapping[str, Any]
+"""An item as it is now: the columns of the ITEMS schema (`updated_at` does not count), or `item_id` and `deleted`."""
+_SPARE_ROWS = 1_024
+_FIRST_SLOTS = 64
+_SHOWN = ("item_id", "title", "category", "brand", "price", "currency")
+
+
+class OverlaidBundle(Bundle):
+    """A bundle as its overlay leaves it. Made by `ItemOverlay.bundle` alone."""
+
+    def __init__(self, parts: Mapping[str, Any]) -> None:
+        self.__dict__.update(parts)
+
+    @property
+    def items(self) -> pa.Table:
+        """The columns of `ITEM_COLUMNS`, made of what is shown; not for a request."""
+        rows = [{**shown, "available": bool(self.available[row])} for row, shown in enumerate(self._shown_rows())]
+        return pa.Table.from_pylist(rows, schema=ITEM_COLUMNS)
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+        return len(self.available)
+
+    def row_of(self, item_id: str) -> int | None:
+        """Return the row number of an item, None if it is unknown."""
+        row = super().row_of(item_id)
+        return row if row is not None and row < self.n_items else None
+
+    def rows_of(self, item_ids: Sequence[str]) -> np.ndarray:
+        """Return int64 `(n,)` row numbers, −1 for unknown items."""
+        rows = super().rows_of(item_ids)
+        rows[rows >= self.n_items] = -1  # what arrived while the request runs
+        return rows
+
+    def _shown_rows(self) -> list[dict[str, Any]]:
+        return self.display[: self.n_items]
+
+
+class ItemOverlay:
+    """What changed beside one bundle. One thread writes; requests read the bundles that it gives."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Copy what is written in place; the first change pays for it, a few milliseconds for 100,000 items."""
+        own = {"items", *cached_names(type(bundle))}
+        self._parts = {name: value for name, value in vars(bundle).items() if name not in own}
+        self._encoder = bundle._encoder
+        self._folder = bundle.folder
+        self._tower: ItemTower | None = None
+        self._tower_is_open = False
+        self._n = self._n_indexed = bundle.n_items
+        self._session = bundle._user_tower._session
+        self._rows = dict(bundle._rows)
+        self._item_ids, self._titles = list(bundle.item_ids), list(bundle.titles)
+        self._display = list(bundle.display)
+        self._categories, self._brands = dict(bundle.categories[0]), dict(bundle.brands[0])
+        facts = bundle.facts
+        self._kinds = [
+            _numbers_of(numbers, [shown[name] for shown in bundle.display])
+            for numbers, name in ((facts.categories, "category"), (facts.brands, "brand"))
+        ]
+        self._neighbors = dict(bundle.neighbors)
+        self._trends = bundle.trends
+        self._padded: tuple[np.ndarray, np.ndarray] | None = None
+        self._lexical = LexicalOverlay(bundle.lexical)
+        self._vectors = bundle.item_vectors
+        self._index, self._nearest = bundle.dense_index, bundle.vector_index
+        self._columns = {
+            "available": bundle.available,
+            "prices": bundle.prices,
+            "categories": bundle.categories[1],
+            "brands": bundle.brands[1],
+            "log_prices": facts.log_prices,
+            "fact_categories": facts.categories,
+            "fact_brands": facts.brands,
+            "popularity": bundle.popularity,
+            "popularity_score": bundle.popularity_score,
+            "by_popularity": bundle.by_popularity,
+            "first_day": bundle.trends.first_day,
+            "slots": np.full(bundle.n_items, NO_SLOT, np.int32),
+        }
+        """By row, with room behind; what is behind is not seen."""
+        self._fillers = {"prices": np.nan, "log_prices": np.nan, "categories": -1, "brands": -1, "first_day": -1}
+        self._fillers["slots"] = NO_SLOT
+        self._offsets = {name: table.offsets for name, table in self._neighbors.items()}
+        self._capacity = 0
+        self._make_room(self._n)
+        self._n_slots = 0
+        self._slot_rows = np.zeros(_FIRST_SLOTS, np.int64)
+        self._slot_vectors = np.zeros((_FIRST_SLOTS, bundle.dim), np.float32)
+        self._waiting: dict[int, State] = {}
+
+    @property
+    def pending(self) -> int:
+        """Items whose vectors are those of before, or none, until `embed` is called."""
+        return len(self._waiting)
+
+    @property
+    def changed(self) -> int:
+        """Items that have a place beside the bundle."""
+        return self._n_slots
+
+    def apply(self, states: Iterable[State]) -> None:
+        """Take items as they are now: found by their words, filtered and shown so by the next `bundle`."""
+        texts: dict[int, tuple[int, str]] = {}
+        shown: dict[int, bool] = {}
+        for state in states:
+            row = self._rows.get(state["item_id"])
+            if state.get("deleted"):
+                if row is not None:
+                    shown[row] = False
+                    self._waiting.pop(row, None)
+                continue
+            if row is None:
+                row = self._append(state["item_id"])
+            texts[row] = self._slot_of(row), default_text(state)
+            self._describe(row, state)
+            self._waiting[row] = state
+            shown[row] = bool(state["available"])
+        self._lexical.put(texts)
+        for row, available in shown.items():
+            self._columns["available"][row] = available
+
+    def embed(self, most: int) -> None:
+        """Give at most so many items the vectors of what they are now; their pictures are not looked at.
+
+        Raises:
+            BundleError: the item tower cannot be read.
+        """
+        rows = list(self._waiting)[:most]
+        if not rows:
+            return
+        states = [self._waiting[row] for row in rows]
+        vectors = self._embedded(states)
+        vectors[~np.isfinite(vectors).all(axis=1)] = 0  # found by words alone; a number that is none fails searches
+        for row, vector in zip(rows, vectors, strict=True):
+            self._slot_vectors[self._columns["slots"][row]] = vector
+            self._waiting.pop(row, None)
+
+    def give_up(self, most: int) -> list[str]:
+        """Leave at most so many items without new vectors, those that `embed` would take next; return their ids."""
+        rows = list(self._waiting)[:most]
+        return [str(self._waiting.pop(row)["item_id"]) for row in rows]
+
+    def bundle(self) -> Bundle:
+        """Return the bundle as of now."""
+        n, columns = self._n, {name: values[: self._n] for name, values in self._columns.items()}
+        changed = self._slot_rows[: self._n_slots]
+        beside = self._slot_vectors[: self._n_slots]
+        vectors = PatchedVectors(self._vectors, columns["slots"], self._slot_vectors)
+        facts = ItemFacts(columns["log_prices"], columns["fact_categories"], columns["fact_brands"])
+        facts.__dict__["n_kinds"] = tuple(1 + len(numbers) for numbers in self._kinds)
+        return OverlaidBundle(
+            {
+                **self._parts,
+                "item_vectors": vectors,
+                "neighbors": {
+                    name: NeighborTable(self._offsets[name][: n + 1], table.ids, table.scores)
+                    for name, table in self._neighbors.items()
+                },
+                "trends": GrownTrends.of(self._trends, columns["first_day"], self._padded_features),
+                "popularity": columns["popularity"],
+                "popularity_score": columns["popularity_score"],
+                "by_popularity": columns["by_popularity"],
+                "dense_index": PatchedDenseIndex(self._index, n, changed, beside),
+                "vector_index": PatchedVectorIndex(self._nearest, self._n_indexed, columns["slots"], changed, beside),
+                "lexical": OverlaidLexicalIndex(self._lexical, columns["slots"], changed),
+                "item_ids": self._item_ids,
+                "titles": self._titles,
+                "display": self._display,
+                "available": columns["available"],
+                "prices": columns["prices"],
+                "categories": (self._categories, columns["categories"]),
+                "brands": (self._brands, columns["brands"]),
+                "facts": facts,
+                "_rows": self._rows,
+                "_user_tower": UserTower(self._session, vectors),
+            }
+        )
+
+    # Inside
+
+    def _append(self, item_id: str) -> int:
+        row = self._n
+        self._make_room(row + 1)
+        self._columns["by_popularity"][row] = row  # nobody has bought it, and those before it come first
+        self._item_ids.append(item_id)
+        self._titles.append("")
+        self._display.append({})
+        self._n += 1
+        self._rows[item_id] = row
+        return row
+
+    def _describe(self, row: int, state: State) -> None:
+        price = state.get("price")
+        columns = self._columns
+        columns["prices"][row] = np.nan if price is None else price
+        columns["log_prices"][row] = np.log(price) if price else np.nan
+        for name, numbers in (("categories", self._categories), ("brands", self._brands)):
+            value = state.get("category" if name == "categories" else "brand")
+            columns[name][row] = -1 if value is None else numbers.setdefault(value.casefold(), len(numbers))
+        for name, field, numbers in zip(
+            ("fact_categories", "fact_brands"), ("category", "brand"), self._kinds, strict=True
+        ):
+            value = state.get(field)
+            columns[name][row] = numbers.setdefault(value, 1 + len(numbers)) if value else 0
+        self._titles[row] = state["title"]
+        self._display[row] = {name: state.get(name) for name in _SHOWN}
+
+    def _slot_of(self, row: int) -> int:
+        slot = int(self._columns["slots"][row])
+        if slot != NO_SLOT:
+            return slot
+        slot = self._n_slots
+        if slot == len(self._slot_rows):
+            self._slot_rows = np.concatenate([self._slot_rows, np.zeros_like(self._slot_rows)])
+            self._slot_vectors = np.concatenate([self._slot_vectors, np.zeros_like(self._slot_vectors)])
+        self._slot_rows[slot] = row
+        if row < self._n_indexed:
+            self._slot_vectors[slot] = self._vectors[row]
+        self._n_slots += 1
+        self._columns["slots"][row] = slot
+        return slot
+
+    def _make_room(self, rows: int) -> None:
+        if rows < self._capacity:
+            return
+        self._capacity = rows + max(_SPARE_ROWS, rows // 16)
+        for name, values in self._columns.items():
+            room = np.full(self._capacity, self._fillers.get(name, 0), values.dtype)
+            room[: len(values)] = values
+            self._columns[name] = room
+        for name, offsets in self._offsets.items():
+            room = np.full(self._capacity + 1, offsets[-1], offsets.dtype)
+            room[: len(offsets)] = offsets
+            self._offsets[name] = room
+
+    def _padded_features(self, features: np.ndarray) -> np.ndarray:
+        """Return the features of a day with room behind; those of one day are kept."""
+        padded = self._padded
+        if padded is None or padded[0] is not features or len(padded[1]) < self._capacity:
+            room = np.zeros((self._capacity, features.shape[1]), features.dtype)
+            room[: len(features)] = features
+            self._padded = padded = features, room
+        return padded[1]
+
+    def _embedded(self, states: Sequence[State]) -> np.ndarray:
+        """Return the vectors of items, float32 `(n, dim)`, each row L2 norm 1."""
+        vectors = self._encoder.encode([item_text(state["title"], state.get("description")) for state in states])
+        if not self._tower_is_open:
+            self._tower, self._tower_is_open = open_item_tower(self._folder), True
+        if self._tower is None:
+            return vectors
+        categories, brands, prices = ([state.get(name) for state in states] for name in ("category", "brand", "price"))
+        known = np.array([np.nan if price is None else price for price in prices], np.float64)
+        return self._tower.embed(vectors, categories, brands, known)
+
+
+def _numbers_of(numbers: np.ndarray, names: Sequence[str | None]) -> dict[str, int]:
+    """Return which name each number stands for, the other way round; int64 `(n,)`, 0 for no name."""
+    distinct, first = np.unique(numbers, return_index=True)
+    return {names[row]: number for number, row in zip(distinct.tolist(), first.tolist(), strict=True) if number}
