@@ -118,6 +118,7 @@ def test_the_embedded_engine_holds_a_bundle_and_finds_its_items(bundle, tmp_path
     client.delete(bundle.bundle_id, points_selector=[3, 4])
     assert fill_collection(client, bundle.bundle_id, bundle.item_vectors) is True
     assert client.count(bundle.bundle_id).count == N
+    client.close()
 
 
 @pytest.mark.slow
