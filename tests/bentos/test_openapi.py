@@ -16,9 +16,12 @@ BODIES = {
     "search": {"query": "milk"},
     "recommend": {"user_id": "ann", "timings": True},
     "similar": {"item_id": "a", "rules": True, "context": {"page": "home"}},
-    "explain": {"user_id": "ann", "item_id": "a"},
     "events": {"events": [EVENT]},
+    "explain": {"user_id": "ann", "item_id": "a"},
+    "put_items": {"items": [{"item_id": "n", "title": "new apple", "available": True, "price": 1.5}]},
+    "reload": {},
 }
+CALL = {call.name: call for call in CALLS}
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +56,20 @@ def test_every_call_is_described_with_what_it_takes_answers_and_refuses(descript
         assert f"scope `{call.scope}`" in operation["description"]
 
 
+def test_every_call_with_a_body_is_among_those_that_are_tried():
+    assert set(BODIES) == {call.name for call in CALLS if call.path_field is None}
+
+
 @pytest.mark.parametrize("name", BODIES)
 def test_bodies_and_answers_are_as_described(service, description, name):
-    operation = description["paths"][f"/{name}"]["post"]
+    call = CALL[name]
+    operation = description["paths"][call.route][call.method.lower()]
     conforms(description, operation["requestBody"]["content"]["application/json"]["schema"], BODIES[name])
-    response = service.post(name, BODIES[name])
-    found = operation["responses"][str(response.status_code)]
-    conforms(description, found["content"]["application/json"]["schema"], response.json())
-    assert response.headers["x-request-id"]
-    refused = service.post(name, {"surplus": 1})
-    problem = operation["responses"][str(refused.status_code)]["content"]["application/json"]["schema"]
-    conforms(description, problem, refused.json())
+    for body in (BODIES[name], {"surplus": 1}):
+        status, headers, content = asyncio.run(ask(service.app, call.route, body, method=call.method))
+        found = operation["responses"][str(status)]
+        conforms(description, found["content"]["application/json"]["schema"], json.loads(content))
+        assert headers[b"x-request-id"]
 
 
 def test_the_description_is_told_the_limits_of_the_settings(description):
@@ -114,9 +120,8 @@ def test_nothing_that_is_sent_is_an_error_of_the_server(service, name):
         broken.append(valid[:at] + bytes([generator.randrange(256)]) + valid[at + generator.randrange(2) :])
     bodies = [*changed, *RAW, *broken]
     for number, body in enumerate(bodies):
-        status, headers, content = asyncio.run(
-            ask(service.app, f"/{name}", body, (b"content-type", TYPES[number % len(TYPES)]))
-        )
+        kind = (b"content-type", TYPES[number % len(TYPES)])
+        status, headers, content = asyncio.run(ask(service.app, CALL[name].route, body, kind, method=CALL[name].method))
         assert status < 500, (body[:200], content)
         assert headers[b"content-type"] == b"application/json"
         answer = json.loads(content)
@@ -124,6 +129,12 @@ def test_nothing_that_is_sent_is_an_error_of_the_server(service, name):
             assert list(answer) == ["error"]
             assert "\n" not in answer["error"]
             assert len(answer["error"]) < 600
+
+
+@pytest.mark.parametrize("item_id", [*TEXTS, "x" * 300, "a/b", "?"])
+def test_no_item_in_a_path_is_an_error_of_the_server(service, item_id):
+    status, _, content = asyncio.run(ask(service.app, f"/items/{item_id}", method="DELETE"))
+    assert status < 500, content
 
 
 @pytest.mark.parametrize(
