@@ -3,6 +3,7 @@
 import fcntl
 import os
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _DAY_US = 86_400_000_000
 USER_VIEWS = ("user_history", "user_activity")
 """Feast's views of a user that the service reads: together they are the state of the fold."""
+_MOST_WRITTEN = 4_000
 _READS_OF_A_PUSH = 10
 """Times that a user is read at most until both views are of one push."""
 
@@ -107,6 +109,7 @@ class OnlineFeatures:
         self._opening = threading.Lock()
         self._opened: _Opened | None = None
         self._intent = PushIntent(feast_dir / ".push_intent")
+        self._written: OrderedDict[str, tuple[Stamp, UserRow]] = OrderedDict()
         self._pushes = GroupCommit(self._push_together)
 
     def open(self) -> None:
@@ -235,30 +238,44 @@ class OnlineFeatures:
         user_ids = list(dict.fromkeys(event["user_id"] for event in events))
         with self._locked():
             self._finish_interrupted()
-            found = dict(zip(user_ids, self._read(user_ids), strict=True))
-            damaged = {user_id for user_id, row in found.items() if row.problem}
+            states, damaged = self._states_now(user_ids)
             events = [event for event in events if event["user_id"] not in damaged]
-            states = {
-                user_id: _state(user_id, row)
-                for user_id, row in found.items()
-                if user_id not in damaged and row.values["n_events"]
-            }
             rows = self._stores().fold.add(states, events, pushed=self._pushed.has)
             self._write_push(Intent(rows, [event["event_id"] for event in events]))
             pushed = {row["user_id"]: self._pushed_now(row) for row in rows}
         return [
-            _damage([found[user_id] for user_id in users & damaged])
-            if users & damaged
+            _damage([damaged[user_id] for user_id in users & damaged.keys()])
+            if users & damaged.keys()
             else {user_id: pushed[user_id] for user_id in users if user_id in pushed}
             for users in ({event["user_id"] for event in call} for call in calls)
         ]
 
+    def _states_now(self, user_ids: Sequence[str]) -> tuple[dict[str, "UserRow"], dict[str, "OnlineRow"]]:
+        """Return the states of users, and the rows that cannot be used; the lock of pushes is held.
+
+        What this process wrote last is not read again where nobody else has written since.
+        """
+        states = {}
+        for user_id in user_ids:
+            kept = self._written.get(user_id)
+            if kept is not None and kept[0] == self._changes.stamp(user_id):
+                states[user_id] = kept[1]
+        unknown = [user_id for user_id in user_ids if user_id not in states]
+        rows = dict(zip(unknown, self._read(unknown), strict=True))
+        damaged = {user_id: row for user_id, row in rows.items() if row.problem}
+        for user_id, row in rows.items():
+            if user_id not in damaged and row.values["n_events"]:
+                states[user_id] = _state(user_id, row)
+        return states, damaged
+
     def _write_push(self, push: Intent) -> None:
         """Write a push whole: a process that is killed meanwhile leaves the note, and the next one writes the rest."""
-        self._intent.note(push.rows, push.event_ids)
-        self._write(push.rows)
+        if push.rows:
+            self._intent.note(push.rows, push.event_ids)
+            self._write(push.rows)
         self._pushed.add(push.event_ids)
-        self._intent.clear()
+        if push.rows:
+            self._intent.clear()
 
     def _finish_interrupted(self) -> None:
         """Write what a push left behind that was killed, or that the store failed, unless more is known since."""
@@ -277,7 +294,13 @@ class OnlineFeatures:
         """Return what `read_user` gives now; nobody else writes meanwhile."""
         happened_us = (state["event_timestamp"] - _EPOCH) // _MICROSECOND
         row = self._stores().online_row(state, dict.fromkeys(USER_VIEWS, happened_us))
-        return Pushed(self._features(row), self._changes.stamp(state["user_id"]))
+        stamp = self._changes.stamp(state["user_id"])
+        if stamp is not None and not self.is_shared:
+            self._written[state["user_id"]] = stamp, state
+            self._written.move_to_end(state["user_id"])
+            if len(self._written) > _MOST_WRITTEN:
+                self._written.popitem(last=False)
+        return Pushed(self._features(row), stamp)
 
     def _features(self, row: "OnlineRow") -> UserFeatures:
         if not row.values["n_events"]:
@@ -354,10 +377,18 @@ class OnlineFeatures:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Let one push at a time read, change and write."""
-        self._feast_dir.mkdir(parents=True, exist_ok=True)
-        with (self._feast_dir / ".push.lock").open("a") as lock:
+        path = self._feast_dir / ".push.lock"
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        try:
+            lock = os.open(path, flags, 0o644)
+        except FileNotFoundError:
+            self._feast_dir.mkdir(parents=True, exist_ok=True)
+            lock = os.open(path, flags, 0o644)
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(lock)
 
 
 @dataclass(frozen=True)
