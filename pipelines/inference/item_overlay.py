@@ -286,8 +286,8 @@ class ItemOverlay:
         if row < self._n_indexed:
             self._slot_vectors[slot] = self._vectors[row]
         self._n_slots += 1
-        self._columns["scales"][row] = 1  # what is beside is not in int8
         self._columns["slots"][row] = slot
+        self._columns["scales"][row] = 1  # what is beside is not in int8; the slot first, or it would be one of 127
         return slot
 
     def _make_room(self, rows: int) -> None:
