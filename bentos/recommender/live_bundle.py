@@ -24,6 +24,7 @@ from pipelines.ranking.carried import ItemChanges
 from pipelines.ranking.prepared import Prepared
 from pipelines.stores.item_log import ItemLog
 from pipelines.stores.new_items_store import find_pointer, pointer_path, read_new_items
+from pipelines.stores.qdrant_index import with_vector_engine
 from pipelines.stores.service_status import StatusFile
 from pipelines.stores.serving_pointer import read_pointer
 from pipelines.stores.vector_index_files import indexed
@@ -413,7 +414,7 @@ def _open(folder: Path) -> Bundle:
     Raises:
         BundleError: see `load_bundle`.
     """
-    return _warmed(indexed(load_bundle(folder)))
+    return _warmed(with_vector_engine(indexed(load_bundle(folder))))
 
 
 def _warmed(bundle: Bundle) -> Bundle:

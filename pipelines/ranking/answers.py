@@ -81,7 +81,7 @@ def recommend(
     """
     now_s = minute_of(now_s)
     if seed_items:
-        features, prepared = _with_seeds(features, seed_items, now_s), None
+        features, prepared = with_seeds(features, seed_items, now_s), None
     user = prepared_user(bundle, features, now_s, prepared) if features is not None else None
     if user is None:
         rows = first_allowed(bundle.by_popularity, k, allowed_items(bundle, filters))
@@ -229,7 +229,8 @@ def _fused(bundle: Bundle, user: PreparedUser, k: int, serving: ServingConfig, a
     return Ranking(rows[best], scores[best], {name: part[best] for name, part in of_rows.items()}, personalized=True)
 
 
-def _with_seeds(features: UserFeatures | None, seed_items: Sequence[str], now_s: float) -> UserFeatures:
+def with_seeds(features: UserFeatures | None, seed_items: Sequence[str], now_s: float) -> UserFeatures:
+    """Return features with seed items as the newest events."""
     seeds = list(seed_items)
     return _WithSeeds(
         item_ids=[*(features.item_ids if features else ()), *seeds],

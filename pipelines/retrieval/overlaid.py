@@ -131,6 +131,11 @@ class PatchedVectorIndex:
         self._patched = rows
         self._vectors = vectors
 
+    @property
+    def problem(self) -> str | None:
+        """See `VectorIndex.problem`."""
+        return self._index.problem
+
     def nearest(self, vector: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """See `VectorIndex.nearest`."""
         rows, scores = self._unchanged(vector, k, None if allowed is None else allowed[: self._n_indexed])
