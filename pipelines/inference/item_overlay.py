@@ -77,6 +77,7 @@ class ItemOverlay:
         self._item_ids, self._titles = list(bundle.item_ids), list(bundle.titles)
         self._display = list(bundle.display)
         self._categories, self._brands = dict(bundle.categories[0]), dict(bundle.brands[0])
+        self._groups = {"category": dict(bundle.category_rows), "brand": dict(bundle.brand_rows)}
         facts = bundle.facts
         self._kinds = [
             _numbers_of(numbers, [shown[name] for shown in bundle.display])
@@ -239,6 +240,8 @@ class ItemOverlay:
                 "prices": columns["prices"],
                 "categories": (self._categories, columns["categories"]),
                 "brands": (self._brands, columns["brands"]),
+                "category_rows": dict(self._groups["category"]),
+                "brand_rows": dict(self._groups["brand"]),
                 "facts": facts,
                 "_rows": self._rows,
                 "_user_tower": UserTower(self._session, vectors),
@@ -271,6 +274,8 @@ class ItemOverlay:
         ):
             value = state.get(field)
             columns[name][row] = numbers.setdefault(value, 1 + len(numbers)) if value else 0
+        for name, groups in self._groups.items():
+            _move(groups, row, self._display[row].get(name), state.get(name))
         self._titles[row] = state["title"]
         self._display[row] = {name: state.get(name) for name in _SHOWN}
 
@@ -286,8 +291,8 @@ class ItemOverlay:
         if row < self._n_indexed:
             self._slot_vectors[slot] = self._vectors[row]
         self._n_slots += 1
-        self._columns["scales"][row] = 1  # what is beside is not in int8
         self._columns["slots"][row] = slot
+        self._columns["scales"][row] = 1  # what is beside is not in int8; the slot first, or it would be one of 127
         return slot
 
     def _make_room(self, rows: int) -> None:
@@ -328,6 +333,17 @@ def _numbers_of(numbers: np.ndarray, names: Sequence[str | None]) -> dict[str, i
     """Return which name each number stands for, the other way round; int64 `(n,)`, 0 for no name."""
     distinct, first = np.unique(numbers, return_index=True)
     return {names[row]: number for number, row in zip(distinct.tolist(), first.tolist(), strict=True) if number}
+
+
+def _move(groups: dict[str, np.ndarray], row: int, before: str | None, now: str | None) -> None:
+    """Take a row from one group to another; the arrays themselves stay as they are, older bundles look at them."""
+    before, now = (None if name is None else name.casefold() for name in (before, now))
+    if before == now:
+        return
+    if before is not None:
+        groups[before] = groups[before][groups[before] != row]
+    if now is not None:
+        groups[now] = np.append(groups.get(now, np.empty(0, np.int32)), np.int32(row))
 
 
 def _what_is_read(state: State) -> int:

@@ -261,6 +261,41 @@ def test_a_page_that_does_not_exist_is_not_found(service, path):
     assert f"There is no GET {path}: there are POST /search" in response.json()["error"]
 
 
+# Items
+
+
+def test_items_are_put_and_deleted_and_count_in_the_next_answers(service):
+    client = service.client()
+    put = client.put("/items", json={"items": [{"item_id": "aisle/7 ü", "title": "rye milk", "price": 2.5}]})
+    alone = client.put("/items", json={"item_id": "h", "title": "oat pear"})
+    assert [(one.status_code, one.json()["accepted"]) for one in (put, alone)] == [(202, 1), (202, 1)]
+    service.answers._live.follow_items()
+    assert item_ids(service.post("search", {"query": "rye milk", "k": 1})) == ["aisle/7 ü"]
+    gone = client.delete("/items/aisle%2F7%20%C3%BC")
+    assert (gone.status_code, gone.json()["accepted"], gone.json()["degraded"]) == (202, 1, False)
+    service.answers._live.follow_items()
+    assert "aisle/7 ü" not in item_ids(service.post("search", {"query": "rye milk", "k": 5}))
+    assert client.delete("/items/nobody-knows").status_code == 202
+
+
+def test_a_bad_item_is_named_by_field_and_place(service):
+    body = {"items": [{"item_id": "g", "title": "rye milk"}, {"item_id": "h", "title": "oat", "price": -1}]}
+    refused = service.client().put("/items", json=body)
+    assert refused.status_code == 422
+    assert refused.json()["error"].startswith("`items.1.price`")
+    assert service.client().get("/items").status_code == 405
+    assert service.client().delete("/items").status_code == 405
+
+
+def test_a_disk_that_takes_no_items_says_when_to_come_again(service):
+    folder = service.answers._live.item_log._folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_text("a file stands where the folder should be")
+    refused = service.client().put("/items", json={"item_id": "g", "title": "rye milk"})
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert service.post("search", {"query": "milk"}).status_code == 200
+
+
 # What comes with an answer
 
 

@@ -93,6 +93,13 @@ def test_filters_see_a_changed_price_category_and_brand(bundle):
     assert found(now, "red", filters=Filters(min_price=8.0)) == ["a"]
     assert found(now, "red", filters=Filters(max_price=2.0)) == ["g"]
     assert found(now, "red", filters=Filters(categories=("Fruit",))) == []
+    assert {name: rows.tolist() for name, rows in now.category_rows.items()} == {
+        "fruit": [1, 2],
+        "bakery": [3, 5],
+        "dairy": [4],
+        "offers": [0],
+    }
+    assert bundle.category_rows["fruit"].tolist() == [0, 1, 2]
     assert now.facts.log_prices[[0, 6]].tolist() == pytest.approx(np.log([9.0, 1.5]).tolist())
     assert now.facts.n_kinds == (int(now.facts.categories.max()) + 1, int(now.facts.brands.max()) + 1)
     assert now.facts.categories[0] not in bundle.facts.categories
