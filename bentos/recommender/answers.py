@@ -90,6 +90,7 @@ class Answers:
         self._pseudonymizer = pseudonymizer
         self._finder = Finder(serving)
         self._explainer = Explainer(self._finder, serving)
+        live.prepare = self.rules.of
         self._intake = EventIntake(
             event_log=event_log,
             users=self._users,
@@ -239,8 +240,11 @@ class Answers:
             self._requests.offer(call, question, user.features, answered=answered, now=self._now())
         index = found.serving.bundle.vector_index
         problems = [why for why in (user.problem, found.problem, index.problem) if why]
-        self._explainer.remember(Remembered.of(asked, user, found, problems))
-        self._keep_shown(asked, user_id, found, problems)
+        try:
+            self._explainer.remember(Remembered.of(asked, user, found, problems))
+            self._keep_shown(asked, user_id, found, problems)
+        except Exception:  # an answer that is there is sent, whatever becomes of its traces
+            _logger.exception("An answer was not noted")
         return self._as_json(asked, found, body, watch, problems)
 
     def _keep_shown(self, asked: Asked, user_id: str | None, found: Found, problems: list[str]) -> None:

@@ -53,6 +53,7 @@ class Remembered:
     bundle_id: str
     ranking: Ranking
     """What was shown."""
+    item_ids: list[str]
     arranged: Arranged | None
     problems: tuple[str, ...]
 
@@ -67,6 +68,7 @@ class Remembered:
             weakref.ref(bundle),
             bundle.bundle_id,
             found.ranking,
+            found.item_ids,
             found.arranged,
             tuple(problems),
         )
@@ -102,12 +104,8 @@ class Explainer:
                 f"`request_id`: {request_id[:60]!r} is not one of the last {self._settings.explained_requests:,} "
                 "answers of this process: ask sooner, ask the process that gave it, or send `user_id` and `item_id`.",
             )
-        bundle = answer.bundle()
-        if answer.bundle_id == live.bundle.bundle_id:  # the same, or the same with other new items
-            serving = live
-        elif bundle is not None:
-            serving = Serving(bundle)
-        else:
+        serving = self._serving_of(answer, live)
+        if serving is None:
             raise RequestError(
                 404,
                 f"`request_id`: the bundle {answer.bundle_id} that gave this answer was replaced since: ask about a "
@@ -126,6 +124,17 @@ class Explainer:
         return self._explanation(Remembered.of(asked, user, found, problems), serving, item_id)
 
     # Inside
+
+    @staticmethod
+    def _serving_of(answer: Remembered, live: Serving) -> Serving | None:
+        """Return the bundle of an answer, or the same one in which items have changed since; None if it is gone."""
+        bundle, rows = answer.bundle(), answer.ranking.rows.tolist()
+        if bundle is live.bundle:
+            return live
+        if bundle is not None:
+            return Serving(bundle)
+        is_same = live.bundle.bundle_id == answer.bundle_id and max(rows, default=-1) < live.bundle.n_items
+        return live if is_same and [live.bundle.item_ids[row] for row in rows] == answer.item_ids else None
 
     def _explanation(self, answer: Remembered, serving: Serving, item_id: str | None) -> dict[str, Any]:
         bundle = serving.bundle

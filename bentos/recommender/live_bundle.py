@@ -158,6 +158,8 @@ class LiveBundle:
         self._followed_s = 0.0
         self._seen_items: tuple[int, int] | None = None
         self.current = self._opened(folder)
+        self.prepare: Callable[[Bundle], object] = lambda _: None
+        """What is to be done with a bundle before it answers, such as looking up what belongs to its items."""
         self._since = datetime.now(UTC)
         self._refused: tuple[str, str] | None = None
         self._beside = beside
@@ -194,6 +196,7 @@ class LiveBundle:
         """Take over what the item log says of items; return whether it said anything."""
         changed = False
         for serving in self.current.followed():
+            self.prepare(serving.bundle)
             with self._swap:
                 if self.current.items is not serving.items:  # another bundle answers by now, and has read the log
                     return changed
@@ -274,6 +277,7 @@ class LiveBundle:
 
     def _replace(self, serving: Serving) -> None:
         serving = serving.newest()  # what came in while it was opened
+        self.prepare(serving.bundle)
         with self._swap:
             if self.current.items is not None:
                 self.current.items.close()

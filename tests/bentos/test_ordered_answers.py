@@ -10,7 +10,7 @@ import pytest
 from bentos.recommender.answers import Answers
 from bentos.recommender.arranging import Asked
 from bentos.recommender.finding import Finder
-from bentos.recommender.live_bundle import LiveBundle
+from bentos.recommender.live_bundle import LiveBundle, Serving
 from bentos.recommender.requests import (
     ExplainBody,
     FiltersBody,
@@ -22,7 +22,7 @@ from bentos.recommender.requests import (
 from bentos.recommender.stopwatch import Stopwatch
 from bentos.recommender.user_states import FeatureAnswer
 from pipelines.config import ServingConfig
-from pipelines.inference.bundle import Fusion, Preprocessing, RecommendFusion, SearchFusion
+from pipelines.inference.bundle import Fusion, Preprocessing, RecommendFusion, SearchFusion, load_bundle
 from pipelines.places import Places
 from pipelines.pseudonyms import Pseudonymizer
 from pipelines.stores.event_log import EventLog
@@ -61,14 +61,14 @@ class Histories:
 class Shop:
     """The service's answers over `b1`, with settings of the test."""
 
-    def __init__(self, folder, rules: str = "", **settings) -> None:
+    def __init__(self, folder, rules: str = "", log: ShownListsLog | None = None, **settings) -> None:
         self.places = Places(folder / "home")
         self.rules = folder / "rules.yaml"
         if rules:
             self.rules.write_text(rules, encoding="utf-8")
             settings["rules_file"] = self.rules
         self.features = Histories(ann=ANN)
-        self.shown = ShownListsLog(folder / "shown", share=1, keep_days=7)
+        self.shown = log or ShownListsLog(folder / "shown", share=1, keep_days=7)
         self.log = folder / "shown"
         self.deploy("b1")
         self.live = LiveBundle(self.places, {})
@@ -102,8 +102,8 @@ class Shop:
 def shop(tmp_path):
     opened = []
 
-    def open_shop(rules: str = "", **settings) -> Shop:
-        opened.append(Shop(tmp_path, rules, **settings))
+    def open_shop(rules: str = "", **options) -> Shop:
+        opened.append(Shop(tmp_path, rules, **options))
         return opened[-1]
 
     yield open_shop
@@ -475,3 +475,50 @@ def test_what_is_remembered_holds_no_bundle(shop):
     service.deploy("b2")
     assert service.live.refresh()
     assert gone() is None
+
+
+def test_rules_are_looked_up_before_another_bundle_answers(shop):
+    service = shop("rules: [{id: r, items: {item_ids: [d]}, exclude: true}]")
+    prepared = []
+    prepare = service.live.prepare
+    service.live.prepare = lambda bundle: prepared.append((bundle.bundle_id, prepare(bundle)))
+    service.deploy("b2")
+    assert service.live.refresh()
+    ((bundle_id, rules),) = prepared
+    assert bundle_id == "b2"
+    assert service.answers.rules.of(service.live.current.bundle) is rules
+    assert "d" not in ids(service.recommend("nobody"))
+
+
+def test_an_answer_is_explained_although_items_have_changed_since(shop):
+    service = shop()
+    answer = service.recommend(k=2)
+    first = service.explain(request_id=answer["request_id"])
+    service.live.current = Serving(load_bundle(service.places.bundles / "b1"))
+    again = service.explain(request_id=answer["request_id"])
+    assert again | {"request_id": None} == first | {"request_id": None}
+
+
+class BrokenLog(ShownListsLog):
+    """A log that raises, which none should."""
+
+    def offer(self, **row) -> None:
+        raise RuntimeError("a bug")
+
+
+def test_a_log_that_fails_costs_no_answer(shop, tmp_path, caplog):
+    service = shop(log=BrokenLog(tmp_path / "broken", share=0, keep_days=1))
+    assert ids(service.recommend("nobody", k=2)) == "dc"
+    assert "An answer was not noted" in caplog.text
+
+
+def test_an_ordering_stage_that_fails_costs_no_answer(shop, monkeypatch, caplog):
+    service = shop("rules: [{id: r, items: {item_ids: [d]}, boost: 2}]")
+
+    def broken(*_, **__):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("bentos.recommender.arranging.arrange", broken)
+    answer = service.recommend("nobody", k=2)
+    assert (ids(answer), answer["degraded_because"]) == ("dc", ["ordering failed, this is the order of the scores"])
+    assert "Ordering falls back" in caplog.text
