@@ -9,10 +9,13 @@ import pytest
 from pipelines.config import PreparationConfig, ValidationConfig
 from pipelines.progress import SilentProgress
 from pipelines.sources.tables import TablesSource
+from pipelines.steps.embed_new_items import embed_new_items
 from pipelines.steps.ingest_tables import ingest_tables
 from pipelines.steps.validate_tables import validate_tables
 from pipelines.stores.item_log import ItemLog
+from pipelines.stores.new_items_store import find_pointer
 from tests.toys.catalogue import MAPPING, NOW, START, NoEvents, empty_tables, pseudonymizer, write_csv
+from tests.toys.toy_bundle import write_toy_bundle
 
 HOUR = timedelta(hours=1)
 
@@ -177,3 +180,17 @@ def test_the_first_window_takes_both_and_validation_accepts_them(tmp_path):
     assert (shop.item("item-03")["title"], shop.item("item-04")["available"]) == ("Sour cherry", False)
     with shop.tables.connect() as connection:
         assert connection.sql("SELECT count(*), count(DISTINCT item_id) FROM items").fetchall() == [(61, 61)]
+
+
+def test_what_stands_beside_a_bundle_names_the_place_in_the_log_that_it_knows(tmp_path):
+    shop = Shop(tmp_path, dated=False)
+    shop.ingest()
+    write_toy_bundle(tmp_path / "bundles" / "b1")
+    shop.tell("new", "rye milk")
+    shop.ingest()
+    known = shop.tables.source_state("item_log")
+    embedded = embed_new_items(
+        tmp_path / "bundles" / "b1", tables=shop.tables, new_items=tmp_path / "beside", progress=SilentProgress()
+    )
+    assert embedded.items == 61
+    assert find_pointer(tmp_path / "beside", "b1").items_cursor == known == shop.log.behind(None)[1]
