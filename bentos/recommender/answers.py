@@ -238,7 +238,8 @@ class Answers:
             question = body.model_dump(mode="json", exclude_unset=True, exclude=_NOT_KEPT)
             answered = len(found.ranking.rows)
             self._requests.offer(call, question, user.features, answered=answered, now=self._now())
-        problems = [why for why in (user.problem, found.problem) if why]
+        index = found.serving.bundle.vector_index
+        problems = [why for why in (user.problem, found.problem, index.problem) if why]
         try:
             self._explainer.remember(Remembered.of(asked, user, found, problems))
             self._keep_shown(asked, user_id, found, problems)

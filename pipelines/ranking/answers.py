@@ -121,7 +121,7 @@ def search(
     user = None
     if features is not None and serving.search_personalization > 0:
         user = prepared_user(bundle, features, minute_of(now_s), prepared)
-    found = prepared.queries.get(query) if prepared is not None else None
+    found = prepared.query(bundle, query, query_vector) if prepared is not None else None
     allowed = None if filters is None else allowed_items(bundle, filters)
     if found is not None and allowed is not None:
         found = _left(found, allowed, k) if user is None else None
@@ -137,7 +137,7 @@ def search(
             allowed=bundle.shown if allowed is None else allowed,
         )
         if prepared is not None and allowed is None:
-            prepared.queries.put(query, found)
+            prepared.keep_query(query, found)
     if user is None:
         return _first(found, k, personalized=False)
     taste = np.maximum(bundle.item_vectors.products(found.rows, user.vector), np.float32(0))
@@ -185,14 +185,14 @@ def _neighbors(
     bundle: Bundle, row: int, k: int, filters: Filters | None, prepared: Prepared | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the items nearest to an item, rows and scores, best first."""
-    kept = prepared.neighbors.get(row) if prepared is not None and filters is None and k <= _NEIGHBORS else None
+    kept = prepared.neighbors(bundle, row) if prepared is not None and filters is None and k <= _NEIGHBORS else None
     if kept is None:
         wanted = max(k, _NEIGHBORS) if filters is None else k
         allowed = allowed_items(bundle, filters, [row])
         rows, cosines = bundle.vector_index.nearest(bundle.item_vectors[row], wanted, allowed)
         kept = rows, np.maximum(cosines, np.float32(0))
         if prepared is not None and filters is None:
-            prepared.neighbors.put(row, kept)
+            prepared.keep_neighbors(row, kept)
     return kept[0][:k], kept[1][:k]
 
 
