@@ -676,6 +676,26 @@ def bench_items(**options: Any) -> None:
         raise SystemExit(1)
 
 
+@bench.command("ranking")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the records.")
+@click.option(
+    "--bundle",
+    "bundle_folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of a bundle (default: the deployed one).",
+)
+@click.option("--calls", type=click.IntRange(min=10), default=200, show_default=True, help="Calls a case and round.")
+def bench_ranking(json_file: Path | None, bundle_folder: Path | None, calls: int) -> None:
+    """Time what is behind the answers, without HTTP: processor time a call, and what the index gives up.
+
+    \b
+    Example: headrace bench ranking --json ranking.json
+    """
+    from pipelines.benchmarks.ranking import bench_ranking as run_bench
+
+    run_bench(json_file=json_file, bundle_folder=bundle_folder, calls=calls)
+
+
 @bench.command("data")
 @click.option("--events", type=click.IntRange(min=1_000), default=10_000_000, show_default=True, help="About so many.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the records.")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -41,6 +41,7 @@ class SourceConfig(Settings):
     its own stamp (a long transaction, a file that was copied later) is found; what is known is left out."""
 
 
+AnswerCall = Literal["search", "recommend", "similar"]
 EventType = Literal["impression", "click", "view", "cart", "purchase", "rating", "search"]
 
 
@@ -468,6 +469,34 @@ class ServingConfig(Settings):
     """Most items in one call."""
     search_personalization: float = Field(default=0.1, ge=0)
     """Weight of the user's taste in a search, relative to the query."""
+    max_depth: int = Field(default=500, ge=1, le=2_000)
+    """Most items that the pages of one list show together."""
+    rules_file: Path | None = None
+    """YAML file with business rules (docs/ordering.md); it is read again whenever it changes."""
+    ordering_pool: int = Field(default=100, ge=1, le=1_000)
+    """Candidates beyond those wanted that rules, diversity and exploration choose from."""
+    diversity: float = Field(default=0, ge=0, lt=1)
+    """Weight of being unlike the items before it, against the score; 0 goes by the score alone."""
+    diversity_calls: tuple[AnswerCall, ...] = ("recommend",)
+    """Calls that it holds for."""
+    exploration_share: float = Field(default=0, ge=0, le=1)
+    """Chance that a slot shows an item from further down; 0 explores nothing."""
+    exploration_positions: tuple[Annotated[int, Field(ge=1)], ...] = (5, 10)
+    """The slots, positions in the list from 1."""
+    exploration_pool: int = Field(default=10, ge=1, le=1_000)
+    """Next candidates among which an explored slot is drawn, each with the same chance."""
+    exploration_fresh: int = Field(default=0, ge=0, le=1_000)
+    """Items that arrived last since the bundle was made, which are drawn from as well."""
+    exploration_calls: tuple[AnswerCall, ...] = ("recommend",)
+    """Calls that explore."""
+    shown_share: float = Field(default=1, ge=0, le=1)
+    """Share of the answers whose lists are kept with propensities, under pseudonyms; 0 keeps none."""
+    shown_days: int = Field(default=14, ge=1)
+    """Days after which they are removed."""
+    explained_requests: int = Field(default=500, ge=0, le=100_000)
+    """Last answers of a process that `/explain` can be asked about by their request id."""
+    explained_k: int = Field(default=10, ge=1, le=1_000)
+    """Length of the list that an item is looked for in where `/explain` is asked about a user or query."""
     max_waiting: int = Field(default=256, ge=1)
     """Searches and recommendations that may wait for their turn in one worker; more are refused with 503 at once."""
     max_wait_ms: float = Field(default=100, gt=0)

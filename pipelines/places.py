@@ -150,6 +150,11 @@ class Places:
         return self.home / "shadow_answers"
 
     @property
+    def shown_lists(self) -> Path:
+        """What was shown to whom, with propensities, users under pseudonyms, one folder a day."""
+        return self.home / "shown_lists"
+
+    @property
     def embedding_cache(self) -> Path:
         """Text embeddings by hash of encoder and text."""
         return self.home / "cache" / "embeddings"

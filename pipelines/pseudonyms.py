@@ -32,6 +32,13 @@ class Pseudonymizer:
         """16 hex digits that tell one key from another and do not give it away."""
         return hmac.new(self._key, _FINGERPRINT_TEXT, hashlib.sha256).hexdigest()[:16]
 
+    def derived_key(self, purpose: str) -> bytes:
+        """Return 32 secret bytes for another purpose, the same wherever the key is the same.
+
+        No pseudonym gives them away: it is cut to half of them.
+        """
+        return hmac.new(self._key, b"headrace: key for " + purpose.encode(), hashlib.sha256).digest()
+
     def require_key_of(self, tables: str | None, where: Path) -> None:
         """Refuse another key than that of the tables: every known user would become a stranger.
 

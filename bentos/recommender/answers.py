@@ -3,21 +3,28 @@
 import logging
 import math
 import random
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from bentos.recommender import metrics
+from bentos.recommender.arranging import Asked
 from bentos.recommender.catching_up import CatchingUp
 from bentos.recommender.current_request import remaining_s, request_id
+from bentos.recommender.cursors import BEGINNING, Cursors, bundle_mark
 from bentos.recommender.event_intake import EventIntake
-from bentos.recommender.finding import Find, Finder, Found, require_items, sound, timed
+from bentos.recommender.explaining import Explainer, Remembered
+from bentos.recommender.finding import Find, Finder, Found, filters_of, require_items, sound, timed
 from bentos.recommender.item_intake import ItemIntake
 from bentos.recommender.live_bundle import LiveBundle, Serving
+from bentos.recommender.live_rules import LiveRules
 from bentos.recommender.requests import (
     AnswerBody,
     Body,
     DeleteItemBody,
     EventsBody,
+    ExplainBody,
     ItemsBody,
     RecommendBody,
     ReloadBody,
@@ -33,9 +40,12 @@ from pipelines.pseudonyms import Pseudonymizer
 from pipelines.stores.event_log import EventLogStore
 from pipelines.stores.served_features import ServedFeaturesLog
 from pipelines.stores.served_requests import Call, ServedRequestsLog
+from pipelines.stores.shown_lists import ShownListsLog
 
 _CLICKS = frozenset({"click", "view", "cart", "purchase"})
 """What counts as a click on an item that was shown."""
+_NOT_KEPT = {"timings", "cursor", "rules", "context"}
+"""Fields of a body that say nothing about how a bundle answers, or whatever a caller puts there."""
 _logger = logging.getLogger("headrace.serving")
 
 
@@ -52,6 +62,7 @@ class Answers:
         serving: ServingConfig,
         served: ServedFeaturesLog | None = None,
         requests: ServedRequestsLog | None = None,
+        shown: ShownListsLog | None = None,
         trials: Trials | None = None,
         catching_up: Callable[[UserStates], CatchingUp] | None = None,
         validation: ValidationConfig | None = None,
@@ -62,6 +73,7 @@ class Answers:
         Args:
             served: Keeps a sample of the features that were used; None keeps none.
             requests: Keeps a sample of the requests; None keeps none.
+            shown: Keeps what was shown, with propensities; None keeps nothing.
             trials: The bundles that are tried beside the live one; None tries none.
             catching_up: Makes what pushes the events of the log that the feature store lacks; None pushes none.
             validation: What an item must look like; None means the production defaults.
@@ -69,11 +81,15 @@ class Answers:
         self.serving = serving
         self._served = served
         self._requests = requests
+        self._shown = shown
+        self._dropped_lists = 0
+        self._cursors = Cursors(pseudonymizer.derived_key("cursors"))
         self._trials = trials
         self._live = live
         self._users = UserStates(features, serving, clock=lambda: now().timestamp())
         self._pseudonymizer = pseudonymizer
         self._finder = Finder(serving)
+        self._explainer = Explainer(self._finder, serving)
         self._intake = EventIntake(
             event_log=event_log,
             users=self._users,
@@ -94,12 +110,18 @@ class Answers:
         """Id of the bundle that answers now."""
         return self._live.current.bundle.bundle_id
 
+    @property
+    def rules(self) -> LiveRules:
+        """The business rules that hold now."""
+        return self._finder.arranger.rules
+
     def warm_up(self) -> None:
         """Take every path of an answer once, so that the first request is as quick as the next.
 
         Raises:
             StoreError: the feature store does not answer; everything else is warm then.
         """
+        self.rules.start()
         self._warm_up_bundle()
         self._users.warm_up()
 
@@ -115,12 +137,15 @@ class Answers:
     def close(self) -> None:
         """Stop the background work."""
         self._live.close()
-        for part in (self._catching_up, self._users, self._trials, self._served, self._requests):
+        self.rules.close()
+        for part in (self._catching_up, self._users, self._trials, self._served, self._requests, self._shown):
             if part is not None:
                 part.close()
 
     def must_wait(self, body: Body) -> bool:
-        """Whether an answer to this call has to wait for the feature store; the event loop must not, then."""
+        """Whether an answer to this call takes long or has to wait for the feature store; the event loop must not."""
+        if isinstance(body, ExplainBody):
+            return True
         raw_user_id = body.user_id if isinstance(body, SearchBody | RecommendBody) else None
         return raw_user_id is not None and self._users.fresh(self._pseudonymizer.pseudonym(raw_user_id)) is None
 
@@ -134,44 +159,38 @@ class Answers:
             raise RequestError(
                 422, f"`query` has {len(query):,} characters, at most {limit:,} are allowed: shorten it."
             )
-        k = self._items_wanted(body)
-        watch = Stopwatch()
-        user_id, user = self._known(body.user_id)
-        watch.lap("features")
-        return self._answer(
-            "search",
-            body,
-            user_id,
-            user,
-            watch,
-            lambda serving: self._finder.search(
-                serving, query, k=k, body=body, user=user, now_s=self._now().timestamp(), watch=watch
-            ),
-        )
+        return self._answer(self._asked("search", body, query=query), body, body.user_id)
 
     def recommend(self, body: RecommendBody) -> dict[str, Any]:
         """Items for a user, best first; popular ones for a stranger."""
-        k = self._items_wanted(body)
-        watch = Stopwatch()
-        require_items(self._live.current, body)
-        user_id, user = self._known(body.user_id)
-        watch.lap("features")
-        return self._answer(
-            "recommend",
-            body,
-            user_id,
-            user,
-            watch,
-            lambda serving: self._finder.recommend(serving, k=k, body=body, user=user, now_s=self._now().timestamp()),
-        )
+        asked = self._asked("recommend", body, seed_items=tuple(body.seed_items))
+        require_items(self._live.current, asked.seed_items)
+        return self._answer(asked, body, body.user_id)
 
     def similar(self, body: SimilarBody) -> dict[str, Any]:
         """Items like an item, or bought with it."""
-        k = self._items_wanted(body)
-        nobody = FeatureAnswer(None)
-        return self._answer(
-            "similar", body, None, nobody, Stopwatch(), lambda serving: self._finder.similar(serving, k=k, body=body)
-        )
+        about = {"item_id": body.item_id, "kind": body.kind, "other_categories": body.other_categories}
+        return self._answer(self._asked("similar", body, **about), body, None)
+
+    def explain(self, body: ExplainBody) -> dict[str, Any]:
+        """Why an answer shows what it shows, or why a user is or is not shown an item."""
+        if body.request_id is not None:
+            explanation = self._explainer.of_request(body.request_id, body.item_id, self._live.current)
+        elif body.item_id is None or (body.user_id is None and body.query is None):
+            raise RequestError(
+                422, "An explanation needs `request_id`, or `item_id` with `user_id`, `query` or both: add them."
+            )
+        else:
+            _, user = self._known(body.user_id)
+            asked = Asked(
+                request_id="",
+                call="recommend" if body.query is None else "search",
+                k=self.serving.explained_k,
+                now_s=self._now().timestamp(),
+                query=body.query,
+            )
+            explanation = self._explainer.of_item(self._live.current, asked, user, body.item_id)
+        return {**explanation, "request_id": request_id()}
 
     def events(self, body: EventsBody) -> dict[str, Any]:
         """Keep events: on disk first, then in the users' histories."""
@@ -201,19 +220,54 @@ class Answers:
 
     # Which bundle answers, and who learns of it
 
-    def _answer(
-        self, call: Call, body: AnswerBody, user_id: str | None, user: FeatureAnswer, watch: Stopwatch, find: Find
-    ) -> dict[str, Any]:
+    def _answer(self, asked: Asked, body: AnswerBody, raw_user_id: str | None) -> dict[str, Any]:
+        call, watch = asked.call, Stopwatch()
+        user_id, user = self._known(raw_user_id)
+        watch.lap("features")
+
+        def find(serving: Serving) -> Found:
+            return self._finder.find(serving, asked, user, watch)
+
         canary = self._trials.canary_for(user_id) if self._trials is not None else None
         found = self._by_canary(canary, call, user_id, find) if canary is not None and user_id is not None else None
         if found is None:
             found = self._by_live(call, user_id, find, has_canary=canary is not None)
         watch.lap("rank")
         if self._requests is not None:
-            asked = body.model_dump(mode="json", exclude_unset=True, exclude={"timings"})
+            question = body.model_dump(mode="json", exclude_unset=True, exclude=_NOT_KEPT)
             answered = len(found.ranking.rows)
-            self._requests.offer(call, asked, user.features, answered=answered, now=self._now())
-        return self._as_json(found, body, watch, [why for why in (user.problem, found.problem) if why])
+            self._requests.offer(call, question, user.features, answered=answered, now=self._now())
+        index = found.serving.bundle.vector_index
+        problems = [why for why in (user.problem, found.problem, index.problem) if why]
+        self._explainer.remember(Remembered.of(asked, user, found, problems))
+        self._keep_shown(asked, user_id, found, problems)
+        return self._as_json(asked, found, body, watch, problems)
+
+    def _keep_shown(self, asked: Asked, user_id: str | None, found: Found, problems: list[str]) -> None:
+        """Log what is shown, with propensities."""
+        ranking, arranged = found.ranking, found.arranged
+        if arranged is not None and arranged.explored:
+            metrics.EXPLORED_SLOTS.inc(len(arranged.explored))
+        if self._shown is None:
+            return
+        self._shown.offer(
+            now=self._now(),
+            request_id=asked.request_id,
+            user_id=user_id,
+            call=asked.call,
+            bundle=found.serving.bundle.bundle_id,
+            first_position=asked.position.n_shown + 1,
+            item_ids=found.item_ids,
+            scores=ranking.scores,
+            propensities=arranged.propensities if arranged is not None else None,
+            parts=ranking.parts,
+            rules=arranged.rules if arranged is not None else (),
+            seed=asked.seed,
+            degraded=bool(problems),
+        )
+        if (dropped := self._shown.dropped) > self._dropped_lists:
+            metrics.DROPPED_LISTS.inc(dropped - self._dropped_lists)
+            self._dropped_lists = dropped
 
     def _by_live(self, call: Call, user_id: str | None, find: Find, *, has_canary: bool) -> Found:
         """Answer from the live bundle; the guard of a canary and the shadow learn of it."""
@@ -288,28 +342,83 @@ class Answers:
             self._served.offer(user_id, answer.features, bundle=self.model_version, now=self._now())
         return user_id, answer
 
+    def _asked(self, call: Call, body: AnswerBody, **about: Any) -> Asked:
+        """Return what is asked for, and from where on.
+
+        Raises:
+            RequestError: 422, `k` is too large, or the cursor is not one for this question.
+        """
+        k, position = self._items_wanted(body), BEGINNING
+        if body.cursor is not None:
+            position = self._cursors.read(body.cursor, self._cursors.question(call, body))
+        return Asked(
+            request_id=request_id(),
+            call=call,
+            k=max(0, min(k, self.serving.max_depth - position.n_shown)),
+            now_s=self._now().timestamp(),
+            position=position,
+            filters=filters_of(body),
+            context=body.context,
+            seed=uuid.uuid4().hex if self._finder.arranger.explores(call) else None,
+            **about,
+        )
+
     def _items_wanted(self, body: AnswerBody) -> int:
         limit = self.serving.max_k
         if body.k > limit and "k" in body.model_fields_set:
             raise RequestError(422, f"`k` is {body.k:,}, at most {limit:,} is allowed: ask for fewer items.")
         return min(body.k, limit)
 
-    def _as_json(self, found: Found, body: AnswerBody, watch: Stopwatch, problems: list[str]) -> dict[str, Any]:
-        display, ranking = found.serving.bundle.display, found.ranking
-        items = [
-            {**display[row], "score": round(float(score), 6)}
-            for row, score in zip(ranking.rows.tolist(), ranking.scores.tolist(), strict=True)
-            if math.isfinite(score)
-        ]
-        answer = {"items": items, "personalized": ranking.personalized, **self._common(found.serving, problems)}
+    def _as_json(
+        self, asked: Asked, found: Found, body: AnswerBody, watch: Stopwatch, problems: list[str]
+    ) -> dict[str, Any]:
+        ranking, arranged = found.ranking, found.arranged
+        answer = {
+            "items": self._items(found, with_propensity=asked.seed is not None, with_rules=body.rules),
+            "personalized": ranking.personalized,
+            **self._common(found.serving, problems, asked.request_id),
+            **self._paging(asked, found, body),
+        }
+        if body.rules:
+            answer["rules"] = list(arranged.rules) if arranged is not None else []
         if body.timings:
             answer["timings_ms"] = watch.total()
         return answer
 
     @staticmethod
-    def _common(serving: Serving, problems: list[str]) -> dict[str, Any]:
+    def _items(found: Found, *, with_propensity: bool, with_rules: bool) -> list[dict[str, Any]]:
+        display, ranking, arranged = found.serving.bundle.display, found.ranking, found.arranged
+        items = []
+        for place, (row, score) in enumerate(zip(ranking.rows.tolist(), ranking.scores.tolist(), strict=True)):
+            if not math.isfinite(score):
+                continue
+            item = {**display[row], "score": round(float(score), 6)}
+            if with_propensity:
+                item["propensity"] = arranged.propensities[place] if arranged is not None else 1.0
+            if with_rules:
+                item["rules"] = arranged.rules_of(row) if arranged is not None else []
+            items.append(item)
+        return items
+
+    def _paging(self, asked: Asked, found: Found, body: AnswerBody) -> dict[str, Any]:
+        """Return the cursor of the next page, where there may be one, and where this page stands."""
+        paging: dict[str, Any] = {}
+        bundle_id, before = found.serving.bundle.bundle_id, asked.position
+        n_shown = before.n_shown + len(found.ranking.rows)
+        if found.more and len(found.ranking.rows) and n_shown < self.serving.max_depth:
+            question = self._cursors.question(asked.call, body)
+            paging["cursor"] = self._cursors.write(question, bundle_id, before, found.item_ids)
+        if before.bundle is not None:
+            paging["page"] = {
+                "first_position": before.n_shown + 1,
+                "bundle_changed": before.bundle != bundle_mark(bundle_id),
+            }
+        return paging
+
+    @staticmethod
+    def _common(serving: Serving, problems: list[str], answer_id: str | None = None) -> dict[str, Any]:
         common: dict[str, Any] = {
-            "request_id": request_id(),
+            "request_id": answer_id or request_id(),
             "model_version": serving.bundle.bundle_id,
             "degraded": bool(problems),
         }

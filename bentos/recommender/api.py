@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs
 
 import orjson
 
@@ -75,6 +74,7 @@ class Api:
         """Begin to answer; without `callers`, only this machine."""
         serving = answers.serving
         self._answering = Answering(answers)
+        self._bundle.tell(answers.model_version)
         self._callers = callers or Callers()
         self._traces = traces
         self._openapi = orjson.dumps(describe(serving))
@@ -135,7 +135,7 @@ class Api:
                 call,
                 scope["path"],
                 raw or (b"" if call.body.model_fields else b"{}"),
-                timings=bool(scope["query_string"]) and parse_qs(scope["query_string"]).get(b"timings") == [b"1"],
+                timings=b"timings=1" in scope["query_string"].split(b"&"),
                 deadline=self._answering.deadline(call, began),
             )
             return Reply(call.status, answer, [])

@@ -3,11 +3,19 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from bentos.recommender.answer_schemas import AcceptedEvents, AcceptedItems, Answer, FoundItems, Reloaded
+from bentos.recommender.answer_schemas import (
+    AcceptedEvents,
+    AcceptedItems,
+    Answer,
+    Explanation,
+    FoundItems,
+    Reloaded,
+)
 from bentos.recommender.requests import (
     Body,
     DeleteItemBody,
     EventsBody,
+    ExplainBody,
     ItemsBody,
     RecommendBody,
     ReloadBody,
@@ -56,6 +64,7 @@ CALLS = (
     Call("search", SearchBody, FoundItems),
     Call("recommend", RecommendBody, FoundItems, statuses=(404,)),
     Call("similar", SimilarBody, FoundItems, statuses=(404,)),
+    Call("explain", ExplainBody, Explanation, statuses=(404,)),
     Call(
         "events",
         EventsBody,

@@ -20,9 +20,11 @@ from pipelines.config import ServingConfig
 from pipelines.errors import BundleError, ConfigError, HeadraceError
 from pipelines.inference.bundle import Bundle, load_bundle
 from pipelines.places import Places
+from pipelines.ranking.carried import ItemChanges
 from pipelines.ranking.prepared import Prepared
 from pipelines.stores.item_log import ItemLog
 from pipelines.stores.new_items_store import find_pointer, pointer_path, read_new_items
+from pipelines.stores.qdrant_index import with_vector_engine
 from pipelines.stores.service_status import StatusFile
 from pipelines.stores.serving_pointer import read_pointer
 from pipelines.stores.vector_index_files import indexed
@@ -31,9 +33,10 @@ BUNDLE_VARIABLE = "HEADRACE_BUNDLE"
 PACKED = Path(__file__).resolve().parents[2] / "bundle"
 """Where a built Bento carries its bundle."""
 _WATCH_INTERVAL_S = 0.25
-_ITEMS_PAUSE_S = 0.05
-"""Between two looks at the item log however much comes in, so that requests have the processor in between."""
-_EMBED_BUDGET_S = 0.1
+_ITEMS_PAUSE_S, _VECTORS_PAUSE_S = 0.2, 0.05
+"""Between two looks at the item log, however much comes in, and between two steps of making vectors: requests have the
+processor in between, and what is remembered of users for a bundle is not forgotten more often."""
+_EMBED_BUDGET_S = 0.4
 """Time for new vectors of items in one look."""
 _EMBED_BUDGET_AT_START_S = 2.0
 """The same before a bundle answers; what is left then is found by its words until its turn comes."""
@@ -106,8 +109,15 @@ class Serving:
             budget_s: Time for new vectors.
         """
         if self.items is not None:
-            for bundle in self.items.follow(budget_s):
-                yield Serving(bundle, self.queries, self.items)
+            serving = self
+            for bundle, changes in self.items.follow(budget_s):
+                serving = serving._after(bundle, changes)
+                yield serving
+
+    def _after(self, bundle: Bundle, changes: ItemChanges) -> "Serving":
+        other = Serving(bundle, self.queries, self.items)
+        other._prepared = self._prepared.carried(changes) if self._prepared is not None else None
+        return other
 
     def newest(self, budget_s: float = _EMBED_BUDGET_S) -> "Serving":
         """Return what answers in its place once the item log is followed: itself where nothing changed."""
@@ -145,6 +155,7 @@ class LiveBundle:
         self.item_log = ItemLog(places.item_log)
         self._items_changed = threading.Event()
         self._swap = threading.Lock()
+        self._followed_s = 0.0
         self._seen_items: tuple[int, int] | None = None
         self.current = self._opened(folder)
         self._since = datetime.now(UTC)
@@ -188,6 +199,7 @@ class LiveBundle:
                     return changed
                 self.current = serving
             changed = True
+            self._followed_s = time.monotonic()
         return changed
 
     def refresh(self) -> bool:
@@ -302,10 +314,12 @@ class LiveBundle:
                 self.follow_items()
             except Exception:  # the watch must survive what it did not expect
                 _logger.exception("Changes of items do not count for now")
-            self._stop.wait(_ITEMS_PAUSE_S)
-            if self.current.items is None or not self.current.items.pending:
-                self._items_changed.wait(_WATCH_INTERVAL_S - _ITEMS_PAUSE_S)
+            if self.current.items is not None and self.current.items.pending:
+                self._stop.wait(_VECTORS_PAUSE_S)
+                continue
+            self._items_changed.wait(_WATCH_INTERVAL_S)
             self._items_changed.clear()
+            self._stop.wait(max(0.0, self._followed_s + _ITEMS_PAUSE_S - time.monotonic()))
 
 
 def open_serving(
@@ -400,7 +414,7 @@ def _open(folder: Path) -> Bundle:
     Raises:
         BundleError: see `load_bundle`.
     """
-    return _warmed(indexed(load_bundle(folder)))
+    return _warmed(with_vector_engine(indexed(load_bundle(folder))))
 
 
 def _warmed(bundle: Bundle) -> Bundle:

@@ -9,6 +9,7 @@ from typing import Any
 from pipelines.errors import HeadraceError
 from pipelines.inference.bundle import Bundle
 from pipelines.inference.item_overlay import ItemOverlay
+from pipelines.ranking.carried import ItemChanges
 from pipelines.stores.item_log import Change, ItemLog
 
 _EMBEDDED_AT_ONCE = 32
@@ -44,25 +45,31 @@ class LiveItems:
         """Stop making vectors: another bundle answers."""
         self._over = True
 
-    def follow(self, budget_s: float | None = None) -> Iterator[Bundle]:
-        """Yield the bundle whenever the log has changed it: words and facts at once, vectors in small steps.
+    def follow(self, budget_s: float | None = None) -> Iterator[tuple[Bundle, ItemChanges]]:
+        """Yield the bundle and what changed whenever the log has changed it: words and facts at once, then vectors.
 
         Args:
             budget_s: Time after which no more vectors are made; the next call goes on. None makes all.
         """
         deadline = None if budget_s is None else time.monotonic() + budget_s
         with self._lock:
-            news = self._take_news()
-            while not self._over and self._overlay is not None and (news or self._overlay.pending):
-                if self._overlay.pending and not (news and self._overlay.pending > _EMBEDDED_AT_ONCE):
-                    self._embed(self._overlay)
-                news = False
-                yield self._overlay.bundle()
+            changed = self._take_news()
+            overlay = self._overlay
+            if overlay is None:
+                return
+            if changed and overlay.pending > _EMBEDDED_AT_ONCE:
+                yield overlay.bundle(), ItemChanges(*overlay.take_touched())
+                changed = False
+            while overlay.pending and not self._over:
+                self._embed(overlay)
+                changed = True
                 if deadline is not None and time.monotonic() > deadline:
-                    return
+                    break
+            if changed:
+                yield overlay.bundle(), ItemChanges(*overlay.take_touched())
 
     def _take_news(self) -> bool:
-        """Take over what the log says since the last look; return whether there was anything."""
+        """Take over what the log says since the last look; return whether another bundle is to answer for it."""
         try:
             stamp = self._log.stamp()
             if stamp == self._stamp:
@@ -72,13 +79,12 @@ class LiveItems:
                 states = self._not_known_beside(states)
             if states and self._overlay is None and self._base is not None:
                 self._overlay, self._base = ItemOverlay(self._base), None
-            if self._overlay is not None:
-                self._overlay.apply(states.values())
+            matters = self._overlay is not None and self._overlay.apply(states.values())
         except (HeadraceError, OSError) as error:
             _logger.error("Changes of items do not count for now: %s", error)
             return False
         self._stamp, self._cursor = stamp, cursor
-        return bool(states)
+        return matters
 
     def _not_known_beside(self, states: dict[str, Change]) -> dict[str, Change]:
         """Leave out what the items beside the bundle know already."""

@@ -46,6 +46,10 @@ EVENT_TO_EFFECT_SECONDS = Histogram(
     "Seconds from the acceptance of an event until answers take it into account.",
     buckets=_SECONDS,
 )
+EXPLORED_SLOTS = Counter("headrace_explored_slots_total", "Slots that showed an item from further down.")
+DROPPED_LISTS = Counter(
+    "headrace_dropped_shown_lists_total", "Shown lists that should have been kept and were not: too many, or no disk."
+)
 BUNDLE = Gauge("headrace_bundle_info", "1 for the bundle that answers.", ["bundle"], multiprocess_mode="livemax")
 CONNECTIONS = Gauge("headrace_connections", "Open connections.", multiprocess_mode="livesum")
 CLOSED_CONNECTIONS = Counter(
@@ -61,6 +65,7 @@ _DEGRADATIONS = {
     "too many wait for the feature store": "features_overloaded",
     "the last events are not in": "events_waiting",
     "the model failed": "model_failed",
+    "ordering failed": "ordering_failed",
 }
 """How the sentences of `degraded_because` begin, and what they are called here."""
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from bentos.recommender.answer_schemas import Problem
 from bentos.recommender.answers import Answers
 from bentos.recommender.calls import CALLS, Call
-from bentos.recommender.requests import EventsBody, SearchBody
+from bentos.recommender.requests import EventsBody, ItemsBody, SearchBody
 from pipelines.config import ServingConfig
 
 _REASONS = {
@@ -141,3 +141,4 @@ def _tell_limits(schemas: dict[str, Any], serving: ServingConfig) -> None:
             schema["properties"]["k"]["maximum"] = serving.max_k
     schemas[SearchBody.__name__]["properties"]["query"]["maxLength"] = serving.max_query_characters
     schemas[EventsBody.__name__]["properties"]["events"]["maxItems"] = serving.max_events
+    schemas[ItemsBody.__name__]["properties"]["items"]["maxItems"] = serving.max_items

@@ -1,12 +1,15 @@
 """Bodies of the calls, and errors in one sentence."""
 
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipelines.schemas import EVENT_TYPES
 
 MAX_ID_CHARACTERS = 256
+MAX_CURSOR_CHARACTERS = 16_384
+ContextName = Annotated[str, Field(min_length=1, max_length=64)]
+ContextValue = Annotated[str, Field(max_length=256)]
 _SHOWN = 60
 B = TypeVar("B", bound="Body")
 
@@ -39,6 +42,12 @@ class AnswerBody(Body):
 
     k: int = Field(default=10, ge=1)
     filters: FiltersBody | None = None
+    cursor: str | None = Field(default=None, min_length=1, max_length=MAX_CURSOR_CHARACTERS)
+    """The `cursor` of the page before; every other field but `k` has to be the same."""
+    context: dict[ContextName, ContextValue] = Field(default={}, max_length=20)
+    """What business rules may ask of the moment, such as `page` or `device`."""
+    rules: bool = False
+    """Whether the answer says which business rules touched it."""
     timings: bool = False
 
 
@@ -61,6 +70,17 @@ class SimilarBody(AnswerBody):
 
     item_id: str = Field(min_length=1, max_length=MAX_ID_CHARACTERS)
     kind: Literal["similar", "goes_with"] = "similar"
+    other_categories: bool = False
+    """Whether items of the item's own category are left out."""
+
+
+class ExplainBody(Body):
+    """`POST /explain`: an answer by its request id, or one item for a user, a query, or both."""
+
+    request_id: str | None = Field(default=None, min_length=1, max_length=MAX_ID_CHARACTERS)
+    user_id: str | None = Field(default=None, min_length=1, max_length=MAX_ID_CHARACTERS)
+    query: str | None = Field(default=None, min_length=1, max_length=1_000)
+    item_id: str | None = Field(default=None, min_length=1, max_length=MAX_ID_CHARACTERS)
 
 
 class EventBody(Body):

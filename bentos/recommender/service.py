@@ -108,6 +108,7 @@ def check_surroundings() -> None:
     from pipelines.pseudonyms import Pseudonymizer, load_pseudonym_key, require_key_of_tables
     from pipelines.stores.event_log import open_event_log
     from pipelines.stores.feast_settings import online_store_from_environment, online_store_settings
+    from pipelines.stores.rules_file import read_rules
 
     places = Places.from_environment()
     serving = load_config().serving
@@ -117,6 +118,8 @@ def check_surroundings() -> None:
     verify_files(folder, read_manifest(folder))
     require_key_of_tables(Pseudonymizer(load_pseudonym_key(places.pseudonym_key, create=False)), places.tables)
     open_callers(serving)
+    if serving.rules_file is not None:
+        read_rules(serving.rules_file)
 
 
 def open_callers(serving: "ServingConfig") -> Callers:
@@ -162,6 +165,7 @@ def open_answers() -> "Answers":
     from pipelines.stores.push_checkpoint import PushCheckpoint
     from pipelines.stores.served_features import ServedFeaturesLog
     from pipelines.stores.served_requests import ServedRequestsLog
+    from pipelines.stores.shown_lists import ShownListsLog
 
     places = Places.from_environment()
     pseudonymizer = Pseudonymizer(load_pseudonym_key(places.pseudonym_key, create=False))
@@ -183,6 +187,7 @@ def open_answers() -> "Answers":
         requests=ServedRequestsLog(
             places.served_requests, share=deployment.sample_share, keep_days=deployment.sample_days
         ),
+        shown=ShownListsLog(places.shown_lists, share=serving.shown_share, keep_days=serving.shown_days),
         trials=trials,
         catching_up=lambda users: CatchingUp(
             PushCheckpoint(places.feast, event_log),

@@ -65,6 +65,8 @@ if TYPE_CHECKING:
 BENCH = "serving"
 FIRST, EVENT, GENERATOR = "recommend right after an event", "one event", "load generator alone"
 _CLIENTS = 8
+_MEETINGS = 4
+"""Rounds after which each of two workers has met almost every user."""
 _CHECKED = 16
 """One in so many answers is looked into."""
 _NAIVE_REQUESTS = 20
@@ -147,6 +149,7 @@ def bench_serving(
         with on_cores(ours), ServiceRun(places, environment, cores=theirs) as one:
             ready_s = one.start()
             traffic.port = one.port
+            traffic.visit_known()
             has_tower = (folder / "query_tower").is_dir()
             cases: dict[str, Make] = {
                 RECOMMEND: traffic.recommend,
@@ -162,6 +165,7 @@ def bench_serving(
             with on_cores(ours), ServiceRun(places, environment, cores=theirs) as one:
                 one.start()
                 traffic.port = one.port
+                traffic.visit_known()
                 measured.append(measure_case(SEARCH_NEW, one, traffic, traffic.search_new, durations))
         else:
             click.echo(f"{SEARCH_SMALL}: the bundle has no query tower (`headrace compress` makes one)", err=True)
@@ -246,7 +250,7 @@ def _two_workers(service: ServiceRun, traffic: Traffic, durations: Durations, da
     service.start()
     traffic.port = service.port
     traffic.make_users()
-    _saturate(service.port, traffic, traffic.recommend, durations.round_s, 1_000)
+    traffic.visit_known(rounds=_MEETINGS, clients=_CLIENTS)
     tally = _saturate(service.port, traffic, traffic.recommend, durations.capacity_s, 1_000)
     found = [memory(worker) for worker in service.workers]
     return [

@@ -71,6 +71,18 @@ class Traffic:
         self._post_events([self.event(user) for user in users])
         self._fresh += users
 
+    def visit_known(self, *, rounds: int = 1, clients: int = 1) -> None:
+        """Ask for everybody who does not wait for a first visit, as a service has that ran for a while.
+
+        Args:
+            rounds: How often; where there are several workers, each should have met each user.
+            clients: Connections.
+        """
+        for _ in range(rounds):
+            self._chooser.shuffle(self._visited)
+            requests = [http_request("recommend", {"user_id": user}) for user in self._visited]
+            closed_loop(self.port, _each(requests), lambda _: None, clients=clients)
+
     @property
     def first_visits_at_most(self) -> int:
         """How many users can wait for a first visit."""
@@ -144,6 +156,10 @@ def for_seconds(seconds: float, make: Callable[[int], bytes | None]) -> Callable
     return lambda index: make(index) if time.perf_counter() < until else None
 
 
+def _each(requests: Sequence[bytes]) -> Callable[[int], bytes | None]:
+    return lambda index: requests[index] if index < len(requests) else None
+
+
 def ask(port: int, call: str, body: Any, *, method: str = "POST") -> dict[str, Any]:
     """Send one request and return its answer.
 
@@ -151,8 +167,7 @@ def ask(port: int, call: str, body: Any, *, method: str = "POST") -> dict[str, A
         StoreError: the answer is not 2xx.
     """
     found: list[Answer] = []
-    requests = [http_request(call, body, method=method)]
-    closed_loop(port, lambda index: requests[index] if index < 1 else None, found.append, clients=1, timeout_s=30)
+    closed_loop(port, _each([http_request(call, body, method=method)]), found.append, clients=1, timeout_s=30)
     if not found[0].is_ok:
         raise StoreError(f"/{call} answered {described(found[0])}")
     answer: dict[str, Any] = orjson.loads(found[0].body)

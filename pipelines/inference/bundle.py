@@ -713,6 +713,7 @@ def _codes(column: pa.ChunkedArray) -> tuple[dict[str, int], np.ndarray]:
 
 
 def _rows_by_name(numbers: Mapping[str, int], codes: np.ndarray) -> dict[str, np.ndarray]:
+    numbers = dict(numbers)  # that of a bundle with an overlay grows meanwhile
     order = np.argsort(codes, kind="stable").astype(np.int32)
     starts = np.searchsorted(codes[order], np.arange(len(numbers) + 1))
     return {name: order[starts[number] : starts[number + 1]] for name, number in numbers.items()}

@@ -24,6 +24,7 @@ State = Mapping[str, Any]
 """An item as it is now: the columns of the ITEMS schema (`updated_at` does not count), or `item_id` and `deleted`."""
 _SPARE_ROWS = 1_024
 _FIRST_SLOTS = 64
+_IN_WORDS = ("title", "category", "brand")
 _SHOWN = ("item_id", "title", "category", "brand", "price", "currency")
 
 
@@ -99,11 +100,12 @@ class ItemOverlay:
             "popularity_score": bundle.popularity_score,
             "by_popularity": bundle.by_popularity,
             "first_day": bundle.trends.first_day,
+            "scales": bundle.item_vectors.scales,
             "slots": np.full(bundle.n_items, NO_SLOT, np.int32),
         }
         """By row, with room behind; what is behind is not seen."""
         self._fillers = {"prices": np.nan, "log_prices": np.nan, "categories": -1, "brands": -1, "first_day": -1}
-        self._fillers["slots"] = NO_SLOT
+        self._fillers |= {"slots": NO_SLOT, "scales": 1}
         self._offsets = {name: table.offsets for name, table in self._neighbors.items()}
         self._capacity = 0
         self._make_room(self._n)
@@ -111,6 +113,10 @@ class ItemOverlay:
         self._slot_rows = np.zeros(_FIRST_SLOTS, np.int64)
         self._slot_vectors = np.zeros((_FIRST_SLOTS, bundle.dim), np.float32)
         self._waiting: dict[int, State] = {}
+        self._touched: set[int] = set()
+        self._came_back = False
+        self._read: dict[int, int] = {}
+        """What the encoder read of an item, by row, as a number."""
 
     @property
     def pending(self) -> int:
@@ -122,26 +128,64 @@ class ItemOverlay:
         """Items that have a place beside the bundle."""
         return self._n_slots
 
-    def apply(self, states: Iterable[State]) -> None:
-        """Take items as they are now: found by their words, filtered and shown so by the next `bundle`."""
+    def apply(self, states: Iterable[State]) -> bool:
+        """Take items as they are now: found by their words, filtered and shown so by the next `bundle`.
+
+        A known item that keeps its title keeps its vector, with what behavior has taught it, until the next bundle.
+
+        Returns:
+            Whether more changed than prices, which every answer sees at once: the next `bundle` is to answer.
+        """
         texts: dict[int, tuple[int, str]] = {}
         shown: dict[int, bool] = {}
+        touched: set[int] = set()
         for state in states:
             row = self._rows.get(state["item_id"])
             if state.get("deleted"):
                 if row is not None:
                     shown[row] = False
-                    self._waiting.pop(row, None)
                 continue
+            is_new = row is None
             if row is None:
                 row = self._append(state["item_id"])
-            texts[row] = self._slot_of(row), default_text(state)
+            before = self._display[row]
+            if is_new or any(before[name] != state.get(name) for name in _IN_WORDS):
+                texts[row] = self._slot_of(row), default_text(state)
+                touched.add(row)
+            if is_new or self._reads_anew(row, before, state):
+                self._slot_of(row)
+                self._waiting[row] = state
+                touched.add(row)
             self._describe(row, state)
-            self._waiting[row] = state
             shown[row] = bool(state["available"])
         self._lexical.put(texts)
-        for row, available in shown.items():
-            self._columns["available"][row] = available
+        available = self._columns["available"]
+        for row, is_shown in shown.items():
+            if bool(available[row]) != is_shown:
+                touched.add(row)
+                self._came_back = self._came_back or (is_shown and row < self._n_indexed)
+            available[row] = is_shown
+        self._touched |= touched
+        return bool(touched)
+
+    def take_touched(self) -> tuple[np.ndarray, bool]:
+        """Return what changed since the last call but prices, and forget it.
+
+        Returns:
+            Row numbers, int64 `(m,)`, rising, and whether one of them is a known item that is available again: what
+            behavior says of it proposes it again.
+        """
+        rows, came_back = np.array(sorted(self._touched), np.int64), self._came_back
+        self._touched, self._came_back = set(), False
+        return rows, came_back
+
+    def _reads_anew(self, row: int, before: State, state: State) -> bool:
+        """Whether the encoder has to read an item again."""
+        if row in self._waiting:
+            return True
+        if (read := self._read.get(row)) is not None:
+            return read != _what_is_read(state)
+        return row >= self._n_indexed or before["title"] != state["title"]
 
     def embed(self, most: int) -> None:
         """Give at most so many items the vectors of what they are now; their pictures are not looked at.
@@ -157,7 +201,8 @@ class ItemOverlay:
         vectors[~np.isfinite(vectors).all(axis=1)] = 0  # found by words alone; a number that is none fails searches
         for row, vector in zip(rows, vectors, strict=True):
             self._slot_vectors[self._columns["slots"][row]] = vector
-            self._waiting.pop(row, None)
+            self._touched.add(row)
+            self._read[row] = _what_is_read(self._waiting.pop(row))
 
     def give_up(self, most: int) -> list[str]:
         """Leave at most so many items without new vectors, those that `embed` would take next; return their ids."""
@@ -169,7 +214,7 @@ class ItemOverlay:
         n, columns = self._n, {name: values[: self._n] for name, values in self._columns.items()}
         changed = self._slot_rows[: self._n_slots]
         beside = self._slot_vectors[: self._n_slots]
-        vectors = PatchedVectors(self._vectors, columns["slots"], self._slot_vectors)
+        vectors = PatchedVectors(self._vectors, columns["slots"], self._slot_vectors, columns["scales"])
         facts = ItemFacts(columns["log_prices"], columns["fact_categories"], columns["fact_brands"])
         facts.__dict__["n_kinds"] = tuple(1 + len(numbers) for numbers in self._kinds)
         return OverlaidBundle(
@@ -241,6 +286,7 @@ class ItemOverlay:
         if row < self._n_indexed:
             self._slot_vectors[slot] = self._vectors[row]
         self._n_slots += 1
+        self._columns["scales"][row] = 1  # what is beside is not in int8
         self._columns["slots"][row] = slot
         return slot
 
@@ -282,3 +328,7 @@ def _numbers_of(numbers: np.ndarray, names: Sequence[str | None]) -> dict[str, i
     """Return which name each number stands for, the other way round; int64 `(n,)`, 0 for no name."""
     distinct, first = np.unique(numbers, return_index=True)
     return {names[row]: number for number, row in zip(distinct.tolist(), first.tolist(), strict=True) if number}
+
+
+def _what_is_read(state: State) -> int:
+    return hash((state["title"], state.get("description"), state.get("category"), state.get("brand")))

@@ -81,7 +81,7 @@ def recommend(
     """
     now_s = minute_of(now_s)
     if seed_items:
-        features, prepared = _with_seeds(features, seed_items, now_s), None
+        features, prepared = with_seeds(features, seed_items, now_s), None
     user = prepared_user(bundle, features, now_s, prepared) if features is not None else None
     if user is None:
         rows = first_allowed(bundle.by_popularity, k, allowed_items(bundle, filters))
@@ -121,7 +121,7 @@ def search(
     user = None
     if features is not None and serving.search_personalization > 0:
         user = prepared_user(bundle, features, minute_of(now_s), prepared)
-    found = prepared.queries.get(query) if prepared is not None else None
+    found = prepared.query(bundle, query, query_vector) if prepared is not None else None
     allowed = None if filters is None else allowed_items(bundle, filters)
     if found is not None and allowed is not None:
         found = _left(found, allowed, k) if user is None else None
@@ -137,7 +137,7 @@ def search(
             allowed=bundle.shown if allowed is None else allowed,
         )
         if prepared is not None and allowed is None:
-            prepared.queries.put(query, found)
+            prepared.keep_query(query, found)
     if user is None:
         return _first(found, k, personalized=False)
     taste = np.maximum(bundle.item_vectors.products(found.rows, user.vector), np.float32(0))
@@ -185,14 +185,14 @@ def _neighbors(
     bundle: Bundle, row: int, k: int, filters: Filters | None, prepared: Prepared | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the items nearest to an item, rows and scores, best first."""
-    kept = prepared.neighbors.get(row) if prepared is not None and filters is None and k <= _NEIGHBORS else None
+    kept = prepared.neighbors(bundle, row) if prepared is not None and filters is None and k <= _NEIGHBORS else None
     if kept is None:
         wanted = max(k, _NEIGHBORS) if filters is None else k
         allowed = allowed_items(bundle, filters, [row])
         rows, cosines = bundle.vector_index.nearest(bundle.item_vectors[row], wanted, allowed)
         kept = rows, np.maximum(cosines, np.float32(0))
         if prepared is not None and filters is None:
-            prepared.neighbors.put(row, kept)
+            prepared.keep_neighbors(row, kept)
     return kept[0][:k], kept[1][:k]
 
 
@@ -229,7 +229,8 @@ def _fused(bundle: Bundle, user: PreparedUser, k: int, serving: ServingConfig, a
     return Ranking(rows[best], scores[best], {name: part[best] for name, part in of_rows.items()}, personalized=True)
 
 
-def _with_seeds(features: UserFeatures | None, seed_items: Sequence[str], now_s: float) -> UserFeatures:
+def with_seeds(features: UserFeatures | None, seed_items: Sequence[str], now_s: float) -> UserFeatures:
+    """Return features with seed items as the newest events."""
     seeds = list(seed_items)
     return _WithSeeds(
         item_ids=[*(features.item_ids if features else ()), *seeds],

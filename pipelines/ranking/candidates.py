@@ -177,7 +177,7 @@ def _cosines(
     bundle: Bundle, candidates: np.ndarray, user_vector: np.ndarray, weights: np.ndarray, rows: np.ndarray
 ) -> np.ndarray:
     """Return cosines of the candidates, float32 `(3, c)`: with the user, the recent history and its newest moment."""
-    ways = (weights[1:] * bundle.item_vectors.scales[rows]) @ bundle.item_vectors.codes_of(rows)
+    ways = weights[1:] @ bundle.item_vectors[rows]
     ways /= np.maximum(np.linalg.norm(ways, axis=1, keepdims=True), 1e-12)
     return bundle.item_vectors.products(candidates, np.concatenate([user_vector[None], ways]).T).T
 

@@ -21,6 +21,8 @@ class Filters:
     min_price: float | None = None
     """In the item's currency; items without a price are left out where a price is asked for."""
     max_price: float | None = None
+    excluded_categories: tuple[str, ...] = ()
+    """Category names whose items are left out, upper and lower case alike."""
 
 
 def allowed_items(
@@ -35,6 +37,8 @@ def allowed_items(
                 for name in {name.casefold() for name in names}:
                     named[groups.get(name, _NOTHING)] = True
                 allowed &= named
+        for name in filters.excluded_categories:
+            allowed[bundle.category_rows.get(name.casefold(), _NOTHING)] = False
         if filters.min_price is not None:
             allowed &= bundle.prices >= filters.min_price
         if filters.max_price is not None:

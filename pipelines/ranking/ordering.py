@@ -19,13 +19,19 @@ def top_rows(scores: np.ndarray, k: int, allowed: np.ndarray | None = None) -> n
         int64 `(<=k,)`.
     """
     candidates = _candidates(scores, k, allowed)
-    if k < len(candidates):
-        values = scores[candidates]
-        threshold = np.partition(values, -k)[-k] if k else np.inf
-        candidates = candidates[values >= threshold]
-    order = np.argsort(-scores[candidates], kind="stable")[:k]
-    rows: np.ndarray = candidates[order]
-    return rows
+    values = scores[candidates]
+    if k >= len(candidates):
+        return candidates[np.argsort(-values, kind="stable")]
+    threshold = np.partition(values, -k)[-k] if k else np.inf
+    above = np.flatnonzero(values > threshold)
+    equal = np.flatnonzero(values == threshold)[: k - len(above)]  # of thousands of equals none is sorted
+    return candidates[np.append(above[np.argsort(-values[above], kind="stable")], equal)]
+
+
+def distinct_rows(*parts: np.ndarray) -> np.ndarray:
+    """Return the distinct numbers of all parts, int64 `(m,)`, rising."""
+    rows = np.sort(np.concatenate(parts))
+    return rows[np.append(True, rows[1:] != rows[:-1])] if len(rows) else rows
 
 
 def first_allowed(rows: np.ndarray, k: int, allowed: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ something happened. What depends on the moment is remembered for as long as it s
 is a step older, candidates for the day, the order for the minute.
 """
 
+import copy
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
@@ -18,6 +19,16 @@ from pipelines.config import ServingConfig
 from pipelines.inference.bundle import ITEM_TO_ITEM, Bundle
 from pipelines.inference.preprocessing import Preprocessing, UserFeatures
 from pipelines.ranking.candidates import DayCandidates, History, day_candidates, history_of_rows
+from pipelines.ranking.carried import (
+    MOST_CHANGES,
+    ItemChanges,
+    Neighbors,
+    changed_rows,
+    touches_candidates,
+    touches_history,
+    touches_neighbors,
+    touches_query,
+)
 from pipelines.ranking.filtering import allowed_items
 from pipelines.ranking.fusion import Parts
 from pipelines.ranking.learned import ranker_of
@@ -113,26 +124,87 @@ class Prepared:
     """Users, queries and items of one bundle; another bundle starts anew."""
 
     def __init__(self, serving: ServingConfig) -> None:
-        self._users: Kept[int, PreparedUser] = Kept(serving.prepared_users_mib * _MIB, lambda user: user.size)
-        self.queries: Kept[str, QueryResult] = Kept(_QUERY_RESULTS)
-        self.neighbors: Kept[int, tuple[np.ndarray, np.ndarray]] = Kept(_NEIGHBOR_LISTS)
-        """The items nearest to an item, by its row: their rows and cosines, best first."""
+        self._users: Kept[int, tuple[int, PreparedUser]] = Kept(
+            serving.prepared_users_mib * _MIB, lambda kept: kept[1].size
+        )
+        self._queries: Kept[str, tuple[int, QueryResult]] = Kept(_QUERY_RESULTS)
+        self._neighbors: Kept[int, tuple[int, Neighbors]] = Kept(_NEIGHBOR_LISTS)
+        self._step = 0
+        self._changes: tuple[ItemChanges, ...] = ()
 
-    def user(self, features: UserFeatures) -> PreparedUser | None:
+    def carried(self, changes: ItemChanges) -> "Prepared":
+        """Return what is remembered for the same bundle after items changed: what they do not touch stays."""
+        other = copy.copy(self)
+        other._step = self._step + 1
+        other._changes = (*self._changes, changes)[-MOST_CHANGES:]
+        return other
+
+    def user(self, bundle: Bundle, features: UserFeatures) -> PreparedUser | None:
         """Return what was made of these very features."""
-        user = self._users.get(id(features))
-        return user if user is not None and user.features is features else None
+        step, user = self._users.get(id(features)) or (0, None)
+        if user is None or user.features is not features:
+            return None
+        if step == self._step:
+            return user
+        rows = self._changed_since(step)
+        if rows is None or touches_history(bundle, rows, user.history.rows, features.item_ids):
+            return None
+        if user.candidates is not None and touches_candidates(bundle, rows, user.vector, user.candidates):
+            user = replace(user, day=-1, candidates=None, minute_s=-1.0, ranked=None)
+        self.keep(user)
+        return user
 
     def keep(self, user: PreparedUser) -> None:
         """Remember a user; the features stay alive with it, so their id is not given to others."""
-        self._users.put(id(user.features), user)
+        self._users.put(id(user.features), (self._step, user))
+
+    def query(self, bundle: Bundle, query: str, vector: np.ndarray | None) -> QueryResult | None:
+        """Return what a query found.
+
+        Args:
+            vector: float32 `(dim,)`, its embedding where the caller has it already.
+        """
+        step, found = self._queries.get(query) or (0, None)
+        if found is None or step == self._step:
+            return found
+        rows = self._changed_since(step)
+        if rows is None or vector is None or touches_query(bundle, rows, query, vector, found):
+            return None
+        self.keep_query(query, found)
+        return found
+
+    def keep_query(self, query: str, found: QueryResult) -> None:
+        """Remember what a query found."""
+        self._queries.put(query, (self._step, found))
+
+    def neighbors(self, bundle: Bundle, row: int) -> Neighbors | None:
+        """Return the items nearest to an item, best first."""
+        step, found = self._neighbors.get(row) or (0, None)
+        if found is None or step == self._step:
+            return found
+        rows = self._changed_since(step)
+        if rows is None or touches_neighbors(bundle, rows, row, found):
+            return None
+        self.keep_neighbors(row, found)
+        return found
+
+    def keep_neighbors(self, row: int, found: Neighbors) -> None:
+        """Remember the items nearest to an item."""
+        self._neighbors.put(row, (self._step, found))
+
+    def _changed_since(self, step: int) -> np.ndarray | None:
+        """Return which rows changed since, int64 `(m,)`; None where that is too long ago, too much or to come."""
+        behind = self._step - step
+        if not 0 <= behind <= len(self._changes):
+            return None
+        return changed_rows(self._changes[len(self._changes) - behind :])
 
 
 def prepared_user(
     bundle: Bundle, features: UserFeatures, now_s: float, prepared: Prepared | None
 ) -> PreparedUser | None:
     """Return what a bundle makes of a user at a moment; None if no item of the history is known."""
-    user = prepared.user(features) if prepared is not None else None
+    user = prepared.user(bundle, features) if prepared is not None else None
     if user is not None and user.since_s < now_s <= user.until_s:
         return user
     rows = bundle.rows_of(features.item_ids)

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipelines.inference.bundle import Bundle
 from pipelines.ranking.fusion import Parts, weighted_mean
-from pipelines.ranking.ordering import top_rows
+from pipelines.ranking.ordering import distinct_rows, top_rows
 from pipelines.ranking.search_candidates import described_candidates, matching_rows
 from pipelines.ranking.search_ranker import relative_scores, search_ranker_of
 from pipelines.retrieval.lexical import QueryWords
@@ -96,7 +96,7 @@ def _fused(
     top = float(lexical.max(initial=0.0)) or 1.0
     nearest, cosines = bundle.vector_index.nearest(query_vector, most, allowed)
     by_words = matching_rows(lexical, most, allowed)
-    rows = np.union1d(nearest, by_words)
+    rows = distinct_rows(nearest, by_words)
     parts = _parts(bundle, rows, query_vector, lexical, top)
     scores = weighted_mean(parts, weights)
     # What an item outside the lists can have at most.
@@ -110,7 +110,7 @@ def _fused(
         more = np.setdiff1d(more if allowed is None else more[allowed[more]], rows, assume_unique=True)
         if len(more) > _MOST_ADDED:
             more = _best_of_all(bundle, query_vector, lexical / top, weights, 2 * most, allowed)
-        rows = np.union1d(rows, more)
+        rows = distinct_rows(rows, more)
         parts = _parts(bundle, rows, query_vector, lexical, top)
         scores = weighted_mean(parts, weights)
     best = top_rows(scores, 2 * most)

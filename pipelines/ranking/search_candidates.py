@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.inference.ranker_features import SEARCH_FEATURES
-from pipelines.ranking.ordering import top_rows
+from pipelines.ranking.ordering import distinct_rows, top_rows
 from pipelines.retrieval.dense import ItemVectors
 from pipelines.retrieval.lexical import LexicalIndex, QueryWords
 
@@ -83,7 +83,7 @@ def described_candidates(
         nearest: int64 `(m,)`, rows of the best items by meaning.
         by_words: int64 `(m,)`, rows of the best items by words.
     """
-    rows = np.union1d(nearest, by_words)
+    rows = distinct_rows(nearest, by_words)
     vectors = item_vectors[rows]
     columns = dict(_of_scores(vectors @ query_vector, lexical_scores[rows], vectors))
     columns.update(_of_words(words, rows, lexical, lexical_scores[rows]))

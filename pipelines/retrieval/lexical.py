@@ -148,6 +148,18 @@ class LexicalIndex:
         scores: np.ndarray = self._scorer.get_scores_from_ids(list(words))
         return scores
 
+    def scores_at(self, words: Sequence[int], rows: np.ndarray) -> np.ndarray:
+        """Return BM25 scores of the rows asked for, int64 `(c,)`, for numbers of words: float32 `(c,)`."""
+        scores = np.zeros(len(rows), np.float32)
+        columns = self._scorer.scores
+        for word in words:
+            part = slice(columns["indptr"][word], columns["indptr"][word + 1])
+            items, values = columns["indices"][part], columns["data"][part]
+            if len(items):
+                places = np.minimum(np.searchsorted(items, rows), len(items) - 1)
+                scores += np.where(items[places] == rows, values[places], np.float32(0))
+        return scores
+
     def query_words(self, query: str) -> list[int]:
         """Return the numbers of the words that a query looks for: its own, compounds and parts of them, mended ones."""
         return self._meant(words_of(query))

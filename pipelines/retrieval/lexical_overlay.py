@@ -140,6 +140,7 @@ class OverlaidLexicalIndex(LexicalIndex):
         self._vocabulary = overlay.vocabulary
         self._changed = changed
         self._n_items = len(slots)
+        self._slots = slots
         self._scorer = overlay.index._scorer
         self.item_words = PatchedRows(overlay.index.item_words, slots, overlay.item_words)  # type: ignore[assignment]
         self.__dict__["_letters"] = overlay.letters
@@ -182,6 +183,17 @@ class OverlaidLexicalIndex(LexicalIndex):
             if len(rows):
                 here = rows < self._n_items  # what arrived while the request runs is behind
                 scores[rows[here]] += overlay.idf[word] * shares[here]
+        return scores
+
+    def scores_at(self, words: Sequence[int], rows: np.ndarray) -> np.ndarray:
+        """Return BM25 scores of the rows asked for, int64 `(c,)`, for numbers of words: float32 `(c,)`."""
+        overlay = self._overlay
+        scores = super().scores_at([word for word in words if word < overlay.n_known], rows)
+        scores[self._slots[rows] >= 0] = 0
+        for word in words:
+            changed, shares = overlay.postings_of(word)
+            for place in np.flatnonzero(np.isin(rows, changed)).tolist():
+                scores[place] += overlay.idf[word] * float(shares[changed == rows[place]].sum())
         return scores
 
     def _items_of(self, word: str) -> np.ndarray:

@@ -52,12 +52,19 @@ class PatchedRows:
 class PatchedVectors(ItemVectors):
     """Vectors in int8, with others in float32 in place of some and behind them."""
 
-    def __init__(self, base: ItemVectors, slots: np.ndarray, vectors: np.ndarray) -> None:
-        """Take slots, int32 `(n,)`, and the vectors of the slots, float32 `(k, dim)`, each row L2 norm 1 or 0."""
+    def __init__(self, base: ItemVectors, slots: np.ndarray, vectors: np.ndarray, scales: np.ndarray) -> None:
+        """Take what is in place and behind.
+
+        Args:
+            slots: int32 `(n,)`.
+            vectors: By slot, float32 `(k, dim)`, each row L2 norm 1 or 0.
+            scales: float32 `(n,)`, those of the base, 1 where there is a slot.
+        """
         self._base = base
         self._rows = PatchedRows(base, slots, vectors)
         self._slots = slots
         self._vectors = vectors
+        self.scales = scales
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -71,14 +78,14 @@ class PatchedVectors(ItemVectors):
         """Return rows by number, slice or array of any shape: float32 `(*shape, dim)`."""
         return self._rows[rows]
 
-    def products(self, rows: np.ndarray, vector: np.ndarray) -> np.ndarray:
-        """Return the products of the rows asked for, int64 `(c,)`, with float32 `(dim,)`: float32 `(c,)`."""
-        products = self._base.products(np.minimum(rows, len(self._base) - 1), vector)
+    def codes_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return float32 `(c, dim)`: the rows asked for, int64 `(c,)`, each divided by its scale."""
+        codes = self._base.codes_of(np.minimum(rows, len(self._base) - 1))
         slots = self._slots[rows]
         patched = slots >= 0
         if patched.any():
-            products[patched] = self._vectors[slots[patched]] @ vector
-        return products
+            codes[patched] = self._vectors[slots[patched]]
+        return codes
 
     def grown(self, vectors: np.ndarray) -> ItemVectors:
         """Return these vectors and others, float `(k, dim)`, behind them, all in int8."""
@@ -123,6 +130,11 @@ class PatchedVectorIndex:
         self._slots = slots
         self._patched = rows
         self._vectors = vectors
+
+    @property
+    def problem(self) -> str | None:
+        """See `VectorIndex.problem`."""
+        return self._index.problem
 
     def nearest(self, vector: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """See `VectorIndex.nearest`."""

@@ -21,9 +21,9 @@ _TRAINED_ON = 20_000
 _BLOCK = 8_192
 _FEW = 2_048
 """Allowed items that are simply all scored."""
-_LEAST_WANTED, _PER_WANTED, _WIDER = 100, 4, 3
+_LEAST_WANTED, _PER_WANTED, _WIDER = 100, 5, 3
 """Items wanted at least; items looked at for each that is wanted, and how many times more where that is too few."""
-_DEVIATIONS = 2
+_DEVIATIONS = 1.75
 """Standard deviations of the error of the codes that an item may be better than they say."""
 _MOST_LOOKED_AT = 8_192
 """Items taken from the codes at most; where a filter needs more, all items are compared."""
@@ -33,6 +33,11 @@ _SLACK = 100
 
 class VectorIndex(Protocol):
     """Finds the items nearest to a vector."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why something else answers in its place at the moment; None where it answers itself."""
+        ...
 
     def nearest(self, vector: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return the nearest items and their cosines, best first, ties in row order.
@@ -55,6 +60,11 @@ class ExactVectorIndex:
     index: DenseIndex
     vectors: ItemVectors
 
+    @property
+    def problem(self) -> None:
+        """See `VectorIndex.problem`: in this process nothing is ever down."""
+        return None
+
     def nearest(self, vector: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """See `VectorIndex.nearest`."""
         if allowed is not None and np.count_nonzero(allowed) <= _FEW:
@@ -76,6 +86,11 @@ class FastScanVectorIndex:
     exact: VectorIndex
     """What answers where the codes do not do."""
 
+    @property
+    def problem(self) -> None:
+        """See `VectorIndex.problem`: in this process nothing is ever down."""
+        return None
+
     def nearest(self, vector: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """See `VectorIndex.nearest`; on the default data two in a thousand of the nearest 100 are missed.
 
@@ -93,9 +108,11 @@ class FastScanVectorIndex:
             if len(rows) >= wanted:
                 scores = self.vectors.products(rows, vector)
                 errors = scores - rough
-                behind = float(found[0, -1] + errors.mean() + _DEVIATIONS * errors.std())
-                if behind < np.partition(scores, -wanted)[-wanted]:
-                    best = np.lexsort((rows, -scores))[:k]
+                behind = found[0, -1] + errors.mean() + _DEVIATIONS * errors.std()
+                last = np.partition(scores, -wanted)[-wanted]
+                if behind < last:
+                    near = np.flatnonzero(scores >= last)
+                    best = near[np.lexsort((rows[near], -scores[near]))[:k]]
                     return rows[best], scores[best]
             looked_at *= _WIDER
         return self.exact.nearest(vector, k, allowed)
@@ -109,6 +126,11 @@ class GrownVectorIndex:
     n_indexed: int
     vectors: ItemVectors
     """Those of the index, and the others behind them."""
+
+    @property
+    def problem(self) -> str | None:
+        """See `VectorIndex.problem`."""
+        return self.index.problem
 
     def nearest(self, vector: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """See `VectorIndex.nearest`."""

@@ -393,8 +393,8 @@ def _publish(
 def _introduce(training_set: TrainingSet, parent: StepLog) -> None:
     """Give the parent run a name that says what it is, and what it was made from."""
     kind = "incremental" if training_set.incremental else "from zero"
-    # the end of the training rows comes first: MLflow's lists cut names off
-    parent.rename(f"{training_set.validation_start:%Y-%m-%d} {kind} {training_set.run[:6]}")
+    # what tells runs apart comes first: MLflow's lists cut names off
+    parent.rename(f"{training_set.validation_start:%Y-%m-%d} {training_set.run[:6]} {kind}")
     parent.facts(
         {
             "kind": kind,

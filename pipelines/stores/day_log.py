@@ -18,6 +18,9 @@ from typing import Any
 import orjson
 
 _ROWS_AT_ONCE = 1_000
+_GATHER_S = 0.25
+"""Rows that come within so long are written together: to open a file for each would cost more than the answer."""
+_AS_LINE = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 _logger = logging.getLogger("headrace.serving")
 
 
@@ -56,11 +59,12 @@ class DayLog:
         self._day_of_trouble: date | None = None
         self._pruned_on: date | None = None
         self._written: dict[date, int] = {}
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write_on, name=what, daemon=True)
         self._thread.start()
 
     def offer(self, row: Mapping[str, Any]) -> None:
-        """Take a row to be written; returns at once and never raises."""
+        """Take a row to be written, NumPy arrays among its values; returns at once and never raises."""
         try:
             self._queue.put_nowait(row)
         except queue.Full:
@@ -69,6 +73,7 @@ class DayLog:
     def close(self, timeout_s: float = 5) -> None:
         """Write what waits, and stop."""
         if self._thread.is_alive():
+            self._closing.set()
             self._queue.put(None)
             self._thread.join(timeout_s)
 
@@ -78,6 +83,7 @@ class DayLog:
         more = True
         while more:
             rows = [self._queue.get()]
+            self._closing.wait(_GATHER_S)
             while len(rows) < _ROWS_AT_ONCE and rows[-1] is not None:
                 try:
                     rows.append(self._queue.get_nowait())
@@ -96,7 +102,7 @@ class DayLog:
                 self._prune(day)
                 path = self._folder / day.isoformat() / f"{self._writer}.jsonl"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                lines = b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in fitting)
+                lines = b"".join(orjson.dumps(row, option=_AS_LINE) for row in fitting)
                 with path.open("ab") as file:
                     file.write(lines)
             except (OSError, TypeError) as error:  # a full disk, or a value that is no JSON

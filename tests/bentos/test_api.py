@@ -174,6 +174,14 @@ def test_similar_and_goes_with(service):
     assert item_ids(service.post("similar", {"item_id": "a", "kind": "goes_with"})) == ["b", "d"]
 
 
+def test_what_goes_with_an_item_and_is_of_another_kind(service):
+    body = {"item_id": "a", "other_categories": True}
+    assert item_ids(service.post("similar", {**body, "kind": "goes_with"})) == ["d"]
+    assert not {"a", "b", "c"} & set(item_ids(service.post("similar", body)))
+    bread = {**body, "filters": {"categories": ["Bakery"]}}
+    assert item_ids(service.post("similar", bread)) == ["d"]
+
+
 EVENT = {"user_id": "ann", "event_type": "view", "item_id": "a"}
 
 

@@ -15,7 +15,8 @@ from tests.toys.toy_bundle import write_toy_bundle
 BODIES = {
     "search": {"query": "milk"},
     "recommend": {"user_id": "ann", "timings": True},
-    "similar": {"item_id": "a"},
+    "similar": {"item_id": "a", "rules": True, "context": {"page": "home"}},
+    "explain": {"user_id": "ann", "item_id": "a"},
     "events": {"events": [EVENT]},
 }
 
@@ -84,6 +85,8 @@ RAW = [
     b'{"query": "milk", "k": 123456789012345678901234567890}', b'{"query": "milk", "k": -0}', b"{'query': 'milk'}",
     b'{"query": "milk"} trailing', b'{"query": "milk",}', b"\xff\xfe{\x00}\x00", b'{"query": "milk", "filters": null}',
     b'{"query": "milk", "filters": {"min_price": 1e308, "max_price": -1}}', b'{"query": {"$ne": 1}}',
+    b'{"query": "milk", "cursor": ""}', b'{"query": "milk", "cursor": "\xc3\xa9"}',
+    b'{"user_id": "u", "context": {"": ""}}',
     b'{"user_id": "\\u0000"}', b'{"user_id": "u", "seed_items": [null]}', b'{"item_id": "\\ud83d\\udca9"}',
     b"a" * 70_000,
     b'{"events": [{"user_id": "u", "event_type": "view", "item_id": "a", "event_timestamp": "9999-12-31T23:59:59Z"}]}',
@@ -145,6 +148,12 @@ def test_paths_and_methods(service, path, method, status):
     assert found == status
     assert len(content) < 10_000
     json.loads(content)
+
+
+@pytest.mark.parametrize("query", [b"timings=%F3%A7%83%A0", b"\xff", b"%", b"timings=1&timings=1", b"timings=1&&=&x"])
+def test_odd_query_strings(service, query):
+    status, _, content = asyncio.run(ask(service.app, "/search", {"query": "milk"}, query=query))
+    assert (status, "timings_ms" in json.loads(content)) == (200, b"timings=1" in query)
 
 
 @pytest.mark.parametrize(

@@ -337,7 +337,7 @@ def test_what_the_description_allows_and_forbids_is_answered_as_it_says(client):
 
             @given(case=operation.as_strategy(generation_mode=mode))
             @settings(
-                max_examples=30, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True
+                max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True
             )
             def ask(case):
                 response = case.call()

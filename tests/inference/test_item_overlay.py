@@ -130,6 +130,40 @@ def _columns(bundle: Bundle) -> list[list]:
     return [bundle.items[name].to_pylist() for name in ("item_id", "title", "category")]
 
 
+def test_a_known_item_that_keeps_its_title_keeps_its_vector_and_a_price_alone_needs_no_other_bundle(bundle):
+    overlay = ItemOverlay(bundle)
+    known = dict(bundle.display[3])
+    assert not overlay.apply([known | {"available": True, "price": 99.0}])
+    assert (overlay.changed, overlay.pending) == (0, 0)
+    now = overlay.bundle()
+    assert (now.prices[3], now.display[3]["price"], now.facts.log_prices[3]) == (99.0, 99.0, np.log(99.0))
+    assert overlay.apply([known | {"available": False}])
+    assert not overlay.apply([known | {"available": False}])
+    assert overlay.apply([known | {"available": True, "category": "Offers"}])
+    assert (overlay.changed, overlay.pending) == (1, 0)
+    np.testing.assert_array_equal(overlay.bundle().item_vectors[3], bundle.item_vectors[3])
+    assert overlay.bundle().lexical.scores("offers").argmax() == 3
+    assert overlay.apply([known | {"available": True, "title": "oat pear"}])
+    assert overlay.pending == 1
+
+
+def test_a_new_item_is_read_again_where_its_text_changed_and_only_then(bundle):
+    overlay = ItemOverlay(bundle)
+    overlay.apply([item("g", "rye milk")])
+    overlay.apply([{"item_id": "g", "deleted": True}])
+    assert overlay.pending == 1  # it may come back as it was
+    overlay.embed(1)
+    assert overlay.apply([item("g", "rye milk", price=3.0)])
+    assert overlay.pending == 0
+    overlay.apply([item("g", "rye milk", description="oat")])
+    assert overlay.pending == 1
+    overlay.give_up(1)
+    overlay.apply([item("h", "oat")])
+    overlay.give_up(1)
+    overlay.apply([item("h", "oat")])
+    assert overlay.pending == 1
+
+
 def test_dense_scores_of_what_did_not_change_stay(bundle):
     now = with_changes(bundle, item("b", "oat bread"), item("g", "rye milk"))
     vector = one_hot("rye milk")

@@ -95,6 +95,7 @@ def test_seed_items_personalize_a_stranger_and_are_not_recommended(bundle):
         pytest.param(Filters(categories=("Toys",)), set(), id="unknown category"),
         pytest.param(Filters(min_price=2.0, max_price=3.0), {"b", "c"}, id="price, ends included"),
         pytest.param(Filters(max_price=100), {"a", "b", "c", "d"}, id="no price does not match a price"),
+        pytest.param(Filters(excluded_categories=("FRUIT", "Toys")), {"d", "e"}, id="all but a category"),
         pytest.param(Filters(), {"a", "b", "c", "d", "e"}, id="no filter"),
     ],
 )

@@ -5,7 +5,7 @@ import pytest
 
 from pipelines.inference.bundle import Fusion, Preprocessing, RecommendFusion, load_bundle
 from pipelines.ranking.fusion import fit_fusion_weights, recommendation_parts, weighted_mean
-from pipelines.ranking.ordering import first_allowed, top_rows
+from pipelines.ranking.ordering import distinct_rows, first_allowed, top_rows
 from tests.toys.toy_bundle import User, bought, write_toy_bundle
 
 NOW_S = 1_000.0
@@ -100,3 +100,15 @@ def test_the_first_allowed_rows_keep_their_order():
     assert first_allowed(rows, 2, allowed).tolist() == [29, 20]
     assert first_allowed(rows, 3, allowed).tolist() == [29, 20, 3]
     assert first_allowed(rows, 9, allowed).tolist() == [29, 20, 3]
+
+
+def test_of_many_equals_the_first_rows_are_taken():
+    scores = np.full(20_000, 0.5, np.float32)
+    scores[[7, 19_999]] = 0.6, 0.7
+    assert top_rows(scores, 5).tolist() == [19_999, 7, 0, 1, 2]
+    assert top_rows(scores[:100], 3).tolist() == [7, 0, 1]
+
+
+def test_distinct_rows_rise():
+    assert distinct_rows(np.array([5, 1]), np.array([3, 5]), np.empty(0, int)).tolist() == [1, 3, 5]
+    assert distinct_rows(np.empty(0, int)).tolist() == []

@@ -153,4 +153,4 @@ def test_memory_for_users_is_bounded(bundle):
     users = [bought("a", at=NOW_S - 50 * DAY_S) for _ in range(20)]
     for user in users:
         answer(bundle, user, NOW_S, prepared=prepared)
-    assert 0 < sum(prepared.user(user) is not None for user in users) < 5
+    assert 0 < sum(prepared.user(bundle, user) is not None for user in users) < 5

@@ -144,7 +144,7 @@ def test_every_case_is_measured_on_the_same_rows(shop, mlflow_folder):
         "plots/latency_of_an_answer.png",
     }
     parent = backend.client.get_run(backend.find_run("run-b1"))
-    assert parent.info.run_name == "2026-01-22 from zero run-b1"
+    assert parent.info.run_name == "2026-01-22 run-b1 from zero"
     assert parent.data.params["rows_until"].startswith("2026-01-22")
     described = backend.client.get_model_version("headrace", challenger.version).description
     assert parent.data.tags["mlflow.note.content"] == described

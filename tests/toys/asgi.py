@@ -11,6 +11,7 @@ async def ask(
     *headers: tuple[bytes, bytes],
     method: str = "POST",
     host: str = "127.0.0.1",
+    query: bytes = b"",
 ) -> tuple[int, dict[bytes, bytes], bytes]:
     """Return status, headers and body of the answer; a body that is no bytes goes as JSON."""
     sent: list[dict[str, Any]] = []
@@ -27,7 +28,7 @@ async def ask(
         "type": "http",
         "method": method,
         "path": path,
-        "query_string": b"",
+        "query_string": query,
         "headers": list(headers),
         "client": (host, 50_000),
     }
