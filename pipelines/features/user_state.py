@@ -1,7 +1,7 @@
 """What is known of a user after each arrival of events: a fold, state and new events to rows, as one SQL text.
 
-`build_features` runs it over some days for all users, the service over one push for one user: the same rows come out,
-however the events are cut into calls.
+`build_features` runs it over some days for all users, `user_fold.py` does the same for one push of one user: the same
+rows come out, however the events are cut into calls.
 """
 
 import math
