@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from pipelines.config import ServingConfig
 
 _PARENT_WATCH_INTERVAL_S = 1.0
+_PARENT_VARIABLE = "HEADRACE_SERVER_PROCESS"
+"""Tells workers which process starts them; set by that process."""
 
 api = Api()
 
@@ -64,6 +66,7 @@ class Recommender:
         except HeadraceError as error:
             print(f"headrace: {error}", file=sys.stderr, flush=True)  # noqa: T201 - logging is not set up yet
             raise SystemExit(1) from None
+        os.environ[_PARENT_VARIABLE] = str(os.getpid())
 
     def __init__(self) -> None:
         from pipelines.config import load_config
@@ -75,7 +78,7 @@ class Recommender:
         # Full collections over the loaded libraries take 80 to 150 ms; what is there now stays anyway.
         gc.collect()
         gc.freeze()
-        threading.Thread(target=_end_with_parent, args=(os.getppid(),), name="parent-watch", daemon=True).start()
+        threading.Thread(target=_end_with_parent, args=(_parent(),), name="parent-watch", daemon=True).start()
 
     @bentoml.on_shutdown
     def close(self) -> None:
@@ -86,6 +89,11 @@ class Recommender:
     async def __is_ready__(self) -> bool:
         """Whether a bundle is loaded: always, once the service has started."""
         return bool(self._answers.model_version)
+
+
+def _parent() -> int:
+    """Return the process that started this worker, also where it was killed meanwhile: opening takes seconds."""
+    return int(os.environ.get(_PARENT_VARIABLE) or os.getppid())
 
 
 def _end_with_parent(parent: int) -> None:

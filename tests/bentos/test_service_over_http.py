@@ -408,6 +408,35 @@ def test_after_kill_9_the_port_is_free_again(places, patient, tmp_path):
         time.sleep(0.2)
 
 
+def test_a_worker_whose_server_was_killed_while_it_opened_the_bundle_ends_too(places, patient, tmp_path):
+    port = free_port()
+    command = [str(Path(sys.executable).parent / "headrace"), "serve", "--port", str(port)]
+    environment = {
+        **ENVIRONMENT,
+        "HEADRACE_HOME": str(places.home),
+        "HEADRACE_PSEUDONYM_KEY": KEY,
+        "HEADRACE_CONFIG": patient,
+        "HEADRACE_BUNDLE": str(places.bundles / "b1"),
+    }
+
+    def workers(server: int) -> list[str]:
+        return Path(f"/proc/{server}/task/{server}/children").read_text().split()
+
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log)
+        try:
+            while not (found := workers(server.pid)):
+                assert server.poll() is None, (tmp_path / "log").read_text()
+                time.sleep(0.02)
+        finally:
+            server.kill()
+            server.wait()
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{worker}").exists() for worker in found):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 # What keeps it from starting
 
 
