@@ -182,7 +182,7 @@ class Answers:
                 422, "An explanation needs `request_id`, or `item_id` with `user_id`, `query` or both: add them."
             )
         else:
-            _, user = self._known(body.user_id)
+            user_id, user = self._known(body.user_id)
             asked = Asked(
                 request_id="",
                 call="recommend" if body.query is None else "search",
@@ -190,7 +190,9 @@ class Answers:
                 now_s=self._now().timestamp(),
                 query=body.query,
             )
-            explanation = self._explainer.of_item(self._live.current, asked, user, body.item_id)
+            canary = self._trials.canary_for(user_id) if self._trials is not None else None
+            serving = canary.serving if canary is not None else self._live.current
+            explanation = self._explainer.of_item(serving, asked, user, body.item_id)
         return {**explanation, "request_id": request_id()}
 
     def events(self, body: EventsBody) -> dict[str, Any]:
@@ -217,7 +219,10 @@ class Answers:
             raise RequestError(
                 409, "This server answers from the bundle that it was started with: deploy another one where it runs."
             )
-        return {"changed": self._live.reload(), **self._common(self._live.current, [])}
+        changed = self._live.reload()
+        if (refused := self._live.refused) is not None:
+            raise RequestError(409, f"Bundle {self.model_version} goes on answering: {refused}")
+        return {"changed": changed, **self._common(self._live.current, [])}
 
     # Which bundle answers, and who learns of it
 

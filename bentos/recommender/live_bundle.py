@@ -222,6 +222,11 @@ class LiveBundle:
         """Whether the bundle is that of a pointer, and not one that was named at the start."""
         return self._pointer_file is not None
 
+    @property
+    def refused(self) -> str | None:
+        """Why the bundle of the pointer does not answer; None where it does."""
+        return self._refused[1] if self._refused is not None else None
+
     def reload(self) -> bool:
         """As `refresh`, and try again what was refused, although the pointer is the same.
 

@@ -8,7 +8,16 @@ import pytest
 
 from bentos.recommender.answers import Answers
 from bentos.recommender.live_bundle import LiveBundle
-from bentos.recommender.requests import EventBody, EventsBody, RecommendBody, SearchBody, SimilarBody
+from bentos.recommender.requests import (
+    EventBody,
+    EventsBody,
+    ExplainBody,
+    RecommendBody,
+    ReloadBody,
+    RequestError,
+    SearchBody,
+    SimilarBody,
+)
 from bentos.recommender.trials import Trials
 from pipelines.config import CanaryConfig, ServingConfig, ShadowConfig
 from pipelines.places import Places
@@ -106,6 +115,28 @@ def test_another_share_goes_on_with_the_same_guard(shop):
     shop.plan(canary=1.0)
     assert shop.trials.canary.guard is guard
     assert shop.recommend("anybody") == ("b2", "a")
+
+
+def test_a_user_of_the_canary_is_explained_what_the_canary_answers(shop):
+    users = [f"user-{number}" for number in range(20)]
+    shop.plan(canary=0.5)
+    answered = {user: shop.recommend(user) for user in users}
+    assert len(set(answered.values())) == 2
+    for user, (bundle, item) in answered.items():
+        explanation = shop.answers.explain(ExplainBody(user_id=user, item_id=item))
+        assert (explanation["model_version"], explanation["items"][0]["rank"]) == (bundle, 1)
+
+
+def test_a_reload_of_a_bundle_that_cannot_be_opened_says_why(shop):
+    (shop.places.bundles / "b2" / "encoder.onnx").write_bytes(b"")
+    shop.point_to("b2")
+    with pytest.raises(
+        RequestError, match=r"^Bundle b1 goes on answering: encoder.onnx of the bundle .*changed"
+    ) as told:
+        shop.answers.reload(ReloadBody())
+    assert told.value.status == 409
+    shop.point_to("b1")
+    assert not shop.answers.reload(ReloadBody())["changed"]
 
 
 def test_where_the_canary_fails_the_live_bundle_answers_and_the_guard_stops_it(shop, monkeypatch):
