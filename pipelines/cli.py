@@ -192,8 +192,9 @@ def demo(port: int, exit_after: bool, user: str | None, query: str | None) -> No
 def serve(port: int, host: str, workers: int) -> None:
     """Serve the deployed bundle with BentoML until Ctrl-C.
 
-    POST /search, /recommend, /similar, /events; GET /livez, /readyz, /metrics. A bundle that is deployed while it
-    runs is taken over without a failed request.
+    POST /search, /recommend, /similar, /explain, /events; PUT /items, DELETE /items/ID; POST /admin/reload; GET
+    /openapi.json, /livez, /readyz, /metrics. A bundle that is deployed while it runs is taken over without a failed
+    request.
 
     \b
     Example: headrace serve --port 3100 --workers 2

@@ -29,6 +29,9 @@ def test_a_key_is_printed_once_listed_without_its_secret_and_taken_back(tmp_path
 
     with pytest.raises(ConfigError, match=r"a key named 'shop' already: .*`headrace keys remove shop` first"):
         add(path, "shop", scopes=("serve",), rate=None, echo=said.append)
+    for nothing in ("", " ", "a\nb"):
+        with pytest.raises(ConfigError, match="is no name for a key: say who will use it"):
+            add(path, nothing, scopes=("serve",), rate=None, echo=said.append)
     with pytest.raises(ConfigError, match=r"no key named 'stop' .there are: shop."):
         remove(path, "stop", echo=said.append)
     remove(path, "shop", echo=said.append)

@@ -80,8 +80,10 @@ def add_key(
     """Make a key and return it; only its hash is kept (file mode 600).
 
     Raises:
-        ConfigError: there is a key of this name, or the file cannot be used.
+        ConfigError: there is a key of this name, it is no name, or the file cannot be used.
     """
+    if not name.strip() or not name.isprintable():
+        raise ConfigError(f"{name!r} is no name for a key: say who will use it, for example `shop`.")
     with _locked(path):
         keys = read_keys(path)
         if any(key.name == name for key in keys):

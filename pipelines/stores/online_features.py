@@ -353,7 +353,10 @@ class OnlineFeatures:
         try:
             rows = stores.reader.read([{"user_id": user_id} for user_id in user_ids])
         except store_errors() as error:
-            raise StoreError(f"The online store does not answer ({error}): the request can be repeated.") from error
+            raise StoreError(
+                f"The online store does not answer ({error}): the request can be repeated. Where "
+                "it stays so, run `headrace materialize_features`."
+            ) from error
         except ValueError as error:  # Feast serves no view before its first materialization
             self._opened = None
             raise StoreError(f"The online features cannot be served ({error}): {_NEXT}.") from error
