@@ -35,3 +35,5 @@ def remove(path: Path, name: str, *, echo: Echo) -> None:
     """Take a key back; running services refuse it from now on."""
     remove_key(path, name)
     echo(f"The key {name!r} is not accepted any more.")
+    if not read_keys(path):
+        echo("There are no keys any more: the service answers its own machine alone, without a key.")

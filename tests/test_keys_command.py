@@ -34,5 +34,10 @@ def test_a_key_is_printed_once_listed_without_its_secret_and_taken_back(tmp_path
             add(path, nothing, scopes=("serve",), rate=None, echo=said.append)
     with pytest.raises(ConfigError, match=r"no key named 'stop' .there are: shop."):
         remove(path, "stop", echo=said.append)
+    add(path, "till", scopes=("serve",), rate=None, echo=said.append)
+    said.clear()
+    remove(path, "till", echo=said.append)
+    assert said == ["The key 'till' is not accepted any more."]
     remove(path, "shop", echo=said.append)
+    assert said[-1] == "There are no keys any more: the service answers its own machine alone, without a key."
     assert not json.loads(path.read_text())["keys"]

@@ -18,6 +18,8 @@ from pipelines.pseudonyms import Pseudonymizer
 from pipelines.stores.event_log import EventLogStore
 from pipelines.validation.rules import EARLIEST
 
+_TEXTS = ("item_id", "query", "session_id", "event_id")
+"""Texts that are kept as they came; validation would set aside what holds a NUL."""
 _FUTURE_TOLERANCE = timedelta(minutes=5)
 _ITEM_TYPES = frozenset({"impression", "click", "view", "cart", "purchase", "rating"})
 _logger = logging.getLogger("headrace.serving")
@@ -78,6 +80,9 @@ class EventIntake:
             raise RequestError(422, f"`{where}.item_id` is missing: a {event.event_type} needs the item it is about.")
         if event.event_type == "search" and event.query is None:
             raise RequestError(422, f"`{where}.query` is missing: a search needs the words searched for.")
+        for name in _TEXTS:
+            if "\0" in (getattr(event, name) or ""):
+                raise RequestError(422, f"`{where}.{name}` holds a NUL character: leave it out.")
         happened = event.event_timestamp or now
         if happened < EARLIEST:  # also what is too early to be written in UTC at all
             raise RequestError(

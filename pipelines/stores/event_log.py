@@ -347,7 +347,8 @@ class EventLog:
                 yield record.events
             else:
                 _logger.warning(
-                    "%s: bytes %d to %d fail their checksum (torn by a crash or damaged on the disk) and are skipped",
+                    "%s/%s: bytes %d to %d fail their checksum (torn by a crash or damaged on disk) and are skipped",
+                    self._folder.name,
                     span.segment.name,
                     record.start,
                     record.end,

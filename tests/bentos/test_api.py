@@ -213,6 +213,7 @@ EVENT = {"user_id": "ann", "event_type": "view", "item_id": "a"}
         ("events", {"events": []}, 422, "`events`: .*at least 1 item"),
         ("events", {"events": [EVENT] * 4}, 422, "`events` has 4 events, at most 3 are allowed: send them in parts"),
         ("events", {"events": [EVENT, {**EVENT, "event_type": "hug"}]}, 422, r"`events.1.event_type`: .*'purchase'"),
+        ("events", {"events": [{**EVENT, "item_id": "a\0"}]}, 422, "`events.0.item_id` holds a NUL character"),
         ("events", {"events": [{**EVENT, "item_id": None}]}, 422, "`events.0.item_id` is missing: a view needs"),
         ("events", {"events": [{"user_id": "u", "event_type": "search"}]}, 422, "`events.0.query` is missing"),
         ("events", {"events": [{**EVENT, "value": "1"}]}, 422, "`events.0.value`: .*number, found '1'"),
