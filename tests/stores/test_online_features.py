@@ -15,6 +15,7 @@ from pipelines.schemas import MAX_HISTORY
 from pipelines.stores.feast_settings import online_store_settings
 from pipelines.stores.feature_store import FeatureStoreClient
 from pipelines.stores.online_features import OnlineFeatures, UserFeatures
+from pipelines.stores.pushed_events import PushedEvents
 from tests.stores.test_feature_store import EVENTS, UNTIL, spent
 from tests.toys.event_tables import day, event
 from tests.toys.live_shop import LiveShop
@@ -267,6 +268,17 @@ def test_pushing_twice_changes_nothing(feast_dir):
     features.push_events(pushed)
 
     assert once.item_ids == ["a", "b", "c", "d", "e"]
+    assert features.read_user("u") == once
+
+
+def test_a_purchase_counts_once_although_thousands_of_events_came_between_its_pushes(feast_dir):
+    features = online(feast_dir)
+    purchase = event("u", "d", day(9), kind="purchase")
+    features.push_events([purchase])
+    once = features.read_user("u")
+    PushedEvents(feast_dir / "pushed_events.bin").add(f"other-{number}" for number in range(10_000))
+    assert features.has_pushed(purchase["event_id"])
+    features.push_events([purchase])
     assert features.read_user("u") == once
 
 
