@@ -341,8 +341,9 @@ def test_what_the_description_allows_and_forbids_is_answered_as_it_says(client):
             )
             def ask(case):
                 response = case.call()
-                case.validate_response(response, excluded_checks=NOT_CHECKED)
                 answered[response.status_code] += 1
+                if response.status_code != 413:  # too large to be looked at, which schemathesis takes for accepted
+                    case.validate_response(response, excluded_checks=NOT_CHECKED)
 
             with suppress(Unsatisfiable):  # there is nothing unsound to send where nothing is taken
                 ask()
