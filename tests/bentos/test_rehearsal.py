@@ -127,5 +127,7 @@ def test_a_setting_that_is_wrong_is_said(tmp_path):
 
 @pytest.mark.slow
 def test_a_process_that_ends_without_an_answer_is_worth_a_retry(tmp_path):
+    (tmp_path / "bentos").mkdir()  # a checkout without the module that is asked for
+    (tmp_path / "bentos" / "__init__.py").touch()
     with pytest.raises(StoreError, match=r"ended with exit code 1: .*bentos.*run `headrace deploy_bundle` again"):
         rehearse_beside(tmp_path / "b1", requests=tmp_path, limit=1, timeout_s=60, project_dir=tmp_path, environment={})
