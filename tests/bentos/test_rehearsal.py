@@ -127,7 +127,10 @@ def test_a_setting_that_is_wrong_is_said(tmp_path):
 
 @pytest.mark.slow
 def test_a_process_that_ends_without_an_answer_is_worth_a_retry(tmp_path):
-    (tmp_path / "bentos").mkdir()  # a checkout without the module that is asked for
-    (tmp_path / "bentos" / "__init__.py").touch()
+    broken = tmp_path / "bentos" / "recommender" / "rehearsal.py"  # a checkout in which something is missing
+    broken.parent.mkdir(parents=True)
+    for package in broken.parents[:2]:
+        (package / "__init__.py").touch()
+    broken.write_text("import bentos.nothing")
     with pytest.raises(StoreError, match=r"ended with exit code 1: .*bentos.*run `headrace deploy_bundle` again"):
         rehearse_beside(tmp_path / "b1", requests=tmp_path, limit=1, timeout_s=60, project_dir=tmp_path, environment={})
