@@ -86,6 +86,23 @@ def test_the_service_never_imports_what_only_training_needs():
         assert not reaches(set(imports(path)), *TRAINING_ONLY, "pipelines.steps", "pipelines.wiring"), path
 
 
+SERVICE_LAYERS = ["telemetry", "contract", "users", "bundles", "answering", "http"]
+"""Parts of the service; each knows only those before it."""
+
+
+@pytest.mark.parametrize("layer", SERVICE_LAYERS)
+def test_the_parts_of_the_service_know_only_those_below(layer):
+    above = SERVICE_LAYERS[SERVICE_LAYERS.index(layer) + 1 :]
+    for path in modules(f"bentos/recommender/{layer}"):
+        found = set(imports(path))
+        assert not reaches(found, *(f"bentos.recommender.{name}" for name in [*above, "service", "rehearsal"])), path
+
+
+def test_every_part_of_the_service_has_its_place_among_them():
+    parts = {path.parent.name for path in modules("bentos/recommender")} - {"recommender"}
+    assert parts == set(SERVICE_LAYERS)
+
+
 def test_what_the_service_imports_brings_no_torch():
     code = (
         "import sys\nimport bentos.recommender.service\nimport pipelines.stores.online_features\n"

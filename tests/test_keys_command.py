@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bentos.recommender.callers import Callers
+from bentos.recommender.http.callers import Callers
 from pipelines.errors import ConfigError
 from pipelines.keys_command import add, list_all, remove
 

@@ -18,15 +18,15 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 import bentoml
 from _bentoml_sdk import Service
 
-from bentos.recommender.api import Api, ASGIApp
-from bentos.recommender.callers import API_KEY_VARIABLE, Callers
-from bentos.recommender.connections import limit_connections
-from bentos.recommender.logs import write_logs
+from bentos.recommender.http.api import Api, ASGIApp
+from bentos.recommender.http.callers import API_KEY_VARIABLE, Callers
+from bentos.recommender.http.connections import limit_connections
+from bentos.recommender.telemetry.logs import write_logs
 from pipelines.errors import HeadraceError, StoreError
 
 if TYPE_CHECKING:
-    from bentos.recommender.answers import Answers
-    from bentos.recommender.traces import Traces
+    from bentos.recommender.answering.answers import Answers
+    from bentos.recommender.telemetry.traces import Traces
     from pipelines.config import ServingConfig
 
 _PARENT_WATCH_INTERVAL_S = 1.0
@@ -109,7 +109,7 @@ def check_surroundings() -> None:
     Raises:
         HeadraceError: something is missing or broken; the message says what to do.
     """
-    from bentos.recommender.live_bundle import find_bundle
+    from bentos.recommender.bundles.live_bundle import find_bundle
     from pipelines.config import load_config
     from pipelines.inference.bundle import read_manifest, verify_files
     from pipelines.places import Places
@@ -150,7 +150,7 @@ def open_traces(serving: "ServingConfig") -> "Traces | None":
     """Return what makes spans, where the settings want them; otherwise nothing of it is imported."""
     if not serving.traces:
         return None
-    from bentos.recommender.traces import bentoml_traces
+    from bentos.recommender.telemetry.traces import bentoml_traces
 
     return bentoml_traces()
 
@@ -161,10 +161,10 @@ def open_answers() -> "Answers":
     Raises:
         HeadraceError: something is missing or broken; the message says what to do.
     """
-    from bentos.recommender.answers import Answers
-    from bentos.recommender.catching_up import CatchingUp
-    from bentos.recommender.live_bundle import LiveBundle
-    from bentos.recommender.trials import Trials
+    from bentos.recommender.answering.answers import Answers
+    from bentos.recommender.bundles.live_bundle import LiveBundle
+    from bentos.recommender.bundles.trials import Trials
+    from bentos.recommender.users.catching_up import CatchingUp
     from pipelines.config import load_config
     from pipelines.places import Places
     from pipelines.pseudonyms import Pseudonymizer, load_pseudonym_key

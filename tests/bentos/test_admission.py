@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from bentos.recommender.admission import Lane, OverloadedError
+from bentos.recommender.http.admission import Lane, OverloadedError
 
 
 class Clock:

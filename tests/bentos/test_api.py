@@ -11,10 +11,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from starlette.testclient import TestClient
 
-from bentos.recommender.answers import Answers
-from bentos.recommender.api import Api
-from bentos.recommender.callers import Callers
-from bentos.recommender.live_bundle import LiveBundle
+from bentos.recommender.answering.answers import Answers
+from bentos.recommender.bundles.live_bundle import LiveBundle
+from bentos.recommender.http.api import Api
+from bentos.recommender.http.callers import Callers
 from pipelines.config import ServingConfig
 from pipelines.errors import StoreError
 from pipelines.places import Places

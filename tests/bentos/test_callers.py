@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from bentos.recommender.callers import Callers, RateLimitedError, TokenBucket
-from bentos.recommender.requests import RequestError
+from bentos.recommender.contract.requests import RequestError
+from bentos.recommender.http.callers import Callers, RateLimitedError, TokenBucket
 from pipelines.errors import ConfigError
 from pipelines.stores.api_keys import add_key, remove_key
 

@@ -10,8 +10,8 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 import pytest
 import uvicorn
 
-from bentos.recommender.api import Api
-from bentos.recommender.connections import Connection, ConnectionLimits, limit_connections
+from bentos.recommender.http.api import Api
+from bentos.recommender.http.connections import Connection, ConnectionLimits, limit_connections
 from pipelines.config import ServingConfig
 
 BODY = b'{"query": "milk"}'

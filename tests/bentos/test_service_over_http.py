@@ -352,7 +352,7 @@ def test_what_the_description_allows_and_forbids_is_answered_as_it_says(client):
 
 OPEN_AND_ANSWER = """
 import sys
-from bentos.recommender.requests import EventBody, EventsBody, RecommendBody, SearchBody
+from bentos.recommender.contract.requests import EventBody, EventsBody, RecommendBody, SearchBody
 from bentos.recommender.service import Recommender, check_surroundings, open_answers
 
 check_surroundings()

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from bentos.recommender.metrics import EVENT_TO_EFFECT_SECONDS
-from bentos.recommender.session_histories import SessionHistories
-from bentos.recommender.user_states import FeatureAnswer, UserStates
+from bentos.recommender.telemetry.metrics import EVENT_TO_EFFECT_SECONDS
+from bentos.recommender.users.session_histories import SessionHistories
+from bentos.recommender.users.user_states import FeatureAnswer, UserStates
 from pipelines.config import ServingConfig
 from pipelines.errors import DamagedStateError, StoreError
 from pipelines.schemas import MAX_HISTORY

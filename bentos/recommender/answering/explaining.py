@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from bentos.recommender.arranging import Asked
-from bentos.recommender.cursors import item_mark
-from bentos.recommender.finding import Finder, Found, unknown_item
-from bentos.recommender.live_bundle import Serving
-from bentos.recommender.requests import RequestError
-from bentos.recommender.stopwatch import Stopwatch
-from bentos.recommender.user_states import FeatureAnswer
+from bentos.recommender.answering.arranging import Asked
+from bentos.recommender.answering.cursors import item_mark
+from bentos.recommender.answering.finding import Finder, Found, unknown_item
+from bentos.recommender.bundles.live_bundle import Serving
+from bentos.recommender.contract.requests import RequestError
+from bentos.recommender.telemetry.stopwatch import Stopwatch
+from bentos.recommender.users.user_states import FeatureAnswer
 from pipelines.config import ServingConfig
 from pipelines.inference.bundle import Bundle
 from pipelines.ranking.answers import Ranking, recommend, search, similar, with_seeds

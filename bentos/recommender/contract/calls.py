@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from bentos.recommender.answer_schemas import (
+from bentos.recommender.contract.answer_schemas import (
     AcceptedEvents,
     AcceptedItems,
     Answer,
@@ -11,7 +11,7 @@ from bentos.recommender.answer_schemas import (
     FoundItems,
     Reloaded,
 )
-from bentos.recommender.requests import (
+from bentos.recommender.contract.requests import (
     Body,
     DeleteItemBody,
     EventsBody,

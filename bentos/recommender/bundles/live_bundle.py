@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from bentos.recommender.live_items import LiveItems
+from bentos.recommender.bundles.live_items import LiveItems
+from bentos.recommender.file_stamp import file_stamp
 from pipelines.config import ServingConfig
 from pipelines.errors import BundleError, ConfigError, HeadraceError
 from pipelines.inference.bundle import Bundle, load_bundle
@@ -30,7 +31,7 @@ from pipelines.stores.serving_pointer import read_pointer
 from pipelines.stores.vector_index_files import indexed
 
 BUNDLE_VARIABLE = "HEADRACE_BUNDLE"
-PACKED = Path(__file__).resolve().parents[2] / "bundle"
+PACKED = Path(__file__).resolve().parents[3] / "bundle"
 """Where a built Bento carries its bundle."""
 _WATCH_INTERVAL_S = 0.25
 _ITEMS_PAUSE_S, _VECTORS_PAUSE_S = 0.2, 0.05
@@ -391,15 +392,6 @@ def _trim_heap() -> None:
     """Let the C library return freed memory to the system, where it can be asked to (glibc)."""
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def file_stamp(path: Path) -> tuple[int, int] | None:
-    """Return what changes whenever the file is replaced; None where there is none."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_mtime_ns, status.st_ino
 
 
 def _items_stamp(new_items: Path, bundle_id: str) -> tuple[int, int] | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from bentos.recommender.requests import AnswerBody, RequestError
+from bentos.recommender.contract.requests import AnswerBody, RequestError
 from pipelines.config import AnswerCall
 
 _VERSION = b"\x01"

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bentos.recommender.requests import DeleteItemBody, ItemBody, ItemsBody, RequestError
+from bentos.recommender.contract.requests import DeleteItemBody, ItemBody, ItemsBody, RequestError
 from pipelines.config import ValidationConfig
 from pipelines.errors import DataError, StoreError
 from pipelines.stores.item_log import DELETED, ItemLog

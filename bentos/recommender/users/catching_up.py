@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from bentos.recommender.user_states import UserStates
+from bentos.recommender.users.user_states import UserStates
 from pipelines.errors import DamagedStateError, HeadraceError
 from pipelines.features.history import is_remembered
 from pipelines.stores.push_checkpoint import PushCheckpoint

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from bentos.recommender import metrics
+from bentos.recommender.telemetry import metrics
 
 _NEWEST_WEIGHT = 0.05
 """Weight of the latest request in the running mean of the time that one takes."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from bentos.recommender import metrics
+from bentos.recommender.contract.requests import EventBody, EventsBody, RequestError
 from bentos.recommender.current_request import remaining_s
-from bentos.recommender.requests import EventBody, EventsBody, RequestError
-from bentos.recommender.user_states import UserStates
+from bentos.recommender.telemetry import metrics
+from bentos.recommender.users.user_states import UserStates
 from pipelines.errors import DataError, StoreError
 from pipelines.features.history import is_remembered
 from pipelines.pseudonyms import Pseudonymizer

@@ -4,10 +4,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bentos.recommender.answer_schemas import Problem
-from bentos.recommender.answers import Answers
-from bentos.recommender.calls import CALLS, Call
-from bentos.recommender.requests import EventsBody, ItemsBody, SearchBody
+from bentos.recommender.answering.answers import Answers
+from bentos.recommender.contract.answer_schemas import Problem
+from bentos.recommender.contract.calls import CALLS, Call
+from bentos.recommender.contract.requests import EventsBody, ItemsBody, SearchBody
 from pipelines.config import ServingConfig
 
 _REASONS = {

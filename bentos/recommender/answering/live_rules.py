@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from bentos.recommender.live_bundle import file_stamp
+from bentos.recommender.file_stamp import file_stamp
 from pipelines.errors import ConfigError
 from pipelines.inference.bundle import Bundle
 from pipelines.ranking.business_rules import BundleRules, RuleBook

@@ -8,18 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from bentos.recommender import metrics
-from bentos.recommender.arranging import Asked
-from bentos.recommender.catching_up import CatchingUp
-from bentos.recommender.current_request import remaining_s, request_id
-from bentos.recommender.cursors import BEGINNING, Cursors, bundle_mark
-from bentos.recommender.event_intake import EventIntake
-from bentos.recommender.explaining import Explainer, Remembered
-from bentos.recommender.finding import Find, Finder, Found, filters_of, require_items, sound, timed
-from bentos.recommender.item_intake import ItemIntake
-from bentos.recommender.live_bundle import LiveBundle, Serving
-from bentos.recommender.live_rules import LiveRules
-from bentos.recommender.requests import (
+from bentos.recommender.answering.arranging import Asked
+from bentos.recommender.answering.cursors import BEGINNING, Cursors, bundle_mark
+from bentos.recommender.answering.explaining import Explainer, Remembered
+from bentos.recommender.answering.finding import Find, Finder, Found, filters_of, require_items, sound, timed
+from bentos.recommender.answering.live_rules import LiveRules
+from bentos.recommender.bundles.item_intake import ItemIntake
+from bentos.recommender.bundles.live_bundle import LiveBundle, Serving
+from bentos.recommender.bundles.trials import Canary, ShadowQuestion, Trials
+from bentos.recommender.contract.requests import (
     AnswerBody,
     Body,
     DeleteItemBody,
@@ -32,9 +29,12 @@ from bentos.recommender.requests import (
     SearchBody,
     SimilarBody,
 )
-from bentos.recommender.stopwatch import Stopwatch
-from bentos.recommender.trials import Canary, ShadowQuestion, Trials
-from bentos.recommender.user_states import FeatureAnswer, OnlineFeatureStore, UserStates
+from bentos.recommender.current_request import remaining_s, request_id
+from bentos.recommender.telemetry import metrics
+from bentos.recommender.telemetry.stopwatch import Stopwatch
+from bentos.recommender.users.catching_up import CatchingUp
+from bentos.recommender.users.event_intake import EventIntake
+from bentos.recommender.users.user_states import FeatureAnswer, OnlineFeatureStore, UserStates
 from pipelines.config import ServingConfig, ValidationConfig
 from pipelines.pseudonyms import Pseudonymizer
 from pipelines.stores.event_log import EventLogStore

@@ -3,9 +3,9 @@
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from bentos.recommender import metrics
-from bentos.recommender.admission import OverloadedError
-from bentos.recommender.requests import RequestError
+from bentos.recommender.contract.requests import RequestError
+from bentos.recommender.http.admission import OverloadedError
+from bentos.recommender.telemetry import metrics
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from bentos.recommender.live_bundle import Serving, file_stamp, open_serving
+from bentos.recommender.bundles.live_bundle import Serving, open_serving
+from bentos.recommender.file_stamp import file_stamp
 from pipelines.config import CanaryConfig, ShadowConfig
 from pipelines.errors import HeadraceError
 from pipelines.places import Places

@@ -10,9 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from bentos.recommender import metrics
-from bentos.recommender.live_bundle import file_stamp
-from bentos.recommender.requests import RequestError
+from bentos.recommender.contract.requests import RequestError
+from bentos.recommender.file_stamp import file_stamp
+from bentos.recommender.telemetry import metrics
 from pipelines.errors import ConfigError
 from pipelines.stores.api_keys import ApiKey, KeyScope, key_hash, key_id, read_keys
 

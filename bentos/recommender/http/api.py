@@ -14,19 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from bentos.recommender import callers, metrics, request_body
-from bentos.recommender.admission import OverloadedError
-from bentos.recommender.answering import Answering, LateError
-from bentos.recommender.callers import Callers, RateLimitedError, is_of_this_machine
-from bentos.recommender.calls import CALLS, Call
+from bentos.recommender.contract.calls import CALLS, Call
+from bentos.recommender.contract.requests import RequestError
 from bentos.recommender.current_request import begin_request
-from bentos.recommender.openapi import describe, summary
-from bentos.recommender.request_body import BodyReader, ClientGoneError, Message, Receive
-from bentos.recommender.requests import RequestError
+from bentos.recommender.http import callers, request_body
+from bentos.recommender.http.admission import OverloadedError
+from bentos.recommender.http.callers import Callers, RateLimitedError, is_of_this_machine
+from bentos.recommender.http.dispatch import Dispatch, LateError
+from bentos.recommender.http.openapi import describe, summary
+from bentos.recommender.http.request_body import BodyReader, ClientGoneError, Message, Receive
+from bentos.recommender.telemetry import metrics
 
 if TYPE_CHECKING:
-    from bentos.recommender.answers import Answers
-    from bentos.recommender.traces import Traces
+    from bentos.recommender.answering.answers import Answers
+    from bentos.recommender.telemetry.traces import Traces
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -73,7 +74,7 @@ class Api:
     def open(self, answers: "Answers", *, callers: Callers | None = None, traces: "Traces | None" = None) -> None:
         """Begin to answer; without `callers`, only this machine."""
         serving = answers.serving
-        self._answering = Answering(answers)
+        self._dispatch = Dispatch(answers)
         self._bundle.tell(answers.model_version)
         self._callers = callers or Callers()
         self._traces = traces
@@ -84,7 +85,7 @@ class Api:
 
     def close(self) -> None:
         """Let go of the threads."""
-        self._answering.close()
+        self._dispatch.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or hand on to BentoML."""
@@ -103,7 +104,7 @@ class Api:
         request_id = _request_id(headers)
         call = self._routes.get((scope["method"], scope["path"])) or self._find(scope["method"], scope["path"])
         name = call.name if call else "other"
-        begin_request(request_id, began if call is None else self._answering.deadline(call, began))
+        begin_request(request_id, began if call is None else self._dispatch.deadline(call, began))
         try:
             if self._traces is None:
                 reply = await self._reply(call, scope, headers, receive, began)
@@ -131,12 +132,12 @@ class Api:
                 return self._elsewhere(scope, headers)
             self._callers.admit(headers, _host(scope), call.scope, call.name)
             raw = await self._bodies.read(headers, receive, call.max_body_bytes)
-            answer = await self._answering.answer(
+            answer = await self._dispatch.answer(
                 call,
                 scope["path"],
                 raw or (b"" if call.body.model_fields else b"{}"),
                 timings=b"timings=1" in scope["query_string"].split(b"&"),
-                deadline=self._answering.deadline(call, began),
+                deadline=self._dispatch.deadline(call, began),
             )
             return Reply(call.status, answer, [])
         except ClientGoneError:
@@ -221,7 +222,7 @@ class Api:
         if histogram is None:
             histogram = self._seconds[name, family] = metrics.REQUEST_SECONDS.labels(name, f"{family}xx")
         histogram.observe(seconds)
-        self._bundle.tell(self._answering.answers.model_version)
+        self._bundle.tell(self._dispatch.answers.model_version)
         if reply.degraded:
             metrics.count_degraded(reply.content["degraded_because"])  # type: ignore[index]
         if self._logs_requests or seconds > self._slow_s:

@@ -13,7 +13,7 @@ import orjson
 from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from bentos.recommender import metrics
+from bentos.recommender.telemetry import metrics
 
 _SEPARATORS = len(b": \r\n")
 

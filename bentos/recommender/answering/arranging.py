@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from bentos.recommender.cursors import BEGINNING, Position, item_mark
-from bentos.recommender.live_rules import LiveRules
+from bentos.recommender.answering.cursors import BEGINNING, Position, item_mark
+from bentos.recommender.answering.live_rules import LiveRules
 from pipelines.config import AnswerCall, ServingConfig
 from pipelines.inference.bundle import Bundle
 from pipelines.ranking.answers import Ranking

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol
 
-from bentos.recommender import metrics
-from bentos.recommender.circuit_breaker import CircuitBreaker
-from bentos.recommender.patient_calls import PatientCalls
-from bentos.recommender.session_histories import SessionHistories
+from bentos.recommender.telemetry import metrics
+from bentos.recommender.users.circuit_breaker import CircuitBreaker
+from bentos.recommender.users.patient_calls import PatientCalls
+from bentos.recommender.users.session_histories import SessionHistories
 from pipelines.config import ServingConfig
 from pipelines.errors import DamagedStateError
 from pipelines.inference.preprocessing import UserFeatures

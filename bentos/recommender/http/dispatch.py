@@ -7,12 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from bentos.recommender.admission import Lane
-from bentos.recommender.calls import Call, LaneName
-from bentos.recommender.requests import Body, parse, parse_field
+from bentos.recommender.contract.calls import Call, LaneName
+from bentos.recommender.contract.requests import Body, parse, parse_field
+from bentos.recommender.http.admission import Lane
 
 if TYPE_CHECKING:
-    from bentos.recommender.answers import Answers
+    from bentos.recommender.answering.answers import Answers
 
 _ADMIN_DEADLINE_S = 60.0
 _MAX_WAITING_ADMIN = 4
@@ -22,7 +22,7 @@ class LateError(Exception):
     """An answer was not ready at its deadline."""
 
 
-class Answering:
+class Dispatch:
     """Calls `Answers`, each kind of call within its budget: a flood of events holds up no search, nor the reverse."""
 
     def __init__(self, answers: "Answers") -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from bentos.recommender import metrics
-from bentos.recommender.arranging import Arranger, Asked, Stage
-from bentos.recommender.live_bundle import Serving
-from bentos.recommender.requests import AnswerBody, RequestError
-from bentos.recommender.stopwatch import Stopwatch
-from bentos.recommender.user_states import FeatureAnswer
+from bentos.recommender.answering.arranging import Arranger, Asked, Stage
+from bentos.recommender.bundles.live_bundle import Serving
+from bentos.recommender.contract.requests import AnswerBody, RequestError
+from bentos.recommender.telemetry import metrics
+from bentos.recommender.telemetry.stopwatch import Stopwatch
+from bentos.recommender.users.user_states import FeatureAnswer
 from pipelines.config import ServingConfig
 from pipelines.errors import BundleError
 from pipelines.ranking.answers import Ranking, recommend, search, similar
