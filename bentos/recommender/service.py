@@ -41,7 +41,7 @@ class FrontedService(Service):  # type: ignore[misc]
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Return the application that a worker runs; BentoML asks for it once per process, before it listens."""
-        limit_connections()
+        limit_connections(api)
         api.behind = super().to_asgi(is_main=is_main)
         return api
 

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from contextlib import ExitStack, closing, contextmanager, suppress
+from typing import ClassVar
 
 import pytest
 import uvicorn
@@ -177,3 +178,99 @@ def test_many_idle_connections_hold_up_nobody(count):
         talk.sendall(HEAD + b"\r\n" + BODY)
         assert answer(talk) == (200, {"query": "milk"})
     app.close()
+
+
+class Full:
+    """A lane that is not free, and takes nobody."""
+
+    is_free = False
+
+    def lets_in(self) -> bool:
+        return False
+
+
+class FullApi(Api):
+    """Takes no searches."""
+
+    def lane_of(self, method, url):
+        return Full() if super().lane_of(method, url) is not None and b"timings" not in url else None
+
+
+@pytest.fixture(scope="module")
+def full_port():
+    app = FullApi()
+    app.open(Echo())
+    protocol = type("Busy", (Quick,), {"door": app})
+    with serving(app, protocol) as port:
+        yield port
+    app.close()
+
+
+BUSY = (503, {"error": "The server is busy: send the request again after the seconds that Retry-After gives."})
+
+
+def test_a_request_that_is_too_many_is_refused_at_once_and_the_connection_goes_on(full_port):
+    with closing(socket.create_connection(("127.0.0.1", full_port), timeout=5)) as talk:
+        asking = HEAD + b"X-Request-ID: shop-1\r\n\r\n" + BODY
+        talk.sendall(asking)
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += talk.recv(1)
+        for line in (b"HTTP/1.1 503 Service Unavailable", b"retry-after: 1", b"x-request-id: shop-1"):
+            assert line in head.split(b"\r\n")
+        talk.recv(65_536)
+        talk.sendall(asking[:-5])
+        assert answer(talk) == BUSY  # before the body is there
+        talk.sendall(BODY[-5:])
+        talk.sendall(asking.replace(b"/search", b"/search?timings=1"))
+        assert answer(talk) == (200, {"query": "milk"})  # what nobody refuses is answered on the same connection
+        talk.sendall(asking + asking)
+        assert [answer(talk), answer(talk)] == [BUSY, BUSY]
+
+
+def test_who_closes_after_one_answer_is_refused_with_that(full_port):
+    for more in (b"Connection: close\r\n", b"Expect: 100-continue\r\n"):
+        with closing(socket.create_connection(("127.0.0.1", full_port), timeout=5)) as talk:
+            talk.sendall(HEAD + more + b"\r\n")
+            assert answer(talk) == BUSY
+            assert is_closed(talk)
+
+
+def test_a_refused_body_that_stops_ends_the_connection_without_another_answer(full_port):
+    with closing(socket.create_connection(("127.0.0.1", full_port), timeout=5)) as talk:
+        talk.sendall(HEAD + b"\r\n" + BODY[:5])
+        assert answer(talk) == BUSY
+        assert is_closed(talk)
+
+
+def test_a_client_that_left_while_the_server_was_busy_is_not_answered():
+    left, stays = threading.Event(), []
+
+    class Slow(Echo):
+        asked: ClassVar[list[str]] = []
+
+        def search(self, body) -> dict:
+            if not self.asked:
+                stays.append(left.wait(5))  # the event loop stands still, as a process that is starting
+            self.asked.append(body.query)
+            return {"query": body.query}
+
+    app = Api()
+    app.open(Slow())
+
+    def asking(word: bytes) -> bytes:
+        return HEAD + b"\r\n" + BODY.replace(b"milk", word)
+
+    with serving(app, type("Busy", (Quick,), {"door": app})) as port, ExitStack() as held:
+        first, second = (
+            held.enter_context(closing(socket.create_connection(("127.0.0.1", port), timeout=5))) for _ in range(2)
+        )
+        first.sendall(asking(b"rice"))
+        time.sleep(0.05)
+        with closing(socket.create_connection(("127.0.0.1", port))) as gone:
+            gone.sendall(asking(b"beer"))
+        second.sendall(asking(b"eggs"))
+        left.set()
+        assert [answer(one)[1]["query"] for one in (first, second)] == ["rice", "eggs"]
+    app.close()
+    assert (stays, Slow.asked) == ([True], ["rice", "eggs"])

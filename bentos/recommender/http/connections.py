@@ -1,20 +1,29 @@
 """Connections that cost little and end: what uvicorn leaves open without a limit is limited here.
 
-uvicorn reads heads of any length, waits for the rest of a request for ever, and keeps a connection that never asks.
+uvicorn reads heads of any length, waits for the rest of a request for ever, and keeps a connection that never asks. It
+makes a task of each request: those that are refused because there are too many are answered here, before that.
 """
 
 import asyncio
 import resource
+import select
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import orjson
 from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from bentos.recommender.http.admission import ClientGoneError, Lane
 from bentos.recommender.telemetry import metrics
 
+Headers = list[tuple[bytes, bytes]]
+
+CLIENT = "headrace.client"
+"""Where a request's scope holds its connection, as an `admission.Client`."""
+_LEFT = getattr(select, "POLLRDHUP", 0)
+"""The event of a peer that will send no more; not every system knows it."""
 _SEPARATORS = len(b": \r\n")
 
 
@@ -39,10 +48,24 @@ class _RefusedError(Exception):
     """Ends the parsing of a request."""
 
 
+class Door(Protocol):
+    """What knows which requests are too many."""
+
+    def lane_of(self, method: bytes, url: bytes) -> Lane | None:
+        """Return where a request waits; None where it need not ask."""
+        ...
+
+    def refusal(self, headers: Headers) -> tuple[int, Headers, bytes]:
+        """Return status, headers and body for a request that is not let in."""
+        ...
+
+
 class Connection(HttpToolsProtocol):
     """uvicorn's connection, with limits on size and time; one sweep a second looks at all of them."""
 
     limits: ClassVar[ConnectionLimits] = ConnectionLimits()
+    door: ClassVar[Door | None] = None
+    """None lets everybody in."""
     _overdue: ClassVar[dict[str, "OrderedDict[Connection, float]"]] = {
         "slow_request": OrderedDict(),
         "idle": OrderedDict(),
@@ -58,6 +81,9 @@ class Connection(HttpToolsProtocol):
         self._refusal = (400, "This is not a valid HTTP request.")
         self._head_bytes = 0
         self._in_head = True
+        self._is_refused = False
+        """Whether the request that is being read has its answer: what comes of it is thrown away."""
+        self.turn: asyncio.Future[float] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
@@ -76,6 +102,8 @@ class Connection(HttpToolsProtocol):
         for waiting in self._overdue.values():
             waiting.pop(self, None)
         metrics.CONNECTIONS.dec()
+        if self.turn is not None and not self.turn.done():
+            self.turn.set_exception(ClientGoneError())
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -94,7 +122,7 @@ class Connection(HttpToolsProtocol):
         self._since("slow_request")
 
     def on_headers_complete(self) -> None:
-        """Check the head, and hand the request on.
+        """Check the head, and hand the request on if there are not too many.
 
         Raises:
             _RefusedError: it is too long; uvicorn then answers what `_refusal` says.
@@ -109,13 +137,24 @@ class Connection(HttpToolsProtocol):
             self._refuse_head()
             raise _RefusedError
         self._in_head = False
-        super().on_headers_complete()
+        if self._may_enter():
+            self.scope[CLIENT] = self  # type: ignore[typeddict-unknown-key]
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a piece of the body, if it is still wanted."""
+        if not self._is_refused:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Stop the clock of the request."""
         self._overdue["slow_request"].pop(self, None)
         self._in_head, self._head_bytes = True, 0
-        super().on_message_complete()
+        if self._is_refused:
+            self._is_refused = False
+            self._since("idle")
+        else:
+            super().on_message_complete()
 
     def pause_writing(self) -> None:
         """Note that the client does not read."""
@@ -131,6 +170,9 @@ class Connection(HttpToolsProtocol):
         """Answer a request that cannot be read, as all others, with a sentence; and close the connection."""
         if self.transport.is_closing():
             return
+        if self._is_refused:
+            self.transport.close()
+            return
         before = self.cycle is None or self.cycle.response_complete
         if before if self._in_head else not self.cycle.response_started:
             status, sentence = self._refusal
@@ -138,6 +180,37 @@ class Connection(HttpToolsProtocol):
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(content)
             self.transport.write(STATUS_LINE[status] + head + content)
         self.transport.close()
+
+    def _may_enter(self) -> bool:
+        """Whether the request whose head has come is to be answered; if not, it has been refused."""
+        lane = self.door.lane_of(self.parser.get_method(), self.url) if self.door is not None else None
+        if lane is None or not (self.cycle is None or self.cycle.response_complete):
+            return True
+        if not lane.is_free and self._has_left():  # such as those who waited for the process to start
+            self._is_refused = True
+            self.transport.abort()
+        elif not lane.lets_in():
+            self._is_refused = True
+            self._write_refusal(*self.door.refusal(self.headers))  # type: ignore[union-attr]
+        return not self._is_refused
+
+    def _has_left(self) -> bool:
+        """Whether the client has gone although its request has come."""
+        if not _LEFT:
+            return False
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), _LEFT)
+        return bool(poll.poll(0))
+
+    def _write_refusal(self, status: int, headers: Headers, content: bytes) -> None:
+        """Answer without a task; who was told to wait with its body, or asks no more, is not read any further."""
+        closes = self.expect_100_continue or not self.parser.should_keep_alive()
+        lines = [STATUS_LINE[status], *(b"%b: %b\r\n" % header for header in headers)]
+        if closes:
+            lines.append(b"connection: close\r\n")
+        self.transport.write(b"".join([*lines, b"\r\n", content]))
+        if closes:
+            self.transport.close()
 
     def _refuse_head(self) -> None:
         self._refusal = (
@@ -175,8 +248,13 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
 
-def limit_connections() -> None:
-    """Make uvicorn use these connections wherever no other kind is named, and open as many as the system lets it."""
+def limit_connections(door: Door | None = None) -> None:
+    """Make uvicorn use these connections wherever no other kind is named, and open as many as the system lets it.
+
+    Args:
+        door: What says who is refused at once.
+    """
+    Connection.door = door
     HTTP_PROTOCOLS["auto"] = f"{__name__}:{Connection.__name__}"
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard or hard == resource.RLIM_INFINITY:
