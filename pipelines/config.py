@@ -522,7 +522,7 @@ class ServingConfig(Settings):
     """What a key did not use of so many seconds, it may use at once."""
     max_waiting_writes: int = Field(default=256, ge=1)
     """Events and items calls that may wait for their turn in one worker; more are refused with 503 at once."""
-    max_wait_writes_ms: float = Field(default=1_000, gt=0)
+    max_wait_writes_ms: float = Field(default=500, gt=0)
     """Longest wait of such a call for its turn; who would wait longer is refused with 503."""
     write_threads: int = Field(default=4, ge=1)
     """Events and items calls that write at a time, in one worker."""

@@ -87,8 +87,8 @@ class Recommender:
         self._answers.close()
 
     async def __is_ready__(self) -> bool:
-        """Whether a bundle is loaded: always, once the service has started."""
-        return bool(self._answers.model_version)
+        """Whether a bundle is loaded, and nobody waits any more who had waited for this process to start."""
+        return bool(self._answers.model_version) and api.is_settled
 
 
 def _parent() -> int:

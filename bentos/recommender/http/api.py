@@ -88,9 +88,19 @@ class Api:
         self._slow_s = serving.slow_request_ms / 1e3
         self._logs_requests = serving.log_requests
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the requests that had waited for this process to start are worked off."""
+        return bool(self._lanes) and self._dispatch.is_settled
+
     def close(self) -> None:
         """Let go of the threads."""
         self._dispatch.close()
+
+    def connected(self) -> None:
+        """Learn of a new connection."""
+        if self._lanes:
+            self._dispatch.connected()
 
     def lane_of(self, method: bytes, url: bytes) -> Lane | None:
         """Return where a call waits; None for what is no call, and for those with a field in their path."""

@@ -51,6 +51,15 @@ class _RefusedError(Exception):
 class Door(Protocol):
     """What knows which requests are too many."""
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the requests that had waited for this process to start are worked off."""
+        ...
+
+    def connected(self) -> None:
+        """Learn of a new connection."""
+        ...
+
     def lane_of(self, method: bytes, url: bytes) -> Lane | None:
         """Return where a request waits; None where it need not ask."""
         ...
@@ -89,6 +98,8 @@ class Connection(HttpToolsProtocol):
         """Begin to wait for the first request."""
         super().connection_made(transport)
         metrics.CONNECTIONS.inc()
+        if self.door is not None:
+            self.door.connected()
         self._since("idle")
         if Connection._sweeping is not self.loop:
             Connection._sweeping = self.loop
@@ -184,18 +195,18 @@ class Connection(HttpToolsProtocol):
     def _may_enter(self) -> bool:
         """Whether the request whose head has come is to be answered; if not, it has been refused."""
         lane = self.door.lane_of(self.parser.get_method(), self.url) if self.door is not None else None
-        if lane is None or not (self.cycle is None or self.cycle.response_complete):
+        if self.door is None or lane is None or not (self.cycle is None or self.cycle.response_complete):
             return True
-        if not lane.is_free and self._has_left():  # such as those who waited for the process to start
+        if not lane.is_free and not self.door.is_settled and self._has_left():
             self._is_refused = True
             self.transport.abort()
         elif not lane.lets_in():
             self._is_refused = True
-            self._write_refusal(*self.door.refusal(self.headers))  # type: ignore[union-attr]
+            self._write_refusal(*self.door.refusal(self.headers))
         return not self._is_refused
 
     def _has_left(self) -> bool:
-        """Whether the client has gone although its request has come."""
+        """Whether the client has gone although its request has come, as many do who wait for a process to start."""
         if not _LEFT:
             return False
         poll = select.poll()

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 _ADMIN_DEADLINE_S = 60.0
 _MAX_WAITING_ADMIN = 4
+_MOST_ROUNDS = 16
+"""Rounds of the event loop between two answers while connections are made, one a round: some 0.1 ms each."""
+_MOST_SETTLING_S = 5.0
+"""A process that is overloaded from the start is ready nonetheless: others would be all the more."""
 
 
 class LateError(Exception):
@@ -46,6 +50,9 @@ class Dispatch:
             "writes": ThreadPoolExecutor(serving.write_threads, thread_name_prefix="writes"),
             "admin": ThreadPoolExecutor(1, thread_name_prefix="admin"),
         }
+        self._newcomers = 0
+        self._is_settled = False
+        self._asked_at: float | None = None
         self._seconds: dict[LaneName, float] = {
             "answers": serving.deadline_ms / 1e3,
             "writes": serving.write_deadline_ms / 1e3,
@@ -56,6 +63,19 @@ class Dispatch:
         """Let go of the threads."""
         for pool in self._threads.values():
             pool.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the requests that had waited for this process to start are worked off; once so, for good."""
+        if not self._is_settled:
+            self._asked_at = self._asked_at or time.monotonic()
+            is_late = time.monotonic() - self._asked_at >= _MOST_SETTLING_S
+            self._is_settled = is_late or not any(lane.waiting for lane in (self._inline, *self._lanes.values()))
+        return self._is_settled
+
+    def connected(self) -> None:
+        """Learn of a new connection."""
+        self._newcomers += 1
 
     def lane_of(self, call: Call) -> Lane:
         """Return where a call waits first."""
@@ -100,10 +120,22 @@ class Dispatch:
         entered = await self._inline.enter(client)
         waits = False
         try:
+            await self._newcomers_first()
             waits = self.answers.must_wait(body)  # asked when the turn has come: what is known may have changed since
             return None if waits else method(body)
         finally:
             self._inline.leave(entered, counts=not waits)
+
+    async def _newcomers_first(self) -> None:
+        """Let connections be made before an answer is: with one of each a round, a crowd would wait for seconds.
+
+        libuv takes one connection a round since its version 1.45.
+        """
+        for _ in range(_MOST_ROUNDS):
+            if not self._newcomers:
+                return
+            self._newcomers = 0
+            await asyncio.sleep(0)
 
     async def _in_thread(
         self, name: LaneName, work: Callable[[], dict[str, Any]], deadline: float, client: Client | None
