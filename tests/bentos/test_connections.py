@@ -1,15 +1,16 @@
 """Connections over real sockets: what is too long, too slow or never comes; many that do nothing."""
 
+import asyncio
 import json
 import resource
 import socket
 import threading
 import time
 from contextlib import ExitStack, closing, contextmanager, suppress
-from typing import ClassVar
 
 import pytest
 import uvicorn
+from uvicorn.server import ServerState
 
 from bentos.recommender.http.api import Api
 from bentos.recommender.http.connections import Connection, ConnectionLimits, limit_connections
@@ -243,34 +244,93 @@ def test_a_refused_body_that_stops_ends_the_connection_without_another_answer(fu
         assert is_closed(talk)
 
 
-def test_a_client_that_left_while_the_server_was_busy_is_not_answered():
-    left, stays = threading.Event(), []
+class OneThread(Echo):
+    """Answers in one thread, when it is let go."""
 
-    class Slow(Echo):
-        asked: ClassVar[list[str]] = []
+    serving = ServingConfig(answer_threads=1)
 
-        def search(self, body) -> dict:
-            if not self.asked:
-                stays.append(left.wait(5))  # the event loop stands still, as a process that is starting
-            self.asked.append(body.query)
-            return {"query": body.query}
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+        self.asked: list[str] = []
 
-    app = Api()
-    app.open(Slow())
+    def must_wait(self, body) -> bool:
+        return True
 
-    def asking(word: bytes) -> bytes:
-        return HEAD + b"\r\n" + BODY.replace(b"milk", word)
+    def search(self, body) -> dict:
+        self.asked.append(body.query)
+        self.go_on.wait(5)
+        return {"query": body.query}
 
-    with serving(app, type("Busy", (Quick,), {"door": app})) as port, ExitStack() as held:
-        first, second = (
-            held.enter_context(closing(socket.create_connection(("127.0.0.1", port), timeout=5))) for _ in range(2)
-        )
-        first.sendall(asking(b"rice"))
-        time.sleep(0.05)
-        with closing(socket.create_connection(("127.0.0.1", port))) as gone:
-            gone.sendall(asking(b"beer"))
-        second.sendall(asking(b"eggs"))
-        left.set()
-        assert [answer(one)[1]["query"] for one in (first, second)] == ["rice", "eggs"]
+
+def test_a_client_that_left_while_it_waited_is_not_answered():
+    app, answers = Api(), OneThread()
+    app.open(answers)
+    lane = app._dispatch._lanes["answers"]
+
+    def ask_and_wait(held: ExitStack, port: int, word: bytes, waiting: int) -> socket.socket:
+        talk = held.enter_context(closing(socket.create_connection(("127.0.0.1", port), timeout=5)))
+        talk.sendall(HEAD + b"\r\n" + BODY.replace(b"milk", word))
+        while not (answers.asked and lane.waiting == waiting):
+            time.sleep(0.001)
+        return talk
+
+    with serving(app, Connection) as port, ExitStack() as held:
+        first = ask_and_wait(held, port, b"rice", 0)
+        ask_and_wait(held, port, b"beer", 1).close()
+        while lane.waiting:
+            time.sleep(0.001)
+        last = ask_and_wait(held, port, b"eggs", 1)
+        answers.go_on.set()
+        assert [answer(one)[1]["query"] for one in (first, last)] == ["rice", "eggs"]
     app.close()
-    assert (stays, Slow.asked) == ([True], ["rice", "eggs"])
+    assert answers.asked == ["rice", "eggs"]
+
+
+class Wire:
+    """A transport that writes nowhere, over a real socket."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self.end, self.written, self.aborted = end, b"", False
+
+    def get_extra_info(self, name, default=None):
+        return self.end if name == "socket" else default
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def close(self) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+
+@pytest.mark.parametrize(
+    ("settled", "left", "aborted"), [(False, True, True), (False, False, False), (True, True, False)]
+)
+def test_who_left_before_the_process_was_up_takes_no_place_in_the_queue(settled, left, aborted):
+    class Door(FullApi):
+        is_settled = settled
+
+    async def arrive() -> Wire:
+        app = Door()
+        app.open(Echo())
+        config = uvicorn.Config(app, log_config=None)
+        config.load()
+        here, there = socket.socketpair()
+        with here, there:
+            wire = Wire(here)
+            connection = type("Busy", (Quick,), {"door": app})(config, ServerState(), {}, asyncio.get_running_loop())
+            connection.connection_made(wire)
+            if left:
+                there.close()
+            connection.data_received(HEAD + b"\r\n" + BODY)
+            connection.connection_lost(None)
+        app.close()
+        return wire
+
+    wire = asyncio.run(arrive())
+    assert (wire.aborted, b" 503 " in wire.written) == (aborted, not aborted)
