@@ -9,10 +9,10 @@ import re
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipelines.errors import ConfigError
 from pipelines.schemas import MAX_HISTORY
@@ -535,6 +535,15 @@ class ServingConfig(Settings):
     audit_days: int = Field(default=7, ge=1)
     """Days after which they are removed."""
 
+    @model_validator(mode="after")
+    def _pages_hold_a_page(self) -> Self:
+        if self.max_depth < self.max_k:
+            raise ValueError(
+                f"`max_depth` is {self.max_depth}, fewer items than the {self.max_k} of one answer (`max_k`): raise "
+                "the first or lower the second"
+            )
+        return self
+
 
 class DeploymentConfig(Settings):
     """What a bundle has to show before it goes live, and how long old ones are kept."""
@@ -667,7 +676,8 @@ def load_config(environment: Mapping[str, str] = os.environ) -> HeadraceConfig:
         if first["type"] == "extra_forbidden":
             known = ", ".join(_settings_beside(first["loc"]))
             raise ConfigError(f"{path}: `{where}` is not a setting (known: {known}): leave it out.") from None
-        raise ConfigError(f"{path}: `{where}`: {first['msg']} (found {first['input']!r}).") from None
+        what = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{path}: `{where}`: {what} (found {first['input']!r}).") from None
 
 
 def _settings_beside(location: tuple[int | str, ...]) -> list[str]:

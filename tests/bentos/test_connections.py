@@ -44,7 +44,7 @@ class Echo:
 
 
 @contextmanager
-def serving(app, protocol):
+def running(app, protocol):
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(1_024)
@@ -54,10 +54,16 @@ def serving(app, protocol):
         while not server.started:
             time.sleep(0.005)
         try:
-            yield listening.getsockname()[1]
+            yield server, listening.getsockname()[1]
         finally:
             server.should_exit = server.force_exit = True
             thread.join(timeout=5)
+
+
+@contextmanager
+def serving(app, protocol):
+    with running(app, protocol) as (_, port):
+        yield port
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +248,34 @@ def test_a_refused_body_that_stops_ends_the_connection_without_another_answer(fu
         talk.sendall(HEAD + b"\r\n" + BODY[:5])
         assert answer(talk) == BUSY
         assert is_closed(talk)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        pytest.param(HEAD, None, id="half a head"),
+        pytest.param(HEAD + b"\r\n" + BODY[:5], 408, id="half a body"),
+        pytest.param(HEAD.replace(b"17", b"16") + b"\r\n" + b'{"query": "big"}', 200, id="an answer that is not read"),
+    ],
+)
+def test_a_client_that_hangs_holds_up_no_end(sent, status):
+    class Patient(Connection):
+        limits = ConnectionLimits(last_s=0.1)
+
+    app = Api()
+    app.open(Echo())
+    with running(app, Patient) as (server, port), socket.create_connection(("127.0.0.1", port), timeout=5) as talk:
+        talk.sendall(sent)
+        time.sleep(0.05)
+        server.should_exit = True
+        began = time.monotonic()
+        while server.server_state.connections:
+            assert time.monotonic() - began < 5
+            time.sleep(0.01)
+        with suppress(ConnectionError):
+            head = talk.recv(12)
+            assert head == (b"" if status is None else b"HTTP/1.1 %d" % status)
+    app.close()
 
 
 class OneThread(Echo):

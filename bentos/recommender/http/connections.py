@@ -40,6 +40,8 @@ class ConnectionLimits:
     """Without a request; longer than the load balancers' usual 60 s, which would use a closed connection otherwise."""
     unread_s: float = 30.0
     """An answer that the client does not read."""
+    last_s: float = 1.0
+    """What is left of a request may take so long once the process is to end."""
     sweep_s: float = 1.0
     """How often all connections are looked at."""
 
@@ -167,6 +169,12 @@ class Connection(HttpToolsProtocol):
         else:
             super().on_message_complete()
 
+    def shutdown(self) -> None:
+        """End when the request is answered, or before if it does not come or its answer is not read."""
+        super().shutdown()
+        if not self.transport.is_closing():
+            self.loop.call_later(self.limits.last_s, self._end_unfinished)
+
     def pause_writing(self) -> None:
         """Note that the client does not read."""
         self._since("unread")
@@ -248,6 +256,13 @@ class Connection(HttpToolsProtocol):
                 metrics.CLOSED_CONNECTIONS.labels(state).inc()
                 connection._end(state)
         loop.call_later(cls.limits.sweep_s, cls._sweep, loop)
+
+    def _end_unfinished(self) -> None:
+        if self in self._overdue["slow_request"]:
+            self._refusal = (408, "The request was not complete when the server ended: send it again.")
+            self.send_400_response("")
+        elif self in self._overdue["unread"]:
+            self.transport.abort()
 
     def _end(self, state: str) -> None:
         if state == "slow_request":
