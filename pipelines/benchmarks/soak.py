@@ -1,8 +1,9 @@
 """Minutes of mixed load and odd bodies: no 5xx, no crash, no memory that grows.
 
 First every query is asked once, so that what is remembered of queries is as large as it may be. Then searches,
-recommendations and events arrive at a steady rate from one process, bodies from `odd_bodies` from another. The worker's memory is measured all the time: the median of the last part may not be above that after the second minute
-(or the first fifth of a shorter run) by more than a bound.
+recommendations and events arrive at a steady rate from one process, bodies from `odd_bodies` from another. The worker's
+memory is measured all the time: the median of the last part may not be above that after the second minute (or the first
+fifth of a shorter run) by more than a bound.
 """
 
 import multiprocessing
