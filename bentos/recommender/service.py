@@ -206,6 +206,7 @@ def open_answers() -> "Answers":
             now=lambda: datetime.now(UTC),
         ),
         validation=config.validation,
+        workers=places.workers,
     )
     try:
         answers.warm_up()

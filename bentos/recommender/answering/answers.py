@@ -6,6 +6,7 @@ import random
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from bentos.recommender.answering.arranging import Asked
@@ -13,6 +14,7 @@ from bentos.recommender.answering.cursors import BEGINNING, Cursors, bundle_mark
 from bentos.recommender.answering.explaining import Explainer, Remembered
 from bentos.recommender.answering.finding import Find, Finder, Found, filters_of, require_items, sound, timed
 from bentos.recommender.answering.live_rules import LiveRules
+from bentos.recommender.answering.shared_explanations import SharedExplanations
 from bentos.recommender.bundles.item_intake import ItemIntake
 from bentos.recommender.bundles.live_bundle import LiveBundle, Serving
 from bentos.recommender.bundles.trials import Canary, ShadowQuestion, Trials
@@ -66,6 +68,7 @@ class Answers:
         trials: Trials | None = None,
         catching_up: Callable[[UserStates], CatchingUp] | None = None,
         validation: ValidationConfig | None = None,
+        workers: Path | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Take what was opened.
@@ -77,6 +80,7 @@ class Answers:
             trials: The bundles that are tried beside the live one; None tries none.
             catching_up: Makes what pushes the events of the log that the feature store lacks; None pushes none.
             validation: What an item must look like; None means the production defaults.
+            workers: Where the processes of this machine find each other; None: this one is alone.
         """
         self.serving = serving
         self._served = served
@@ -90,6 +94,7 @@ class Answers:
         self._pseudonymizer = pseudonymizer
         self._finder = Finder(serving)
         self._explainer = Explainer(self._finder, serving)
+        self._explanations = SharedExplanations(self._explainer, lambda: live.current, workers)
         live.prepare = self.rules.of
         self._intake = EventIntake(
             event_log=event_log,
@@ -131,14 +136,16 @@ class Answers:
         self._finder.warm_up(self._live.current, self._now().timestamp())
 
     def start(self) -> None:
-        """Begin to push the events of the log that the feature store lacks."""
+        """Begin to push the events of the log that the feature store lacks, and to answer the other processes."""
         if self._catching_up is not None:
             self._catching_up.start()
+        self._explanations.start()
 
     def close(self) -> None:
         """Stop the background work."""
         self._live.close()
         self.rules.close()
+        self._explanations.close()
         for part in (self._catching_up, self._users, self._trials, self._served, self._requests, self._shown):
             if part is not None:
                 part.close()
@@ -176,7 +183,7 @@ class Answers:
     def explain(self, body: ExplainBody) -> dict[str, Any]:
         """Why an answer shows what it shows, or why a user is or is not shown an item."""
         if body.request_id is not None:
-            explanation = self._explainer.of_request(body.request_id, body.item_id, self._live.current)
+            explanation = self._explanations.of_request(body.request_id, body.item_id)
         elif body.item_id is None or (body.user_id is None and body.query is None):
             raise RequestError(
                 422, "An explanation needs `request_id`, or `item_id` with `user_id`, `query` or both: add them."
