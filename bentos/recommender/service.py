@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _PARENT_WATCH_INTERVAL_S = 1.0
 _PARENT_VARIABLE = "HEADRACE_SERVER_PROCESS"
 """Tells workers which process starts them; set by that process."""
+if _PARENT_VARIABLE in os.environ:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the process that started this one ends it
 
 api = Api()
 
