@@ -49,12 +49,8 @@ ADAPTERS = {
     "airflow_tasks",
     "benchmarks",
     "cli",
-    "compress_command",
-    "demo",
+    "commands",
     "loop",
-    "mlflow_page",
-    "rollback_command",
-    "serving_command",
     "wiring",
 }
 """What may know the steps, or is itself only known to the commands."""

@@ -131,7 +131,7 @@ def stress_promotion(
     Raises:
         StoreError: a command failed, or the service did not start.
     """
-    from pipelines.demo import service
+    from pipelines.commands.demo import service
 
     outcome = Outcome(rounds, rate)
     with tempfile.TemporaryDirectory(prefix="headrace-stress-", dir=work_dir) as folder:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from pipelines.compress_command import compress
+from pipelines.commands.compress import compress
 from pipelines.config import CompressionConfig, DistillationConfig, HeadraceConfig, TrainingConfig
 from pipelines.inference.bundle import load_bundle
 from pipelines.places import Places

@@ -16,7 +16,7 @@ SERVICE = "bentos.recommender.service:Recommender"
 BUNDLE_VARIABLE = "HEADRACE_BUNDLE"
 API_KEY_VARIABLE = "HEADRACE_API_KEY"
 _OVERRIDES = "BENTOML_CONFIG_OVERRIDES"
-_PROJECT = Path(__file__).resolve().parents[1]
+_PROJECT = Path(__file__).resolve().parents[2]
 
 
 def serve(*, host: str, port: int, workers: int = 1, environment: Mapping[str, str] = os.environ) -> None:

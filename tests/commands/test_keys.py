@@ -5,8 +5,8 @@ import json
 import pytest
 
 from bentos.recommender.http.callers import Callers
+from pipelines.commands.keys import add, list_all, remove
 from pipelines.errors import ConfigError
-from pipelines.keys_command import add, list_all, remove
 
 
 def test_a_key_is_printed_once_listed_without_its_secret_and_taken_back(tmp_path):

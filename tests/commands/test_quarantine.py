@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.commands.quarantine import export, replay, show
 from pipelines.errors import DataError
-from pipelines.quarantine_command import export, replay, show
 from pipelines.stores.quarantine import Wanted
 from pipelines.stores.table_store import REJECTIONS
 from tests.toys.catalogue import NOW, empty_tables, pseudonymizer, toy_tables, toy_window, user_pseudonym
