@@ -59,6 +59,11 @@ class Lane:
         """Requests that wait for their turn."""
         return len(self._waiting)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is being answered; also for other threads."""
+        return self._busy > 0
+
     async def enter(self) -> float:
         """Wait for the turn; returns when it came, for `leave`.
 
