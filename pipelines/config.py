@@ -254,7 +254,7 @@ class TrainingConfig(Settings):
 
 
 class DistillationConfig(Settings):
-    """How a small query tower learns from the full model."""
+    """How a small tower that reads texts learns from the full model."""
 
     texts: int = Field(default=60_000, ge=1)
     """In-domain texts learned from at most: queries that people typed first, then queries made from the catalogue and
@@ -295,6 +295,9 @@ class CompressionConfig(Settings):
     query_tower: str = "6-layer int8"
     """Variant that reads queries in the bundle: a name such as `2-layer int8` or `static` (`headrace compress --help`
     lists them), or `policy`: the fastest of `variants` that keeps `min_ndcg_kept`."""
+    item_text_tower: str = "static"
+    """Variant that is the first to read items which arrive while the service runs, distilled from texts of items; the
+    encoder reads them after it. `encoder`: the encoder alone reads them."""
     half_encoder: bool = False
     """Also put a float16 encoder into the bundle (45 MB), which a service with a GPU takes instead of int8."""
     variants: tuple[str, ...] = ("6-layer int8", "3-layer int8", "2-layer int8", "static")

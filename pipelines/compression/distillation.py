@@ -1,4 +1,4 @@
-"""Distillation: a small query tower learns to put texts where the full model puts them.
+"""Distillation: a small tower learns to put texts, queries or those of items, where the full model puts them.
 
 Two losses. The embedding loss pulls each vector to the teacher's; the ranking loss asks for the teacher's order among
 the items that the teacher finds for the texts of the batch, which is what a search needs.

@@ -1,4 +1,4 @@
-"""Query towers: from the full encoder to the folder that `open_query_tower` opens, distilled where needed."""
+"""Small text towers: from the full encoder to the folder that `open_text_tower` opens, distilled where needed."""
 
 import copy
 import hashlib
@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from pipelines.model.encoder import SentenceEncoder
 from pipelines.progress import Progress
 from pipelines.stores.files import replacing_folder
 
+TowerKind = Literal["query_towers", "item_text_towers"]
 _RECIPE = 2
 """Raised when the same settings give other towers."""
 _MIN_STATIC_COUNT = 2
@@ -41,7 +43,7 @@ class FullModel:
     max_tokens: int
 
 
-def build_query_tower(
+def build_text_tower(
     variant: Variant,
     full: FullModel,
     lessons: Callable[[], Lessons],
@@ -68,7 +70,7 @@ def build_query_tower(
         return folder
     table = None
     if not variant.static and variant.needs_distillation(layer_count(full.encoder)):
-        table = build_query_tower(
+        table = build_text_tower(
             Variant(STATIC), full, lessons, folder.with_name(STATIC), config=config, seed=seed, progress=progress
         )
     with replacing_folder(folder) as work:
@@ -82,10 +84,10 @@ def build_query_tower(
     return folder
 
 
-def towers_folder(run_folder: Path, config: DistillationConfig, seed: int) -> Path:
+def towers_folder(run_folder: Path, config: DistillationConfig, seed: int, kind: TowerKind = "query_towers") -> Path:
     """Return where the towers of a training run are kept; other settings, or another recipe, give another folder."""
     digest = hashlib.sha256(f"{_RECIPE} {config.model_dump_json()} {seed}".encode()).hexdigest()[:12]
-    return run_folder / "query_towers" / digest
+    return run_folder / kind / digest
 
 
 def _write_layers(

@@ -14,15 +14,15 @@ from pipelines.compression.distillation import Lessons, distil, distillation_los
 from pipelines.compression.half_precision import export_half
 from pipelines.compression.measurement import HeldOutQueries
 from pipelines.compression.onnx_export import export_encoder
-from pipelines.compression.query_towers import FullModel, build_query_tower, token_batches
 from pipelines.compression.static_tower import StaticTower, rarity_weights, starting_vectors, static_tower_model
 from pipelines.compression.study import Study
+from pipelines.compression.text_towers import FullModel, build_text_tower, token_batches
 from pipelines.compression.variants import parse_variant
 from pipelines.compression.vocabulary_pruning import write_pruned_tokenizer
 from pipelines.config import CompressionConfig, DistillationConfig
 from pipelines.errors import DataError
 from pipelines.inference.sessions import open_session
-from pipelines.inference.text_encoder import TABLE_TOKENIZER, TOKENIZER, TextEncoder, open_query_tower
+from pipelines.inference.text_encoder import TABLE_TOKENIZER, TOKENIZER, TextEncoder, open_text_tower
 from pipelines.model.encoder import EmbeddingCache, encode_texts, load_encoder
 from pipelines.progress import SilentProgress
 
@@ -48,10 +48,10 @@ def no_lessons() -> Lessons:
 
 
 def build(name, full, lessons, folder):
-    folder = build_query_tower(
+    folder = build_text_tower(
         parse_variant(name), full, lessons, folder, config=CONFIG, seed=0, progress=SilentProgress()
     )
-    return open_query_tower(folder, 16)
+    return open_text_tower(folder, 16)
 
 
 def cosines(found, lessons):
