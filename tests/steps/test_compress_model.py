@@ -52,7 +52,7 @@ def shop(tmp_path, tiny_encoder_folder):
 def test_the_declared_tower_reads_queries_and_the_encoder_reads_items(shop, tiny_encoder_folder):
     places, tables, training_set, trained = shop
     bundles = {}
-    for run, tower in (("run-1", "static"), ("run-2", "6-layer int8")):
+    for run, tower, reads_items in (("run-1", "static", "encoder"), ("run-2", "6-layer int8", "static")):
         compressed = compress_model(
             training_set.model_copy(update={"run": run}),
             trained,
@@ -60,7 +60,7 @@ def test_the_declared_tower_reads_queries_and_the_encoder_reads_items(shop, tiny
             bundles_dir=places.bundles,
             registry=ModelRegistry(places.mlflow),
             tracker=ExperimentTracker(places.mlflow),
-            config=config(tiny_encoder_folder, query_tower=tower),
+            config=config(tiny_encoder_folder, query_tower=tower, item_text_tower=reads_items),
             cache_dir=places.embedding_cache,
             progress=SilentProgress(),
             now=datetime(2026, 3, 2, tzinfo=UTC),
@@ -71,6 +71,11 @@ def test_the_declared_tower_reads_queries_and_the_encoder_reads_items(shop, tiny
     assert not any(name.startswith("query_tower") for name in whole.manifest.files)
     np.testing.assert_array_equal(small.encode_items(["red tea"]), whole.encode_items(["red tea"]))
     np.testing.assert_array_equal(whole.encode_queries(["red tea"]), whole.encode_items(["red tea"]))
+    assert not small.manifest.has_item_text_tower
+    assert {"item_text_tower/model.onnx", "item_text_tower/tokenizer.json"} <= set(whole.manifest.files)
+    texts = whole.titles[:20]
+    cosines = (whole.encode_items(texts, at_first=True) * whole.encode_items(texts)).sum(1)
+    assert 0.5 < cosines.mean() < 0.9999
     assert not np.allclose(small.encode_queries(["red tea"]), small.encode_items(["red tea"]), atol=1e-3)
 
 
