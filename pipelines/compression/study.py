@@ -68,21 +68,21 @@ class Study:
         return make_lessons(texts, vectors, self.item_vectors, k=k, progress=self.progress)
 
     def item_lessons(self, rows: np.ndarray | None = None) -> Lessons:
-        """Return what a tower for the texts of items learns: the full model's vectors, and the items near to them.
+        """Return what a tower for the texts of items learns: the full model's vectors, and the texts near to them.
 
         Args:
             rows: int `(n,)`, the items that it may see; None for all.
         """
         seen = np.arange(len(self.item_texts)) if rows is None else rows
         distinct = {self.item_texts[row]: row for row in seen.tolist()}
-        chosen = np.fromiter(distinct.values(), np.int64, len(distinct))
+        own = chosen = np.fromiter(distinct.values(), np.int64, len(distinct))
         most = self.config.distillation.texts
-        if len(chosen) > most:
-            chosen = np.random.default_rng([self.seed, _ITEM_SEED]).choice(chosen, most, replace=False)
+        if len(own) > most:
+            chosen = np.random.default_rng([self.seed, _ITEM_SEED]).choice(own, most, replace=False)
         return make_lessons(
             [self.item_texts[row] for row in chosen],
             self.text_vectors[chosen],
-            self.text_vectors[seen],
+            self.text_vectors[own],
             k=self.config.distillation.found_per_text,
             progress=self.progress,
         )
