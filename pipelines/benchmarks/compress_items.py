@@ -49,7 +49,7 @@ def item_tower_records(study: Study, folders: Mapping[str, Path], record: Record
     for name, tower in towers.items():
         vectors = tower.encode(study.item_texts)
         cosines = (vectors * study.text_vectors).sum(axis=1)
-        for kind, (own, reference, overlap) in _kept(study, vectors, arrived).items():
+        for kind, (own, reference, overlap) in kept_by_kind(study, vectors, arrived).items():
             case = f"{READ_BY}{name}, {kind}"
             kept, low, high = share_kept(own, reference, samples=_SAMPLES, seed=study.seed)
             yield record(case, "ndcg_kept", kept, "share", low=low, high=high)
@@ -80,7 +80,9 @@ def _arrived(study: Study) -> np.ndarray:
     return np.sort(drawn[: max(1, round(_ARRIVED_SHARE * n))])
 
 
-def _kept(study: Study, vectors: np.ndarray, arrived: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
+def kept_by_kind(
+    study: Study, vectors: np.ndarray, arrived: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
     """Return NDCG@10 of each query, that of the full model, and the mean share of its ten that are found, by kind."""
     queries = study.vectors_of(study.queries.queries, "held-out queries")
     wanted = exact_first(queries, study.item_vectors)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -34,6 +34,9 @@ FULL = "full float32"
 _ROUNDS = 3
 _SAMPLES = 1_000
 _ITEM_SEED = 13
+_MIN_ITEM_COUNT = 8
+"""Times that a token occurs in texts of items before a table gives it a vector: the encoder reads an item after the
+table, and so the bundle has no room for words of a few items."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +82,14 @@ class Study:
         most = self.config.distillation.texts
         if len(own) > most:
             chosen = np.random.default_rng([self.seed, _ITEM_SEED]).choice(own, most, replace=False)
-        return make_lessons(
+        lessons = make_lessons(
             [self.item_texts[row] for row in chosen],
             self.text_vectors[chosen],
             self.text_vectors[own],
             k=self.config.distillation.found_per_text,
             progress=self.progress,
         )
+        return replace(lessons, min_count=_MIN_ITEM_COUNT)
 
     def vectors_of(self, texts: Sequence[str], stage: str) -> np.ndarray:
         """Return the full model's vectors, float32 `(n, dim)`, each row L2 norm 1."""

@@ -30,8 +30,6 @@ from pipelines.stores.files import replacing_folder
 TowerKind = Literal["query_towers", "item_text_towers"]
 _RECIPE = 2
 """Raised when the same settings give other towers."""
-_MIN_STATIC_COUNT = 2
-"""Times that a token occurs in the lessons before a static tower gives it a vector."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +130,7 @@ def _write_static(
     full: FullModel, lessons: Lessons, work: Path, config: DistillationConfig, seed: int, progress: Progress
 ) -> None:
     """Give each token of the lessons a vector, and teach them; words without one fall apart into those that have."""
-    kept = domain_tokens(full.tokenizer_file, lessons.texts, min_count=_MIN_STATIC_COUNT)
+    kept = domain_tokens(full.tokenizer_file, lessons.texts, min_count=lessons.min_count)
     write_pruned_tokenizer(full.tokenizer_file, kept, work / TOKENIZER)
     tokens = token_batches(work / TOKENIZER, full.max_tokens)
     ids, mask = tokens(lessons.texts)

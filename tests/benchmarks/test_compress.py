@@ -56,13 +56,12 @@ def test_every_case_has_quality_speed_and_size(options, capsys):
     assert found["2-layer int8", "recall@10"] > 0.8
     assert found["items int8, 16 dims, rescored", "recall@10"] > 0.95
     for name in ("2-layer int8", "static"):
-        everything, part, asked = (
+        everything, part = (
             {metric: found[f"items by {name}, {kind}", metric] for metric in ("ndcg_kept", "recall@10", "items_per_s")}
-            for kind in ("all", "a tenth new", "a tenth new, queries for them")
+            for kind in ("all", "a tenth new")
         )
         assert everything["items_per_s"] == part["items_per_s"] > 0
         assert everything["recall@10"] <= part["recall@10"] <= 1
-        assert asked["ndcg_kept"] > 0
     assert found["items by static, all", "items_per_s"] > found["items by 2-layer int8, all", "items_per_s"]
     assert found["items by 2-layer int8, all", "cosine"] > 0.98  # the encoder itself in int8
     assert found["2,000 items", "bundle_mib"] > found["2,000 items, new ones read by the encoder alone", "bundle_mib"]
