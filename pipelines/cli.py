@@ -544,7 +544,7 @@ def compress(variants: str | None, run: str | None) -> None:
     """
     from pipelines.compress_command import compress as run_compress
 
-    run_compress(variants=_names(variants) or None, run=run)
+    run_compress(variants=_names(variants), run=run)
 
 
 @cli.group()
@@ -942,9 +942,18 @@ def bench_compress(
     run_bench(chosen, TerminalProgress())
 
 
-def _names(listed: str | None) -> tuple[str, ...]:
-    """Return the names of a list with commas."""
-    return tuple(name.strip() for name in listed.split(",")) if listed else ()
+def _names(listed: str | None) -> tuple[str, ...] | None:
+    """Return the names of a list with commas, None for no list.
+
+    Raises:
+        ConfigError: the list is empty.
+    """
+    if listed is None:
+        return None
+    names = tuple(name.strip() for name in listed.split(",") if name.strip())
+    if not names:
+        raise ConfigError(f"The list {listed!r} names no tower: write `2-layer int8,static`, or leave the option out.")
+    return names
 
 
 # --- steps -----------------------------------------------------------------------------------------------------------
