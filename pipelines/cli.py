@@ -943,16 +943,12 @@ def bench_compress(
 
 
 def _names(listed: str | None) -> tuple[str, ...] | None:
-    """Return the names of a list with commas, None for no list.
-
-    Raises:
-        ConfigError: the list is empty.
-    """
+    """Return the names of a list with commas, None for no list."""
     if listed is None:
         return None
     names = tuple(name.strip() for name in listed.split(",") if name.strip())
     if not names:
-        raise ConfigError(f"The list {listed!r} names no tower: write `2-layer int8,static`, or leave the option out.")
+        raise click.BadParameter(f"{listed!r} names no tower: write `2-layer int8,static`, or leave the option out.")
     return names
 
 
