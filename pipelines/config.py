@@ -254,7 +254,7 @@ class TrainingConfig(Settings):
 
 
 class DistillationConfig(Settings):
-    """How a small query tower learns from the full model."""
+    """How a small tower that reads texts learns from the full model."""
 
     texts: int = Field(default=60_000, ge=1)
     """In-domain texts learned from at most: queries that people typed first, then queries made from the catalogue and
@@ -283,6 +283,11 @@ class DistillationConfig(Settings):
     """Peak learning rate of a static tower."""
 
 
+_TOWER = r"static|[1-9]\d*-layer (int8|float32|float16)( domain vocabulary)?"
+"""Names of small towers, as `pipelines.compression.variants` reads them."""
+TowerName = Annotated[str, Field(pattern=rf"^({_TOWER})$")]
+
+
 class CompressionConfig(Settings):
     """How the trained model becomes a bundle."""
 
@@ -292,12 +297,17 @@ class CompressionConfig(Settings):
     """Item-to-item neighbors kept per item."""
     window_days: int = Field(default=365, ge=1)
     """Days of events behind the item-to-item table."""
-    query_tower: str = "6-layer int8"
+    query_tower: str = Field(default="6-layer int8", pattern=rf"^({_TOWER}|policy)$")
     """Variant that reads queries in the bundle: a name such as `2-layer int8` or `static` (`headrace compress --help`
     lists them), or `policy`: the fastest of `variants` that keeps `min_ndcg_kept`."""
+    item_text_tower: str = Field(default="static", pattern=rf"^({_TOWER}|encoder)$")
+    """Variant that is the first to read items which arrive while the service runs, distilled from texts of items; the
+    encoder reads them after it. `encoder`: the encoder alone reads them."""
     half_encoder: bool = False
     """Also put a float16 encoder into the bundle (45 MB), which a service with a GPU takes instead of int8."""
-    variants: tuple[str, ...] = ("6-layer int8", "3-layer int8", "2-layer int8", "static")
+    variants: tuple[TowerName, ...] = Field(
+        default=("6-layer int8", "3-layer int8", "2-layer int8", "static"), min_length=1
+    )
     """Variants that `headrace compress` builds, and that `policy` chooses from."""
     min_ndcg_kept: float = Field(default=0.99, gt=0, le=1)
     """Share of the full model's NDCG@10 that the policy asks of a query tower."""
@@ -530,6 +540,8 @@ class ServingConfig(Settings):
     """Time in which such a call is answered."""
     prepared_users_mib: float = Field(default=128, ge=0)
     """Memory for what was made of users since their last event, MiB; one with a ranker's candidates takes 0.1."""
+    prepared_ahead: int = Field(default=512, ge=0)
+    """Users who may wait to be prepared after an event, before they ask; 0 prepares nobody before."""
     audit_share: float = Field(default=0.01, ge=0, le=1)
     """Share of the requests whose features are kept for `headrace audit_skew`; 0 keeps none."""
     audit_days: int = Field(default=7, ge=1)

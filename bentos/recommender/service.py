@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pipelines.config import ServingConfig
 
 _PARENT_WATCH_INTERVAL_S = 1.0
+_SWITCH_INTERVAL_S = 0.0005
 _PARENT_VARIABLE = "HEADRACE_SERVER_PROCESS"
 """Tells workers which process starts them; set by that process."""
 if _PARENT_VARIABLE in os.environ:
@@ -77,6 +78,8 @@ class Recommender:
         self._answers = open_answers()
         serving = self._answers.serving
         api.open(self._answers, callers=open_callers(serving), traces=open_traces(serving))
+        # A thread that computes keeps the interpreter for as long, by default 5 ms, while requests are there.
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
         # Full collections over the loaded libraries take 80 to 150 ms; what is there now stays anyway.
         gc.collect()
         gc.freeze()

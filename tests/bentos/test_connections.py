@@ -34,6 +34,9 @@ class Echo:
     serving = ServingConfig()
     model_version = "b1"
 
+    def give_way(self, is_busy) -> None:
+        pass
+
     def must_wait(self, body) -> bool:
         return False
 

@@ -77,6 +77,11 @@ class Lane:
         return self._n_waiting
 
     @property
+    def is_busy(self) -> bool:
+        """Whether a request is being answered; also for other threads."""
+        return self._busy > 0
+
+    @property
     def is_free(self) -> bool:
         """Whether who comes now need not wait."""
         return self._busy + self._coming < self._slots

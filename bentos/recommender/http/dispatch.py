@@ -59,6 +59,11 @@ class Dispatch:
             "admin": _ADMIN_DEADLINE_S,
         }
 
+        answers.give_way(self._is_busy)
+
+    def _is_busy(self) -> bool:
+        return self._inline.is_busy or any(lane.is_busy for lane in self._lanes.values())
+
     def close(self) -> None:
         """Let go of the threads."""
         for pool in self._threads.values():
