@@ -504,7 +504,7 @@ class ServingConfig(Settings):
     shown_days: int = Field(default=14, ge=1)
     """Days after which they are removed."""
     explained_requests: int = Field(default=500, ge=0, le=100_000)
-    """Last answers of a process that `/explain` can be asked about by their request id."""
+    """Last answers of each process that `/explain` can be asked about by their request id, through any process."""
     explained_k: int = Field(default=10, ge=1, le=1_000)
     """Length of the list that an item is looked for in where `/explain` is asked about a user or query."""
     max_waiting: int = Field(default=256, ge=1)
