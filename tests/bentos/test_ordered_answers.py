@@ -10,7 +10,8 @@ import pytest
 from bentos.recommender.answering.answers import Answers
 from bentos.recommender.answering.arranging import Asked
 from bentos.recommender.answering.finding import Finder
-from bentos.recommender.bundles.live_bundle import LiveBundle, Serving
+from bentos.recommender.bundles.live_bundle import LiveBundle
+from bentos.recommender.bundles.serving import Serving
 from bentos.recommender.contract.requests import (
     ExplainBody,
     FiltersBody,

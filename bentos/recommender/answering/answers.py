@@ -17,7 +17,8 @@ from bentos.recommender.answering.live_rules import LiveRules
 from bentos.recommender.answering.preparing import Preparing
 from bentos.recommender.answering.shared_explanations import SharedExplanations
 from bentos.recommender.bundles.item_intake import ItemIntake
-from bentos.recommender.bundles.live_bundle import LiveBundle, Serving
+from bentos.recommender.bundles.live_bundle import LiveBundle
+from bentos.recommender.bundles.serving import Serving
 from bentos.recommender.bundles.trials import Trials
 from bentos.recommender.contract.requests import (
     AnswerBody,

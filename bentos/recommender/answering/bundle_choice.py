@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import Any
 
 from bentos.recommender.answering.finding import Find, Found, sound, timed
-from bentos.recommender.bundles.live_bundle import LiveBundle, Serving
+from bentos.recommender.bundles.live_bundle import LiveBundle
+from bentos.recommender.bundles.serving import Serving
 from bentos.recommender.bundles.trials import Canary, ShadowQuestion, Trials
 from bentos.recommender.contract.requests import RequestError
 from pipelines.stores.served_requests import Call

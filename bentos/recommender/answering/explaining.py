@@ -17,7 +17,7 @@ import numpy as np
 from bentos.recommender.answering.arranging import Asked
 from bentos.recommender.answering.cursors import item_mark
 from bentos.recommender.answering.finding import Finder, Found, unknown_item
-from bentos.recommender.bundles.live_bundle import Serving
+from bentos.recommender.bundles.serving import Serving
 from bentos.recommender.contract.requests import RequestError
 from bentos.recommender.telemetry.stopwatch import Stopwatch
 from bentos.recommender.users.user_states import FeatureAnswer

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from bentos.recommender.answering.explaining import Explainer
-from bentos.recommender.bundles.live_bundle import Serving
+from bentos.recommender.bundles.serving import Serving
 from bentos.recommender.contract.requests import RequestError
 from bentos.recommender.current_request import remaining_s
 
