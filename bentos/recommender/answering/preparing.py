@@ -5,6 +5,8 @@ nobody while a request is there. What is not reached in time is found when they 
 """
 
 import logging
+import os
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -23,6 +25,7 @@ _LOOK_S = 0.002
 _PATIENCE_S = 2.0
 """Who has waited for so long is let go: the service has no time to spare."""
 _CLOSE_TIMEOUT_S = 2.0
+_NICE = 10
 _logger = logging.getLogger("headrace.serving")
 
 
@@ -94,6 +97,7 @@ class Preparing:
         return None if user is None else user.candidates is not None
 
     def _run(self) -> None:
+        _come_last()
         while (one := self._next()) is not None:
             outcome = "done"
             try:
@@ -132,3 +136,9 @@ class Preparing:
         while self._waiting and next(iter(self._waiting.values())).since < before:
             self._waiting.popitem(last=False)
             metrics.PREPARED_AHEAD.labels("dropped").inc()
+
+
+def _come_last() -> None:
+    """Let the system run other threads first, where it knows priorities of single threads."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
