@@ -42,7 +42,7 @@ class FrontedService(Service):  # type: ignore[misc]
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Return the application that a worker runs; BentoML asks for it once per process, before it listens."""
-        limit_connections()
+        limit_connections(api)
         api.behind = super().to_asgi(is_main=is_main)
         return api
 
@@ -90,8 +90,8 @@ class Recommender:
         self._answers.close()
 
     async def __is_ready__(self) -> bool:
-        """Whether a bundle is loaded: always, once the service has started."""
-        return bool(self._answers.model_version)
+        """Whether a bundle is loaded, and nobody waits any more who had waited for this process to start."""
+        return bool(self._answers.model_version) and api.is_settled
 
 
 def _parent() -> int:
