@@ -59,12 +59,20 @@ class Kept(Generic[K, V]):
                 self._values.move_to_end(key)
             return value
 
+    def drop(self, key: K) -> None:
+        """Forget a value, if it is kept."""
+        with self._lock:
+            self._forget(key)
+
+    def _forget(self, key: K) -> None:
+        before = self._values.pop(key, None)
+        if before is not None:
+            self._held -= self._size_of(before)
+
     def put(self, key: K, value: V) -> None:
         """Keep a value; those that were not used for longest go beyond the size."""
         with self._lock:
-            before = self._values.pop(key, None)
-            if before is not None:
-                self._held -= self._size_of(before)
+            self._forget(key)
             self._values[key] = value
             self._held += self._size_of(value)
             while self._held > self._size and self._values:
@@ -157,6 +165,10 @@ class Prepared:
     def keep(self, user: PreparedUser) -> None:
         """Remember a user; the features stay alive with it, so their id is not given to others."""
         self._users.put(id(user.features), (self._step, user))
+
+    def forget(self, features: UserFeatures) -> None:
+        """Let go of a user who has other features now."""
+        self._users.drop(id(features))
 
     def query(self, bundle: Bundle, query: str, vector: np.ndarray | None) -> QueryResult | None:
         """Return what a query found.

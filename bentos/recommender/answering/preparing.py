@@ -93,8 +93,12 @@ class Preparing:
     def _asked(self, before: UserFeatures) -> bool | None:
         """Return whether a user was answered with candidates (True), without (False), or not since that change."""
         serving = self._live.current
-        user = serving.prepared(self._serving).user(serving.bundle, before)
-        return None if user is None else user.candidates is not None
+        prepared = serving.prepared(self._serving)
+        user = prepared.user(serving.bundle, before)
+        if user is None:
+            return None
+        prepared.forget(before)
+        return user.candidates is not None
 
     def _run(self) -> None:
         _come_last()
