@@ -8,8 +8,8 @@ beside one change of an item a second, then beside one call with many items.
     new item            from the 202 to the search that finds it
     new title           from the 202 to the search that finds a known item by a word it had not
     deleted             from the 202 to the search that finds it no more
-    many items          one call with `_MANY` new items: until the last is found by words, and until all have vectors, those
-                        of the small tower where the bundle has one
+    many items          one call with `_MANY` new items: until the last is found by words, and until all have vectors
+                        (of the small tower, where the bundle has one)
 """
 
 import http.client
