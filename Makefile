@@ -50,7 +50,7 @@ QUIETLY := 2> >(grep --line-buffered -vE '^(nanobind: | - leaked | - \.\.\. skip
 
 test: setup ## Run the tests, the quick ones first
 	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile -m "not slow" $(QUIETLY)
-	@$(BIN)/python -m pytest -m slow $(QUIETLY)
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup -m slow $(QUIETLY)
 
 test-gate: setup ## Let the gate judge bundles that must never go live, and a good one; print what it says
 	@$(BIN)/python -m pytest -q --no-header tests/promotion/test_bad_challengers.py $(QUIETLY)

@@ -9,10 +9,10 @@ import re
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipelines.errors import ConfigError
 from pipelines.schemas import MAX_HISTORY
@@ -532,7 +532,7 @@ class ServingConfig(Settings):
     """What a key did not use of so many seconds, it may use at once."""
     max_waiting_writes: int = Field(default=256, ge=1)
     """Events and items calls that may wait for their turn in one worker; more are refused with 503 at once."""
-    max_wait_writes_ms: float = Field(default=1_000, gt=0)
+    max_wait_writes_ms: float = Field(default=500, gt=0)
     """Longest wait of such a call for its turn; who would wait longer is refused with 503."""
     write_threads: int = Field(default=4, ge=1)
     """Events and items calls that write at a time, in one worker."""
@@ -540,10 +540,21 @@ class ServingConfig(Settings):
     """Time in which such a call is answered."""
     prepared_users_mib: float = Field(default=128, ge=0)
     """Memory for what was made of users since their last event, MiB; one with a ranker's candidates takes 0.1."""
+    prepared_ahead: int = Field(default=512, ge=0)
+    """Users who may wait to be prepared after an event, before they ask; 0 prepares nobody before."""
     audit_share: float = Field(default=0.01, ge=0, le=1)
     """Share of the requests whose features are kept for `headrace audit_skew`; 0 keeps none."""
     audit_days: int = Field(default=7, ge=1)
     """Days after which they are removed."""
+
+    @model_validator(mode="after")
+    def _pages_hold_a_page(self) -> Self:
+        if self.max_depth < self.max_k:
+            raise ValueError(
+                f"`max_depth` is {self.max_depth}, fewer items than the {self.max_k} of one answer (`max_k`): raise "
+                "the first or lower the second"
+            )
+        return self
 
 
 class DeploymentConfig(Settings):
@@ -677,7 +688,8 @@ def load_config(environment: Mapping[str, str] = os.environ) -> HeadraceConfig:
         if first["type"] == "extra_forbidden":
             known = ", ".join(_settings_beside(first["loc"]))
             raise ConfigError(f"{path}: `{where}` is not a setting (known: {known}): leave it out.") from None
-        raise ConfigError(f"{path}: `{where}`: {first['msg']} (found {first['input']!r}).") from None
+        what = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{path}: `{where}`: {what} (found {first['input']!r}).") from None
 
 
 def _settings_beside(location: tuple[int | str, ...]) -> list[str]:

@@ -10,6 +10,27 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+SERVERS = {
+    "tests/bentos",
+    "tests/benchmarks/test_chaos.py",
+    "tests/benchmarks/test_event_effect.py",
+    "tests/benchmarks/test_http_load.py",
+    "tests/benchmarks/test_soak.py",
+    "tests/benchmarks/test_stress_promotion.py",
+    "tests/benchmarks/test_stress_serving.py",
+    "tests/test_loop.py",
+}
+"""Tests that start services: BentoML draws the ports of its workers without holding them, so only one at a time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each process whole files, and one process all that starts services, where tests run side by side."""
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        together = any(file.startswith(place) for place in SERVERS)
+        item.add_marker(pytest.mark.xdist_group("servers" if together else file))
+
+
 @pytest.fixture(scope="session")
 def empty_mlflow(tmp_path_factory) -> Path:
     """A folder with an MLflow database that has its tables and nothing else: creating them takes 5 s."""

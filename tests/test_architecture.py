@@ -49,12 +49,8 @@ ADAPTERS = {
     "airflow_tasks",
     "benchmarks",
     "cli",
-    "compress_command",
-    "demo",
+    "commands",
     "loop",
-    "mlflow_page",
-    "rollback_command",
-    "serving_command",
     "wiring",
 }
 """What may know the steps, or is itself only known to the commands."""
@@ -84,6 +80,23 @@ def test_pure_packages_and_stores_do_not_know_the_steps():
 def test_the_service_never_imports_what_only_training_needs():
     for path in modules("bentos"):
         assert not reaches(set(imports(path)), *TRAINING_ONLY, "pipelines.steps", "pipelines.wiring"), path
+
+
+SERVICE_LAYERS = ["telemetry", "contract", "users", "bundles", "answering", "http"]
+"""Parts of the service; each knows only those before it."""
+
+
+@pytest.mark.parametrize("layer", SERVICE_LAYERS)
+def test_the_parts_of_the_service_know_only_those_below(layer):
+    above = SERVICE_LAYERS[SERVICE_LAYERS.index(layer) + 1 :]
+    for path in modules(f"bentos/recommender/{layer}"):
+        found = set(imports(path))
+        assert not reaches(found, *(f"bentos.recommender.{name}" for name in [*above, "service", "rehearsal"])), path
+
+
+def test_every_part_of_the_service_has_its_place_among_them():
+    parts = {path.parent.name for path in modules("bentos/recommender")} - {"recommender"}
+    assert parts == set(SERVICE_LAYERS)
 
 
 def test_what_the_service_imports_brings_no_torch():

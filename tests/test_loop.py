@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.demo import curl_line
+from pipelines.commands.demo import curl_line
 from pipelines.loop import LoopView, describe
 from tests.toys.catalogue import write_csv
 

@@ -6,14 +6,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from pipelines.commands.models import as_text, model_rows
+from pipelines.commands.rollback import roll_back
 from pipelines.config import DeploymentConfig, HeadraceConfig
 from pipelines.errors import BundleError, ConfigError, DataError, StoreError
-from pipelines.models_command import as_text, model_rows
 from pipelines.places import Places
 from pipelines.progress import SilentProgress
-from pipelines.rollback_command import roll_back
 from pipelines.rollout.plan import CanaryStop
-from pipelines.rollout_command import STOPPED, end_trial, follow_registry, start_trial
+from pipelines.rollout.trials import STOPPED, end_trial, follow_registry, start_trial
 from pipelines.schemas import EvaluationReport, Metric
 from pipelines.steps.prune_bundles import prune_bundles
 from pipelines.stores.rollout_file import read_plan, write_stop

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bentos.recommender.live_bundle import LiveBundle
+from bentos.recommender.bundles.live_bundle import LiveBundle
 from pipelines.config import HeadraceConfig, TrainingConfig
 from pipelines.errors import DivergenceError, HeadraceError, StoreError
 from pipelines.places import Places

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import orjson
 
-from bentos.recommender.answers import Answers
-from bentos.recommender.live_bundle import BUNDLE_VARIABLE, LiveBundle
-from bentos.recommender.requests import Body, RecommendBody, RequestError, SearchBody, SimilarBody
+from bentos.recommender.answering.answers import Answers
+from bentos.recommender.bundles.live_bundle import BUNDLE_VARIABLE, LiveBundle
+from bentos.recommender.contract.requests import Body, RecommendBody, RequestError, SearchBody, SimilarBody
 from pipelines.config import ServingConfig, load_config
 from pipelines.errors import BundleError, HeadraceError
 from pipelines.inference.bundle import Bundle

@@ -18,18 +18,19 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 import bentoml
 from _bentoml_sdk import Service
 
-from bentos.recommender.api import Api, ASGIApp
-from bentos.recommender.callers import API_KEY_VARIABLE, Callers
-from bentos.recommender.connections import limit_connections
-from bentos.recommender.logs import write_logs
+from bentos.recommender.http.api import Api, ASGIApp
+from bentos.recommender.http.callers import API_KEY_VARIABLE, Callers
+from bentos.recommender.http.connections import limit_connections
+from bentos.recommender.telemetry.logs import write_logs
 from pipelines.errors import HeadraceError, StoreError
 
 if TYPE_CHECKING:
-    from bentos.recommender.answers import Answers
-    from bentos.recommender.traces import Traces
+    from bentos.recommender.answering.answers import Answers
+    from bentos.recommender.telemetry.traces import Traces
     from pipelines.config import ServingConfig
 
 _PARENT_WATCH_INTERVAL_S = 1.0
+_SWITCH_INTERVAL_S = 0.0005
 _PARENT_VARIABLE = "HEADRACE_SERVER_PROCESS"
 """Tells workers which process starts them; set by that process."""
 
@@ -41,7 +42,7 @@ class FrontedService(Service):  # type: ignore[misc]
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Return the application that a worker runs; BentoML asks for it once per process, before it listens."""
-        limit_connections()
+        limit_connections(api)
         api.behind = super().to_asgi(is_main=is_main)
         return api
 
@@ -75,6 +76,8 @@ class Recommender:
         self._answers = open_answers()
         serving = self._answers.serving
         api.open(self._answers, callers=open_callers(serving), traces=open_traces(serving))
+        # A thread that computes keeps the interpreter for as long, by default 5 ms, while requests are there.
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
         # Full collections over the loaded libraries take 80 to 150 ms; what is there now stays anyway.
         gc.collect()
         gc.freeze()
@@ -87,8 +90,8 @@ class Recommender:
         self._answers.close()
 
     async def __is_ready__(self) -> bool:
-        """Whether a bundle is loaded: always, once the service has started."""
-        return bool(self._answers.model_version)
+        """Whether a bundle is loaded, and nobody waits any more who had waited for this process to start."""
+        return bool(self._answers.model_version) and api.is_settled
 
 
 def _parent() -> int:
@@ -109,7 +112,7 @@ def check_surroundings() -> None:
     Raises:
         HeadraceError: something is missing or broken; the message says what to do.
     """
-    from bentos.recommender.live_bundle import find_bundle
+    from bentos.recommender.bundles.live_bundle import find_bundle
     from pipelines.config import load_config
     from pipelines.inference.bundle import read_manifest, verify_files
     from pipelines.places import Places
@@ -150,7 +153,7 @@ def open_traces(serving: "ServingConfig") -> "Traces | None":
     """Return what makes spans, where the settings want them; otherwise nothing of it is imported."""
     if not serving.traces:
         return None
-    from bentos.recommender.traces import bentoml_traces
+    from bentos.recommender.telemetry.traces import bentoml_traces
 
     return bentoml_traces()
 
@@ -161,10 +164,10 @@ def open_answers() -> "Answers":
     Raises:
         HeadraceError: something is missing or broken; the message says what to do.
     """
-    from bentos.recommender.answers import Answers
-    from bentos.recommender.catching_up import CatchingUp
-    from bentos.recommender.live_bundle import LiveBundle
-    from bentos.recommender.trials import Trials
+    from bentos.recommender.answering.answers import Answers
+    from bentos.recommender.bundles.live_bundle import LiveBundle
+    from bentos.recommender.bundles.trials import Trials
+    from bentos.recommender.users.catching_up import CatchingUp
     from pipelines.config import load_config
     from pipelines.places import Places
     from pipelines.pseudonyms import Pseudonymizer, load_pseudonym_key

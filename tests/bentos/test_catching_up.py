@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from bentos.recommender import catching_up
-from bentos.recommender.catching_up import CatchingUp
-from bentos.recommender.user_states import UserStates
+from bentos.recommender.users import catching_up
+from bentos.recommender.users.catching_up import CatchingUp
+from bentos.recommender.users.user_states import UserStates
 from pipelines.config import ServingConfig
 from pipelines.errors import DamagedStateError, StoreError
 from pipelines.stores.event_log import EventLog

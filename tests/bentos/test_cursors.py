@@ -4,8 +4,8 @@ import base64
 
 import pytest
 
-from bentos.recommender.cursors import BEGINNING, Cursors, bundle_mark, item_mark
-from bentos.recommender.requests import FiltersBody, RecommendBody, RequestError, SearchBody, SimilarBody
+from bentos.recommender.answering.cursors import BEGINNING, Cursors, bundle_mark, item_mark
+from bentos.recommender.contract.requests import FiltersBody, RecommendBody, RequestError, SearchBody, SimilarBody
 
 CURSORS = Cursors(b"k" * 32)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from bentos.recommender.live_bundle import LiveBundle, QueryCache, find_bundle
+from bentos.recommender.bundles.live_bundle import LiveBundle, QueryCache, find_bundle
 from pipelines.errors import BundleError, ConfigError
 from pipelines.inference.bundle import default_texts, load_bundle
 from pipelines.inference.new_items import NewItems

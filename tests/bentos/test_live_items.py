@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from bentos.recommender.answers import Answers
-from bentos.recommender.live_bundle import LiveBundle, open_serving
-from bentos.recommender.requests import (
+from bentos.recommender.answering.answers import Answers
+from bentos.recommender.bundles.live_bundle import LiveBundle, open_serving
+from bentos.recommender.contract.requests import (
     DeleteItemBody,
     FiltersBody,
     ItemsBody,

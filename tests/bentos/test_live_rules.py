@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from bentos.recommender.live_rules import LiveRules
+from bentos.recommender.answering.live_rules import LiveRules
 from pipelines.errors import ConfigError
 from pipelines.inference.bundle import load_bundle
 from tests.toys.toy_bundle import write_toy_bundle

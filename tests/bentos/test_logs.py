@@ -6,8 +6,8 @@ import logging
 import pytest
 from prometheus_client import generate_latest
 
-from bentos.recommender.callers import Callers
-from bentos.recommender.logs import JsonLines, Text
+from bentos.recommender.http.callers import Callers
+from bentos.recommender.telemetry.logs import JsonLines, Text
 from pipelines.errors import StoreError
 from tests.bentos.test_api import Service
 from tests.toys.toy_bundle import write_toy_bundle
@@ -71,7 +71,7 @@ def test_no_key_query_or_user_id_is_logged_or_measured_whatever_goes_wrong(servi
     service.post(QUERY, {}, headers={**right, "X-Request-ID": "my-request-1"})
     service.features.broken = True
     service.post("recommend", {"user_id": USER}, headers=right)
-    monkeypatch.setattr("bentos.recommender.finding.search", fail_with(QUERY))
+    monkeypatch.setattr("bentos.recommender.answering.finding.search", fail_with(QUERY))
     assert service.post("search", {"query": QUERY}, headers=right).json()["degraded"]
     service.answers.recommend = fail_with(USER)
     bug = service.post("recommend", {"user_id": USER}, headers={**right, "X-Request-ID": "my-request-2"})

@@ -7,7 +7,7 @@ import random
 import jsonschema
 import pytest
 
-from bentos.recommender.calls import CALLS
+from bentos.recommender.contract.calls import CALLS
 from tests.bentos.test_api import EVENT, Service
 from tests.toys.asgi import ask
 from tests.toys.toy_bundle import write_toy_bundle

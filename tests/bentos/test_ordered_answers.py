@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from bentos.recommender.answers import Answers
-from bentos.recommender.arranging import Asked
-from bentos.recommender.finding import Finder
-from bentos.recommender.live_bundle import LiveBundle, Serving
-from bentos.recommender.requests import (
+from bentos.recommender.answering.answers import Answers
+from bentos.recommender.answering.arranging import Asked
+from bentos.recommender.answering.finding import Finder
+from bentos.recommender.bundles.live_bundle import LiveBundle, Serving
+from bentos.recommender.contract.requests import (
     ExplainBody,
     FiltersBody,
     RecommendBody,
@@ -19,8 +19,8 @@ from bentos.recommender.requests import (
     SearchBody,
     SimilarBody,
 )
-from bentos.recommender.stopwatch import Stopwatch
-from bentos.recommender.user_states import FeatureAnswer
+from bentos.recommender.telemetry.stopwatch import Stopwatch
+from bentos.recommender.users.user_states import FeatureAnswer
 from pipelines.config import ServingConfig
 from pipelines.inference.bundle import Fusion, Preprocessing, RecommendFusion, SearchFusion, load_bundle
 from pipelines.places import Places
@@ -260,7 +260,7 @@ def test_a_page_from_another_bundle_says_so_and_repeats_nothing(shop):
 
 
 def test_a_list_ends_at_its_depth(shop):
-    service = shop(max_depth=3)
+    service = shop(max_depth=3, max_k=3)
     assert pages(service.recommend, k=2, user="nobody") == ["dc", "b"]
 
 
@@ -518,7 +518,7 @@ def test_an_ordering_stage_that_fails_costs_no_answer(shop, monkeypatch, caplog)
     def broken(*_, **__):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("bentos.recommender.arranging.arrange", broken)
+    monkeypatch.setattr("bentos.recommender.answering.arranging.arrange", broken)
     answer = service.recommend("nobody", k=2)
     assert (ids(answer), answer["degraded_because"]) == ("dc", ["ordering failed, this is the order of the scores"])
     assert "Ordering falls back" in caplog.text

@@ -25,6 +25,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import positive_data_acceptance
 from schemathesis.specs.openapi.checks import ignored_auth
 
+from pipelines.commands.serve import check_surroundings, serve, serving_environment
 from pipelines.config import DeploymentConfig
 from pipelines.errors import BundleError, ConfigError
 from pipelines.places import Places
@@ -32,7 +33,6 @@ from pipelines.progress import SilentProgress
 from pipelines.pseudonyms import Pseudonymizer
 from pipelines.rollout.plan import RolloutPlan, Trial
 from pipelines.schemas import Deployment
-from pipelines.serving_command import check_surroundings, serve, serving_environment
 from pipelines.steps.build_bento import build_bento
 from pipelines.steps.deploy_bundle import deploy_bundle, rehearse_beside
 from pipelines.steps.embed_new_items import embed_new_items
@@ -352,7 +352,7 @@ def test_what_the_description_allows_and_forbids_is_answered_as_it_says(client):
 
 OPEN_AND_ANSWER = """
 import sys
-from bentos.recommender.requests import EventBody, EventsBody, RecommendBody, SearchBody
+from bentos.recommender.contract.requests import EventBody, EventsBody, RecommendBody, SearchBody
 from bentos.recommender.service import Recommender, check_surroundings, open_answers
 
 check_surroundings()

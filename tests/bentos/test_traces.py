@@ -5,7 +5,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from bentos.recommender.traces import Traces
+from bentos.recommender.telemetry.traces import Traces
 from tests.bentos.test_api import Service
 from tests.toys.toy_bundle import write_toy_bundle
 

@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from bentos.recommender.answers import Answers
-from bentos.recommender.live_bundle import LiveBundle
-from bentos.recommender.requests import (
+from bentos.recommender.answering.answers import Answers
+from bentos.recommender.bundles.live_bundle import LiveBundle
+from bentos.recommender.bundles.trials import Trials
+from bentos.recommender.contract.requests import (
     EventBody,
     EventsBody,
     ExplainBody,
@@ -18,7 +19,6 @@ from bentos.recommender.requests import (
     SearchBody,
     SimilarBody,
 )
-from bentos.recommender.trials import Trials
 from pipelines.config import CanaryConfig, ServingConfig, ShadowConfig
 from pipelines.places import Places
 from pipelines.pseudonyms import Pseudonymizer

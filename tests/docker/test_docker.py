@@ -15,7 +15,7 @@ import yaml
 from prometheus_client import Counter, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
-from bentos.recommender import metrics
+from bentos.recommender.telemetry import metrics
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"

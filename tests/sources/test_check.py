@@ -6,9 +6,9 @@ import pytest
 from click.testing import CliRunner
 
 from pipelines.cli import cli
+from pipelines.commands.check_source import run_check
 from pipelines.config import HeadraceConfig
 from pipelines.errors import ConfigError
-from pipelines.source_command import run_check
 from pipelines.sources.check import check_mapping
 from pipelines.stores.sql import open_duckdb
 from tests.toys.catalogue import MAPPING, NOW, write_csv

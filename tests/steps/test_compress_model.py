@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.compress_command import compress
+from pipelines.commands.compress import compress
 from pipelines.config import CompressionConfig, DistillationConfig, HeadraceConfig, TrainingConfig
 from pipelines.inference.bundle import load_bundle
 from pipelines.places import Places

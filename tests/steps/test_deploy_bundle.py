@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bentos.recommender.live_bundle import LiveBundle
+from bentos.recommender.bundles.live_bundle import LiveBundle
 from bentos.recommender.rehearsal import rehearse
 from pipelines.config import DeploymentConfig, ServingConfig
 from pipelines.errors import BundleError, ConfigError, StoreError

@@ -4,7 +4,8 @@ import os
 import signal
 from pathlib import Path
 
-from pipelines.compress_command import compress
+from pipelines.commands.compress import compress
+
 from pipelines.config import HeadraceConfig
 from pipelines.places import Places
 from pipelines.wiring import Wiring

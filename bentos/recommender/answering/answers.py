@@ -1,0 +1,444 @@
+"""What the service answers, apart from HTTP: who asks, which bundle answers, who learns of it, and what goes out."""
+
+import logging
+import math
+import random
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from bentos.recommender.answering.arranging import Asked
+from bentos.recommender.answering.cursors import BEGINNING, Cursors, bundle_mark
+from bentos.recommender.answering.explaining import Explainer, Remembered
+from bentos.recommender.answering.finding import Find, Finder, Found, filters_of, require_items, sound, timed
+from bentos.recommender.answering.live_rules import LiveRules
+from bentos.recommender.answering.preparing import Preparing
+from bentos.recommender.bundles.item_intake import ItemIntake
+from bentos.recommender.bundles.live_bundle import LiveBundle, Serving
+from bentos.recommender.bundles.trials import Canary, ShadowQuestion, Trials
+from bentos.recommender.contract.requests import (
+    AnswerBody,
+    Body,
+    DeleteItemBody,
+    EventsBody,
+    ExplainBody,
+    ItemsBody,
+    RecommendBody,
+    ReloadBody,
+    RequestError,
+    SearchBody,
+    SimilarBody,
+)
+from bentos.recommender.current_request import remaining_s, request_id
+from bentos.recommender.telemetry import metrics
+from bentos.recommender.telemetry.stopwatch import Stopwatch
+from bentos.recommender.users.catching_up import CatchingUp
+from bentos.recommender.users.event_intake import EventIntake
+from bentos.recommender.users.user_states import FeatureAnswer, OnlineFeatureStore, UserStates
+from pipelines.config import ServingConfig, ValidationConfig
+from pipelines.pseudonyms import Pseudonymizer
+from pipelines.stores.event_log import EventLogStore
+from pipelines.stores.served_features import ServedFeaturesLog
+from pipelines.stores.served_requests import Call, ServedRequestsLog
+from pipelines.stores.shown_lists import ShownListsLog
+
+_CLICKS = frozenset({"click", "view", "cart", "purchase"})
+"""What counts as a click on an item that was shown."""
+_NOT_KEPT = {"timings", "cursor", "rules", "context"}
+"""Fields of a body that say nothing about how a bundle answers, or whatever a caller puts there."""
+_logger = logging.getLogger("headrace.serving")
+
+
+class Answers:
+    """The calls of the service; each takes a parsed body and returns what goes out as JSON."""
+
+    def __init__(
+        self,
+        *,
+        live: LiveBundle,
+        features: OnlineFeatureStore,
+        event_log: EventLogStore,
+        pseudonymizer: Pseudonymizer,
+        serving: ServingConfig,
+        served: ServedFeaturesLog | None = None,
+        requests: ServedRequestsLog | None = None,
+        shown: ShownListsLog | None = None,
+        trials: Trials | None = None,
+        catching_up: Callable[[UserStates], CatchingUp] | None = None,
+        validation: ValidationConfig | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """Take what was opened.
+
+        Args:
+            served: Keeps a sample of the features that were used; None keeps none.
+            requests: Keeps a sample of the requests; None keeps none.
+            shown: Keeps what was shown, with propensities; None keeps nothing.
+            trials: The bundles that are tried beside the live one; None tries none.
+            catching_up: Makes what pushes the events of the log that the feature store lacks; None pushes none.
+            validation: What an item must look like; None means the production defaults.
+        """
+        self.serving = serving
+        self._served = served
+        self._requests = requests
+        self._shown = shown
+        self._dropped_lists = 0
+        self._cursors = Cursors(pseudonymizer.derived_key("cursors"))
+        self._trials = trials
+        self._live = live
+        self._users = UserStates(features, serving, clock=lambda: now().timestamp())
+        self._pseudonymizer = pseudonymizer
+        self._preparing = Preparing(live, serving, now=now)
+        self._users.changed = self._preparing.changed
+        self._finder = Finder(serving)
+        self._explainer = Explainer(self._finder, serving)
+        live.prepare = self.rules.of
+        self._intake = EventIntake(
+            event_log=event_log,
+            users=self._users,
+            pseudonymizer=pseudonymizer,
+            max_events=serving.max_events,
+        )
+        self._item_intake = ItemIntake(
+            log=live.item_log,
+            changed=live.items_changed,
+            max_items=serving.max_items,
+            validation=validation or ValidationConfig(),
+        )
+        self._now = now
+        self._catching_up = catching_up(self._users) if catching_up is not None else None
+
+    @property
+    def model_version(self) -> str:
+        """Id of the bundle that answers now."""
+        return self._live.current.bundle.bundle_id
+
+    @property
+    def rules(self) -> LiveRules:
+        """The business rules that hold now."""
+        return self._finder.arranger.rules
+
+    def warm_up(self) -> None:
+        """Take every path of an answer once, so that the first request is as quick as the next.
+
+        Raises:
+            StoreError: the feature store does not answer; everything else is warm then.
+        """
+        self.rules.start()
+        self._warm_up_bundle()
+        self._users.warm_up()
+
+    def _warm_up_bundle(self) -> None:
+        """Ask the bundle; apart, because a library that keeps the frames above its import would keep the bundle."""
+        self._finder.warm_up(self._live.current, self._now().timestamp())
+
+    def start(self) -> None:
+        """Begin to push the events of the log that the feature store lacks."""
+        if self._catching_up is not None:
+            self._catching_up.start()
+
+    def close(self) -> None:
+        """Stop the background work."""
+        self._live.close()
+        self.rules.close()
+        self._preparing.close()
+        for part in (self._catching_up, self._users, self._trials, self._served, self._requests, self._shown):
+            if part is not None:
+                part.close()
+
+    def give_way(self, is_busy: Callable[[], bool]) -> None:
+        """Leave what can be done before anybody asks for it to the moments when that says that no request is there."""
+        self._preparing.give_way(is_busy)
+
+    def must_wait(self, body: Body) -> bool:
+        """Whether an answer to this call takes long or has to wait for the feature store; the event loop must not."""
+        if isinstance(body, ExplainBody):
+            return True
+        raw_user_id = body.user_id if isinstance(body, SearchBody | RecommendBody) else None
+        return raw_user_id is not None and self._users.fresh(self._pseudonymizer.pseudonym(raw_user_id)) is None
+
+    def search(self, body: SearchBody) -> dict[str, Any]:
+        """Items for a query, best first."""
+        query = body.query.strip()
+        if not any(character.isprintable() and not character.isspace() for character in query):
+            raise RequestError(422, "`query` is empty: send the words to search for.")
+        limit = self.serving.max_query_characters
+        if len(query) > limit:
+            raise RequestError(
+                422, f"`query` has {len(query):,} characters, at most {limit:,} are allowed: shorten it."
+            )
+        return self._answer(self._asked("search", body, query=query), body, body.user_id)
+
+    def recommend(self, body: RecommendBody) -> dict[str, Any]:
+        """Items for a user, best first; popular ones for a stranger."""
+        asked = self._asked("recommend", body, seed_items=tuple(body.seed_items))
+        require_items(self._live.current, asked.seed_items)
+        return self._answer(asked, body, body.user_id)
+
+    def similar(self, body: SimilarBody) -> dict[str, Any]:
+        """Items like an item, or bought with it."""
+        about = {"item_id": body.item_id, "kind": body.kind, "other_categories": body.other_categories}
+        return self._answer(self._asked("similar", body, **about), body, None)
+
+    def explain(self, body: ExplainBody) -> dict[str, Any]:
+        """Why an answer shows what it shows, or why a user is or is not shown an item."""
+        if body.request_id is not None:
+            explanation = self._explainer.of_request(body.request_id, body.item_id, self._live.current)
+        elif body.item_id is None or (body.user_id is None and body.query is None):
+            raise RequestError(
+                422, "An explanation needs `request_id`, or `item_id` with `user_id`, `query` or both: add them."
+            )
+        else:
+            user_id, user = self._known(body.user_id)
+            asked = Asked(
+                request_id="",
+                call="recommend" if body.query is None else "search",
+                k=self.serving.explained_k,
+                now_s=self._now().timestamp(),
+                query=body.query,
+            )
+            canary = self._trials.canary_for(user_id) if self._trials is not None else None
+            serving = canary.serving if canary is not None else self._live.current
+            explanation = self._explainer.of_item(serving, asked, user, body.item_id)
+        return {**explanation, "request_id": request_id()}
+
+    def events(self, body: EventsBody) -> dict[str, Any]:
+        """Keep events: on disk first, then in the users' histories."""
+        now = self._now()
+        kept = self._intake.keep(body, now)
+        self._count_clicks(kept.events, now)
+        return {
+            "accepted": len(kept.events),
+            **self._common(self._live.current, [kept.problem] if kept.problem else []),
+        }
+
+    def put_items(self, body: ItemsBody) -> dict[str, Any]:
+        """Take items as they are now, new ones and known ones: on disk first, in every answer within a second."""
+        return {"accepted": self._item_intake.put(body), **self._common(self._live.current, [])}
+
+    def delete_item(self, body: DeleteItemBody) -> dict[str, Any]:
+        """Take an item out of every answer within a second; one that is not there is no error."""
+        return {"accepted": self._item_intake.delete(body), **self._common(self._live.current, [])}
+
+    def reload(self, body: ReloadBody) -> dict[str, Any]:  # noqa: ARG002 - as all calls
+        """Take over the deployed bundle now, also one that was refused before."""
+        if not self._live.follows:
+            raise RequestError(
+                409, "This server answers from the bundle that it was started with: deploy another one where it runs."
+            )
+        changed = self._live.reload()
+        if (refused := self._live.refused) is not None:
+            raise RequestError(409, f"Bundle {self.model_version} goes on answering: {refused}")
+        return {"changed": changed, **self._common(self._live.current, [])}
+
+    # Which bundle answers, and who learns of it
+
+    def _answer(self, asked: Asked, body: AnswerBody, raw_user_id: str | None) -> dict[str, Any]:
+        call, watch = asked.call, Stopwatch()
+        user_id, user = self._known(raw_user_id)
+        watch.lap("features")
+
+        def find(serving: Serving) -> Found:
+            return self._finder.find(serving, asked, user, watch)
+
+        canary = self._trials.canary_for(user_id) if self._trials is not None else None
+        found = self._by_canary(canary, call, user_id, find) if canary is not None and user_id is not None else None
+        if found is None:
+            found = self._by_live(call, user_id, find, has_canary=canary is not None)
+        watch.lap("rank")
+        if self._requests is not None:
+            question = body.model_dump(mode="json", exclude_unset=True, exclude=_NOT_KEPT)
+            answered = len(found.ranking.rows)
+            self._requests.offer(call, question, user.features, answered=answered, now=self._now())
+        index = found.serving.bundle.vector_index
+        problems = [why for why in (user.problem, found.problem, index.problem) if why]
+        try:
+            self._explainer.remember(Remembered.of(asked, user, found, problems))
+            self._keep_shown(asked, user_id, found, problems)
+        except Exception:  # an answer that is there is sent, whatever becomes of its traces
+            _logger.exception("An answer was not noted")
+        return self._as_json(asked, found, body, watch, problems)
+
+    def _keep_shown(self, asked: Asked, user_id: str | None, found: Found, problems: list[str]) -> None:
+        """Log what is shown, with propensities."""
+        ranking, arranged = found.ranking, found.arranged
+        if arranged is not None and arranged.explored:
+            metrics.EXPLORED_SLOTS.inc(len(arranged.explored))
+        if self._shown is None:
+            return
+        self._shown.offer(
+            now=self._now(),
+            request_id=asked.request_id,
+            user_id=user_id,
+            call=asked.call,
+            bundle=found.serving.bundle.bundle_id,
+            first_position=asked.position.n_shown + 1,
+            item_ids=found.item_ids,
+            scores=ranking.scores,
+            propensities=arranged.propensities if arranged is not None else None,
+            parts=ranking.parts,
+            rules=arranged.rules if arranged is not None else (),
+            seed=asked.seed,
+            degraded=bool(problems),
+        )
+        if (dropped := self._shown.dropped) > self._dropped_lists:
+            metrics.DROPPED_LISTS.inc(dropped - self._dropped_lists)
+            self._dropped_lists = dropped
+
+    def _by_live(self, call: Call, user_id: str | None, find: Find, *, has_canary: bool) -> Found:
+        """Answer from the live bundle; the guard of a canary and the shadow learn of it."""
+        found = timed(find, self._live.current)
+        if self._trials is None:
+            return found
+        now = self._now()
+        canary = self._trials.canary
+        if canary is not None and user_id is not None and not has_canary:
+            canary.guard.live_answer(call, user_id, found.item_ids, found.latency_ms, now.timestamp())
+            self._trials.stop_if_bad(canary)
+        if self._trials.shadow is not None:
+            question = ShadowQuestion(
+                call=call,
+                live=found.serving.bundle.bundle_id,
+                live_items=found.item_ids,
+                live_ms=found.latency_ms,
+                ask=lambda serving: sound(find(serving)).item_ids,
+                now=now,
+            )
+            self._trials.ask_shadow(question, random.random())  # noqa: S311 - a sample, not a secret
+        return found
+
+    def _by_canary(self, canary: Canary, call: Call, user_id: str, find: Find) -> Found | None:
+        """Answer from the canary; None where it fails or finds nothing, which its guard learns."""
+        assert self._trials is not None  # noqa: S101 - it gave the canary
+        if canary.serving.bundle.bundle_id == self._live.current.bundle.bundle_id:
+            return None  # promoted meanwhile
+        try:
+            found = timed(find, canary.serving)
+            is_sound = found.problem is None
+        except RequestError:  # about an item that the canary does not have: not its fault, nor a failure
+            return None
+        except Exception:
+            _logger.exception("The canary %s failed", canary.trial.bundle)
+            found, is_sound = None, False
+        if found is None or not is_sound or not len(found.ranking.rows):
+            instead = find(self._live.current)  # raises what is wrong with the request itself
+            if not is_sound and instead.problem is None:
+                canary.guard.canary_failed()
+            elif is_sound and len(instead.ranking.rows):
+                canary.guard.canary_failed(empty=True)
+            self._trials.stop_if_bad(canary)
+            return instead
+        try:
+            canary.guard.canary_answer(call, user_id, found.item_ids, found.latency_ms, self._now().timestamp())
+            self._trials.stop_if_bad(canary)
+        except Exception:  # an answer that is there is sent, whatever its guard makes of it
+            _logger.exception("The guard of the canary %s failed", canary.trial.bundle)
+        return found
+
+    def _count_clicks(self, events: Sequence[Mapping[str, Any]], now: datetime) -> None:
+        """Tell the guard of a canary what users did with what they were shown."""
+        canary = self._trials.canary if self._trials is not None else None
+        if canary is None or self._trials is None:
+            return
+        clicked: dict[str, list[str]] = {}
+        for event in events:
+            if event["event_type"] in _CLICKS:
+                clicked.setdefault(event["user_id"], []).append(event["item_id"])
+        for user_id, item_ids in clicked.items():
+            canary.guard.clicked(user_id, item_ids, now.timestamp())
+        self._trials.stop_if_bad(canary)
+
+    def _known(self, raw_user_id: str | None) -> tuple[str | None, FeatureAnswer]:
+        """Return the pseudonym and the features of a user, a sample of which is kept for the skew audit."""
+        if raw_user_id is None:
+            return None, FeatureAnswer(None)
+        user_id = self._pseudonymizer.pseudonym(raw_user_id)
+        answer = self._users.read(user_id, within_s=remaining_s())
+        if self._served is not None and answer.features is not None and answer.source != "session":
+            self._served.offer(user_id, answer.features, bundle=self.model_version, now=self._now())
+        return user_id, answer
+
+    def _asked(self, call: Call, body: AnswerBody, **about: Any) -> Asked:
+        """Return what is asked for, and from where on.
+
+        Raises:
+            RequestError: 422, `k` is too large, or the cursor is not one for this question.
+        """
+        k, position = self._items_wanted(body), BEGINNING
+        if body.cursor is not None:
+            position = self._cursors.read(body.cursor, self._cursors.question(call, body))
+        return Asked(
+            request_id=request_id(),
+            call=call,
+            k=max(0, min(k, self.serving.max_depth - position.n_shown)),
+            now_s=self._now().timestamp(),
+            position=position,
+            filters=filters_of(body),
+            context=body.context,
+            seed=uuid.uuid4().hex if self._finder.arranger.explores(call) else None,
+            **about,
+        )
+
+    def _items_wanted(self, body: AnswerBody) -> int:
+        limit = self.serving.max_k
+        if body.k > limit and "k" in body.model_fields_set:
+            raise RequestError(422, f"`k` is {body.k:,}, at most {limit:,} is allowed: ask for fewer items.")
+        return min(body.k, limit)
+
+    def _as_json(
+        self, asked: Asked, found: Found, body: AnswerBody, watch: Stopwatch, problems: list[str]
+    ) -> dict[str, Any]:
+        ranking, arranged = found.ranking, found.arranged
+        answer = {
+            "items": self._items(found, with_propensity=asked.seed is not None, with_rules=body.rules),
+            "personalized": ranking.personalized,
+            **self._common(found.serving, problems, asked.request_id),
+            **self._paging(asked, found, body),
+        }
+        if body.rules:
+            answer["rules"] = list(arranged.rules) if arranged is not None else []
+        if body.timings:
+            answer["timings_ms"] = watch.total()
+        return answer
+
+    @staticmethod
+    def _items(found: Found, *, with_propensity: bool, with_rules: bool) -> list[dict[str, Any]]:
+        display, ranking, arranged = found.serving.bundle.display, found.ranking, found.arranged
+        items = []
+        for place, (row, score) in enumerate(zip(ranking.rows.tolist(), ranking.scores.tolist(), strict=True)):
+            if not math.isfinite(score):
+                continue
+            item = {**display[row], "score": round(float(score), 6)}
+            if with_propensity:
+                item["propensity"] = arranged.propensities[place] if arranged is not None else 1.0
+            if with_rules:
+                item["rules"] = arranged.rules_of(row) if arranged is not None else []
+            items.append(item)
+        return items
+
+    def _paging(self, asked: Asked, found: Found, body: AnswerBody) -> dict[str, Any]:
+        """Return the cursor of the next page, where there may be one, and where this page stands."""
+        paging: dict[str, Any] = {}
+        bundle_id, before = found.serving.bundle.bundle_id, asked.position
+        n_shown = before.n_shown + len(found.ranking.rows)
+        if found.more and len(found.ranking.rows) and n_shown < self.serving.max_depth:
+            question = self._cursors.question(asked.call, body)
+            paging["cursor"] = self._cursors.write(question, bundle_id, before, found.item_ids)
+        if before.bundle is not None:
+            paging["page"] = {
+                "first_position": before.n_shown + 1,
+                "bundle_changed": before.bundle != bundle_mark(bundle_id),
+            }
+        return paging
+
+    @staticmethod
+    def _common(serving: Serving, problems: list[str], answer_id: str | None = None) -> dict[str, Any]:
+        common: dict[str, Any] = {
+            "request_id": answer_id or request_id(),
+            "model_version": serving.bundle.bundle_id,
+            "degraded": bool(problems),
+        }
+        if problems:
+            common["degraded_because"] = problems
+        return common

@@ -1,0 +1,1 @@
+"""Connections, callers, limits and the way to the answers."""

@@ -1,0 +1,1 @@
+"""What is known of the users, and the events that change it."""

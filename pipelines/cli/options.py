@@ -1,0 +1,41 @@
+"""Options that commands of several files share."""
+
+import click
+
+window_days_option = click.option(
+    "--window-days", type=click.IntRange(min=1), help="Days of baskets to train on, such as 90 (default: settings)."
+)
+
+
+encoder_steps_option = click.option(
+    "--encoder-steps", type=click.IntRange(min=0), help="Steps that tune the text encoder, such as 300; 0 skips it."
+)
+
+
+tower_steps_option = click.option(
+    "--tower-steps", type=click.IntRange(min=1), help="Steps at most that tune the towers, such as 1500."
+)
+
+
+from_scratch_option = click.option(
+    "--from-scratch",
+    is_flag=True,
+    help="Train from the pre-trained encoder on the whole window, not from the champion on what is new.",
+)
+
+
+until_option = click.option("--until", metavar="DAY", help="Take baskets before this day (UTC), such as 2026-01-31.")
+
+
+def names_of(listed: str | None) -> tuple[str, ...] | None:
+    """Return the names of a list with commas; None for no list.
+
+    Raises:
+        click.BadParameter: the list names nothing.
+    """
+    if listed is None:
+        return None
+    names = tuple(name.strip() for name in listed.split(",") if name.strip())
+    if not names:
+        raise click.BadParameter(f"{listed!r} names no tower: write `2-layer int8,static`, or leave the option out.")
+    return names

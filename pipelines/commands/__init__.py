@@ -1,0 +1,1 @@
+"""The work behind the commands of `headrace` that are no steps."""
