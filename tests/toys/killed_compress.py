@@ -5,7 +5,6 @@ import signal
 from pathlib import Path
 
 from pipelines.commands.compress import compress
-
 from pipelines.config import HeadraceConfig
 from pipelines.places import Places
 from pipelines.wiring import Wiring
