@@ -9,6 +9,7 @@ beside one change of an item a second, then beside one call with many items.
     new title           from the 202 to the search that finds a known item by a word it had not
     deleted             from the 202 to the search that finds it no more
     many items          one call with `_MANY` new items: until the last is found by words, and until all have vectors
+                        (of the small tower, where the bundle has one)
 """
 
 import http.client
@@ -38,7 +39,7 @@ NEW, TITLE, DELETED = "new item", "new title", "deleted"
 MAX_EFFECT_MS = 1_000.0
 BARS = [
     *(Bar(case, "p99_ms", MAX_EFFECT_MS) for case in (NEW, TITLE, DELETED)),
-    Bar(MANY, "by_words_ms", MAX_EFFECT_MS),
+    *(Bar(MANY, metric, MAX_EFFECT_MS) for metric in ("by_words_ms", "all_vectors_ms")),
     *(Bar(case, "failures", 0) for case in (QUIET, BESIDE, MANY)),
 ]
 _MANY = 1_000
@@ -170,7 +171,8 @@ def _many(port: int, titles: Sequence[str]) -> dict[str, float]:
     call_ms = 1e3 * (time.perf_counter() - began)
     last = items[-1]
     by_words_ms = _until(_finds, port, last["title"].split()[0], last["item_id"])
-    _until(_has_vector, port, last["item_id"])
+    longest = max(items, key=lambda item: len(item["title"]))  # which is read last
+    _until(_has_vector, port, longest["item_id"])
     return {"call_ms": call_ms, "by_words_ms": by_words_ms, "all_vectors_ms": 1e3 * (time.perf_counter() - began)}
 
 
