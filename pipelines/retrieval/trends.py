@@ -2,7 +2,7 @@
 
 Counts decay with two half-lives. For each item and each day with events, the decayed sums up to the end of that day
 are kept, so the value on any later day is one look-up and one power. Beside events, users are counted: what few users
-take often is worth little to somebody who never took it, what many try once is worth little to somebody who did.
+take often is worth little to somebody who never took it.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,16 @@ import numpy as np
 
 from pipelines.errors import DataError
 
-TREND_FEATURES: tuple[str, ...] = ("log_fast", "log_slow", "log_total", "log_buyers", "log_firsts", "log_age_days")
+TREND_FEATURES: tuple[str, ...] = (
+    "log_fast",
+    "log_slow",
+    "log_total",
+    "log_buyers",
+    "log_firsts",
+    "log_per_buyer",
+    "log_per_first",
+    "log_age_days",
+)
 """What `ItemTrends.at` gives of each item, in its order of columns."""
 FAST_HALF_LIFE_DAYS = 30.0
 SLOW_HALF_LIFE_DAYS = 180.0
@@ -45,9 +54,11 @@ class ItemTrends:
     """int32 `(n_items,)`, day of an item's first event, −1 where there was none."""
 
     def at(self, now_s: float, rows: np.ndarray | None = None) -> np.ndarray:
-        """Return TREND_FEATURES as they were known at the start of the UTC day of `now_s`: float32 `(c, 6)`.
+        """Return TREND_FEATURES as they were known at the start of the UTC day of `now_s`: float32 `(c, 8)`.
 
         Counts are ln(1 + count), the age of the first event ln(1 + days); all 0 for an item without an earlier event.
+        `log_per_buyer` is ln((1 + total) / (1 + buyers)), `log_per_first` ln((1 + fast) / (1 + firsts)): the ranker
+        cannot tell what is taken again from what is tried once by counts alone.
 
         Args:
             now_s: Epoch seconds.
@@ -61,18 +72,20 @@ class ItemTrends:
         found = (places >= 0) & (self.keys[places] // _SHIFT == rows)
         places = np.maximum(places, 0)
         days = np.where(found, today - self.keys[places] % _SHIFT, 0).astype(np.float32)
-        columns = np.stack(
-            [
-                self.fast[places] * np.float32(0.5) ** (days / np.float32(FAST_HALF_LIFE_DAYS)),
+        fading = np.float32(0.5) ** (days / np.float32(FAST_HALF_LIFE_DAYS))
+        fast, slow, total, buyers, firsts, age = (
+            np.log1p(np.maximum(values, 0))
+            for values in (
+                self.fast[places] * fading,
                 self.slow[places] * np.float32(0.5) ** (days / np.float32(SLOW_HALF_LIFE_DAYS)),
                 self.total[places],
                 self.buyers[places],
-                self.firsts[places] * np.float32(0.5) ** (days / np.float32(FAST_HALF_LIFE_DAYS)),
+                self.firsts[places] * fading,
                 (today - self.first_day[rows]).astype(np.float32),
-            ],
-            axis=1,
+            )
         )
-        return np.where(found[:, None], np.log1p(np.maximum(columns, 0)), np.float32(0))
+        columns = np.stack([fast, slow, total, buyers, firsts, total - buyers, fast - firsts, age], axis=1)
+        return np.where(found[:, None], columns, np.float32(0))
 
     def of_day(self, now_s: float) -> "DayTrends":
         """Return what is known on the day of a moment, of all items; a few days are kept, so do not change it."""
@@ -135,7 +148,7 @@ class DayTrends:
     """The trends of all items on one day."""
 
     features: np.ndarray
-    """float32 `(n_items, 6)`, TREND_FEATURES."""
+    """float32 `(n_items, 8)`, TREND_FEATURES."""
     popular: np.ndarray
     """int64 `(m,)`, the items with a count, the highest fast one first."""
 

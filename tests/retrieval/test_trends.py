@@ -45,6 +45,8 @@ def test_users_are_counted_once_and_first_events_fade():
     np.testing.assert_allclose(later["log_total"], [3, 1], rtol=1e-5)
     np.testing.assert_allclose(then["log_firsts"], [0.5, 0], rtol=1e-5)
     np.testing.assert_allclose(later["log_firsts"], [(0.5 + 1) * 0.5, 0.5], rtol=1e-5)
+    np.testing.assert_allclose(later["log_per_buyer"], [(1 + 3) / (1 + 2) - 1, 0], rtol=1e-5)
+    np.testing.assert_allclose(later["log_per_first"], [(1 + 1.25) / (1 + 0.75) - 1, 0], rtol=1e-5)
 
 
 def test_a_first_event_is_the_oldest_in_whatever_order_events_come():
