@@ -9,10 +9,10 @@ import re
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipelines.errors import ConfigError
 from pipelines.schemas import MAX_HISTORY
@@ -254,7 +254,7 @@ class TrainingConfig(Settings):
 
 
 class DistillationConfig(Settings):
-    """How a small query tower learns from the full model."""
+    """How a small tower that reads texts learns from the full model."""
 
     texts: int = Field(default=60_000, ge=1)
     """In-domain texts learned from at most: queries that people typed first, then queries made from the catalogue and
@@ -283,6 +283,11 @@ class DistillationConfig(Settings):
     """Peak learning rate of a static tower."""
 
 
+_TOWER = r"static|[1-9]\d*-layer (int8|float32|float16)( domain vocabulary)?"
+"""Names of small towers, as `pipelines.compression.variants` reads them."""
+TowerName = Annotated[str, Field(pattern=rf"^({_TOWER})$")]
+
+
 class CompressionConfig(Settings):
     """How the trained model becomes a bundle."""
 
@@ -292,12 +297,17 @@ class CompressionConfig(Settings):
     """Item-to-item neighbors kept per item."""
     window_days: int = Field(default=365, ge=1)
     """Days of events behind the item-to-item table."""
-    query_tower: str = "6-layer int8"
+    query_tower: str = Field(default="6-layer int8", pattern=rf"^({_TOWER}|policy)$")
     """Variant that reads queries in the bundle: a name such as `2-layer int8` or `static` (`headrace compress --help`
     lists them), or `policy`: the fastest of `variants` that keeps `min_ndcg_kept`."""
+    item_text_tower: str = Field(default="static", pattern=rf"^({_TOWER}|encoder)$")
+    """Variant that is the first to read items which arrive while the service runs, distilled from texts of items; the
+    encoder reads them after it. `encoder`: the encoder alone reads them."""
     half_encoder: bool = False
     """Also put a float16 encoder into the bundle (45 MB), which a service with a GPU takes instead of int8."""
-    variants: tuple[str, ...] = ("6-layer int8", "3-layer int8", "2-layer int8", "static")
+    variants: tuple[TowerName, ...] = Field(
+        default=("6-layer int8", "3-layer int8", "2-layer int8", "static"), min_length=1
+    )
     """Variants that `headrace compress` builds, and that `policy` chooses from."""
     min_ndcg_kept: float = Field(default=0.99, gt=0, le=1)
     """Share of the full model's NDCG@10 that the policy asks of a query tower."""
@@ -522,7 +532,7 @@ class ServingConfig(Settings):
     """What a key did not use of so many seconds, it may use at once."""
     max_waiting_writes: int = Field(default=256, ge=1)
     """Events and items calls that may wait for their turn in one worker; more are refused with 503 at once."""
-    max_wait_writes_ms: float = Field(default=1_000, gt=0)
+    max_wait_writes_ms: float = Field(default=500, gt=0)
     """Longest wait of such a call for its turn; who would wait longer is refused with 503."""
     write_threads: int = Field(default=4, ge=1)
     """Events and items calls that write at a time, in one worker."""
@@ -530,10 +540,21 @@ class ServingConfig(Settings):
     """Time in which such a call is answered."""
     prepared_users_mib: float = Field(default=128, ge=0)
     """Memory for what was made of users since their last event, MiB; one with a ranker's candidates takes 0.1."""
+    prepared_ahead: int = Field(default=512, ge=0)
+    """Users who may wait to be prepared after an event, before they ask; 0 prepares nobody before."""
     audit_share: float = Field(default=0.01, ge=0, le=1)
     """Share of the requests whose features are kept for `headrace audit_skew`; 0 keeps none."""
     audit_days: int = Field(default=7, ge=1)
     """Days after which they are removed."""
+
+    @model_validator(mode="after")
+    def _pages_hold_a_page(self) -> Self:
+        if self.max_depth < self.max_k:
+            raise ValueError(
+                f"`max_depth` is {self.max_depth}, fewer items than the {self.max_k} of one answer (`max_k`): raise "
+                "the first or lower the second"
+            )
+        return self
 
 
 class DeploymentConfig(Settings):
@@ -667,7 +688,8 @@ def load_config(environment: Mapping[str, str] = os.environ) -> HeadraceConfig:
         if first["type"] == "extra_forbidden":
             known = ", ".join(_settings_beside(first["loc"]))
             raise ConfigError(f"{path}: `{where}` is not a setting (known: {known}): leave it out.") from None
-        raise ConfigError(f"{path}: `{where}`: {first['msg']} (found {first['input']!r}).") from None
+        what = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{path}: `{where}`: {what} (found {first['input']!r}).") from None
 
 
 def _settings_beside(location: tuple[int | str, ...]) -> list[str]:

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from pipelines.cli import STEP_ORDER, cli
+from pipelines.config import load_config
+from pipelines.errors import ConfigError
 from pipelines.wiring import STEPS
 
 HEADRACE = [sys.executable, "-m", "pipelines"]
@@ -95,6 +98,19 @@ def test_an_error_is_one_line_with_the_next_action(tmp_path, arguments, said):
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("setting", ["query_tower: 2-layer int5", "item_text_tower: policy", "variants: []"])
+def test_a_tower_that_there_is_not_is_refused_before_anything_is_trained(setting, tmp_path):
+    (tmp_path / "settings.yaml").write_text(f"compression: {{{setting}}}\n")
+    with pytest.raises(ConfigError, match=f"`compression.{setting.split(':')[0]}`: "):
+        load_config({"HEADRACE_CONFIG": str(tmp_path / "settings.yaml")})
+
+
+def test_a_list_that_names_no_tower_is_refused(tmp_path):
+    found = CliRunner().invoke(cli, ["compress", "--variants", " ,"])
+    assert found.exit_code == 2
+    assert "names no tower" in found.output
 
 
 def test_a_misspelt_setting_is_named(tmp_path):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pipelines.config import ServingConfig
 
 _PARENT_WATCH_INTERVAL_S = 1.0
+_SWITCH_INTERVAL_S = 0.0005
 _PARENT_VARIABLE = "HEADRACE_SERVER_PROCESS"
 """Tells workers which process starts them; set by that process."""
 
@@ -41,7 +42,7 @@ class FrontedService(Service):  # type: ignore[misc]
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Return the application that a worker runs; BentoML asks for it once per process, before it listens."""
-        limit_connections()
+        limit_connections(api)
         api.behind = super().to_asgi(is_main=is_main)
         return api
 
@@ -75,6 +76,8 @@ class Recommender:
         self._answers = open_answers()
         serving = self._answers.serving
         api.open(self._answers, callers=open_callers(serving), traces=open_traces(serving))
+        # A thread that computes keeps the interpreter for as long, by default 5 ms, while requests are there.
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
         # Full collections over the loaded libraries take 80 to 150 ms; what is there now stays anyway.
         gc.collect()
         gc.freeze()
@@ -87,8 +90,8 @@ class Recommender:
         self._answers.close()
 
     async def __is_ready__(self) -> bool:
-        """Whether a bundle is loaded: always, once the service has started."""
-        return bool(self._answers.model_version)
+        """Whether a bundle is loaded, and nobody waits any more who had waited for this process to start."""
+        return bool(self._answers.model_version) and api.is_settled
 
 
 def _parent() -> int:

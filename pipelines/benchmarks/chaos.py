@@ -35,13 +35,12 @@ import orjson
 
 from pipelines.benchmarks.faked_clock import FakedClock, compiler
 from pipelines.benchmarks.http_load import Answer, closed_loop, http_request
-from pipelines.benchmarks.mixed_load import Entry, Ledger, Mix, mixed_load
+from pipelines.benchmarks.mixed_load import Entry, Ledger, mixed_load
 from pipelines.benchmarks.records import BenchmarkRecord, records_table, write_records
 from pipelines.benchmarks.redis_process import RedisProcess, redis_executable
 from pipelines.benchmarks.service_runs import ServiceRun
 from pipelines.benchmarks.serving_traffic import ask
-from pipelines.benchmarks.shop_home import ShopHome
-from pipelines.benchmarks.synthetic_shop import Shop
+from pipelines.benchmarks.shop_home import ShopHome, shop_mix
 from pipelines.errors import StoreError
 from pipelines.stores.event_log import EventLog
 from pipelines.stores.feast_settings import ONLINE_STORE_VARIABLE
@@ -54,10 +53,12 @@ TIMEOUT_S = 2.0
 _ITEMS, _USERS, _WORDS, _SALES, _DIM, _SEED = 5_000, 300, 4_000, 4_000, 384, 13
 _BUNDLES = ("first", "second")
 _BROKEN = "broken"
-_SWAP_S = 2.0
+_SWAP_S, _MOST_SWAP_S = 2.0, 10.0
+"""How long a bundle answers before the next one is named, and how long it may take until it does."""
 _GRACE_S = 15.0
 """How long after the load the online history may still be catching up."""
 _JUMP_S = 3_600.0
+_POLL_S = 0.02
 _CHECKED_USERS = 2_000
 
 
@@ -70,6 +71,8 @@ class Phase:
     ended_s: float = float("inf")
     kill_windows: list[tuple[float, float]] = field(default_factory=list)
     events_may_be_refused: bool = False
+    swaps_s: list[float] = field(default_factory=list)
+    """From naming a bundle until it answers."""
 
 
 @dataclass
@@ -168,7 +171,8 @@ def chaos(
         service = stack.enter_context(ServiceRun(home.places, {**home.environment, **environment}))
         service.start()
         troubles = _Troubles(home, service, redis, clock, scale)
-        with mixed_load(_mix(service.port, shop, rate)) as running:
+        mix = shop_mix(shop, service.port, rate, event_share=0.3, once_share=0.5, timeout_s=TIMEOUT_S, seed=_SEED)
+        with mixed_load(mix) as running:
             troubles.run()
             troubles.outcome.ledger = running.stop()
         outcome = troubles.outcome
@@ -228,17 +232,17 @@ class _Troubles:
             self._sleep(6)
 
     def _swap_bundles(self) -> None:
-        with self._phase("bundles swapped"):
+        with self._phase("bundles swapped") as phase:
             for number in range(5):
-                self._move_to(_BUNDLES[(number + 1) % 2])
+                self._move_to(_BUNDLES[(number + 1) % 2], phase)
 
     def _name_a_broken_bundle(self) -> None:
-        with self._phase("bundle corrupted"):
+        with self._phase("bundle corrupted") as phase:
             self._home.point_to(_BROKEN)
             self._sleep(5)
             if (answers := self._version()) != _BUNDLES[1]:
                 self.outcome.wrong.append(f"after a corrupted bundle was named, {answers} answers, not {_BUNDLES[1]}")
-            self._move_to(_BUNDLES[0])
+            self._move_to(_BUNDLES[0], phase)
 
     def _kill_the_worker(self) -> None:
         with self._phase("worker killed") as phase, self._window(phase):
@@ -270,12 +274,17 @@ class _Troubles:
                 clock.jump_to(offset_s)
                 self._sleep(5)
 
-    def _move_to(self, bundle: str) -> None:
-        """Point to a bundle and leave it there for a while; it has to answer by then."""
+    def _move_to(self, bundle: str, phase: Phase) -> None:
+        """Point to a bundle, wait until it answers, and leave it there for a while."""
         self._home.point_to(bundle)
+        began = time.perf_counter()
+        while (answers := self._version()) != bundle:
+            if time.perf_counter() - began > _MOST_SWAP_S:
+                self.outcome.wrong.append(f"{answers} answers {_MOST_SWAP_S:g} s after the pointer named {bundle}")
+                return
+            time.sleep(_POLL_S)
+        phase.swaps_s.append(time.perf_counter() - began)
         self._sleep(_SWAP_S)
-        if (answers := self._version()) != bundle:
-            self.outcome.wrong.append(f"{answers} answers {_SWAP_S * self._scale:g} s after the pointer named {bundle}")
 
     def _version(self) -> str:
         return str(ask(self._service.port, "recommend", {"user_id": "somebody"})["model_version"])
@@ -300,20 +309,6 @@ class _Troubles:
 
 def _is_excused(entry: Entry, phase: Phase) -> bool:
     return phase.events_may_be_refused and entry.call == "events" and entry.is_refused
-
-
-def _mix(port: int, shop: Shop, rate: float) -> Mix:
-    return Mix(
-        port,
-        rate,
-        users=shop.users,
-        item_ids=shop.item_ids,
-        queries=shop.titles[:500],
-        event_share=0.3,
-        once_share=0.5,
-        timeout_s=TIMEOUT_S,
-        seed=_SEED,
-    )
 
 
 def _redis(folder: Path, stack: contextlib.ExitStack) -> RedisProcess | None:
@@ -351,7 +346,7 @@ def _wait(is_so: Callable[[], bool], otherwise: str) -> None:
     while not is_so():
         if time.monotonic() > deadline:
             raise StoreError(otherwise)
-        time.sleep(0.02)
+        time.sleep(_POLL_S)
 
 
 def _look_for_events(outcome: Outcome, home: ShopHome, port: int) -> None:
@@ -401,6 +396,8 @@ def _phase_records(data: str, phase: Phase, ledger: Ledger, failures: int, lost:
     ]
     if phase.kill_windows:
         values.append(("window_s", sum(ended - began for began, ended in phase.kill_windows), "s"))
+    if phase.swaps_s:
+        values.append(("swap_s", max(phase.swaps_s), "s"))
     for metric, value, unit in values:
         if value == value:  # a phase in which nothing was answered has no percentile
             yield _record(data, phase.name, metric, value, unit)

@@ -40,6 +40,7 @@ def bundle_mib(
     titles: Sequence[str],
     *,
     query_tower: Path | None = None,
+    item_text_tower: Path | None = None,
     n_items: int = N_ITEMS,
     seed: int = 0,
 ) -> float:
@@ -48,10 +49,12 @@ def bundle_mib(
     Args:
         titles: Titles of a real catalogue, repeated in another order of words where there are fewer.
         query_tower: Folder of a smaller tower that the bundle has beside the encoder.
+        item_text_tower: The same for items that arrive.
     """
     with TemporaryDirectory(prefix="headrace-") as scratch:
         folder = Path(scratch)
-        return _write(folder, encoder, tokenizer_file, titles, query_tower, n_items, seed).size_mib
+        towers = query_tower, item_text_tower
+        return _write(folder, encoder, tokenizer_file, titles, towers, n_items, seed).size_mib
 
 
 def _write(
@@ -59,7 +62,7 @@ def _write(
     encoder: SentenceEncoder,
     tokenizer_file: Path,
     titles: Sequence[str],
-    query_tower: Path | None,
+    towers: tuple[Path | None, Path | None],
     n_items: int,
     seed: int,
 ) -> Manifest:
@@ -84,7 +87,8 @@ def _write(
         trends=build_trends(events, rng.integers(0, _DAYS, len(events)) * 86_400, n_items),
         preprocessing=Preprocessing(activity_features=ACTIVITY_FEATURES, max_tokens=config.training.max_tokens),
         more_files={name: folder / name for name in fields},
-        query_tower=query_tower,
+        query_tower=towers[0],
+        item_text_tower=towers[1],
     )
     return write_bundle(folder / "bundle", parts=parts, created_at=datetime(2026, 1, 1, tzinfo=UTC))
 

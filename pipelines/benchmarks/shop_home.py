@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipelines.benchmarks.mixed_load import Mix
 from pipelines.benchmarks.synthetic_shop import Shop, make_shop, write_files, write_shop_bundle
 from pipelines.errors import StoreError
 from pipelines.inference.bundle import Manifest
@@ -18,6 +19,7 @@ from pipelines.stores.serving_pointer import ServingPointer, read_pointer, write
 
 _PREPARATION = ("ingest_tables", "validate_tables", "build_features", "materialize_features")
 _PROJECT = Path(__file__).resolve().parents[2]
+_QUERIES = 500
 
 
 class ShopHome:
@@ -85,6 +87,11 @@ class ShopHome:
             StoreError: it failed.
         """
         run_headrace(arguments, self.environment)
+
+
+def shop_mix(shop: Shop, port: int, rate: float, **choices: Any) -> Mix:
+    """Return a load of what is asked of a shop; `choices` are further fields of the mix."""
+    return Mix(port, rate, shop.users, shop.item_ids, shop.titles[:_QUERIES], **choices)
 
 
 def run_headrace(arguments: Sequence[str], environment: Mapping[str, str]) -> None:

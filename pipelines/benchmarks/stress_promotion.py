@@ -12,14 +12,10 @@ first round, when both bundles have been open at once and the allocator has its 
 import math
 import multiprocessing
 import os
-import secrets
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -27,15 +23,14 @@ import numpy as np
 
 from pipelines.benchmarks.process_accounts import descendants
 from pipelines.benchmarks.records import BenchmarkRecord, records_table, write_records
+from pipelines.benchmarks.shop_home import ShopHome
 from pipelines.benchmarks.steady_load import Load, Tally, steady_load
-from pipelines.benchmarks.synthetic_shop import Shop, make_shop, write_files, write_shop_bundle
+from pipelines.benchmarks.synthetic_shop import Shop
 from pipelines.errors import StoreError
-from pipelines.places import HOME_VARIABLE, Places
 from pipelines.ports import free_port
-from pipelines.pseudonyms import KEY_VARIABLE
 from pipelines.stores.model_registry import ModelRegistry
 from pipelines.stores.rollout_file import read_plan, read_stop
-from pipelines.stores.service_status import running_services
+from pipelines.stores.service_status import RunningService, running_services
 
 BENCH = "stress-promotion"
 ROUNDS = 20
@@ -50,8 +45,6 @@ _WARM_S = 20.0
 _BUNDLES = ("first", "second")
 _BAD, _BAD_SHARE = "bad", 0.2
 _POLL_S = 0.1
-_PREPARATION = ("ingest_tables", "validate_tables", "build_features", "materialize_features")
-_PROJECT = Path(__file__).resolve().parents[2]
 
 
 @dataclass
@@ -135,10 +128,18 @@ def stress_promotion(
 
     outcome = Outcome(rounds, rate)
     with tempfile.TemporaryDirectory(prefix="headrace-stress-", dir=work_dir) as folder:
-        home = _Home(Path(folder))
-        shop = home.prepare()
-        outcome.bundle_mib = home.bundle_mib
-        outcome.open_bundle_mib = home.open_bundle_mib()
+        home = ShopHome(Path(folder))
+        shop = home.prepare(
+            items=_ITEMS,
+            users=_USERS,
+            words=_WORDS,
+            sales=_SALES,
+            seed=_SEED,
+            settings={"deployment": {"sample_share": 0.2, "keep_champions": 5}},
+        )
+        bundles = _Bundles(home)
+        bundles.write(shop)
+        outcome.bundle_mib, outcome.open_bundle_mib = bundles.size_mib, bundles.open_mib()
         port = free_port()
         with service(home.places, port=port, environment=home.environment) as process:
             load = Load(port, rate, shop.users, shop.item_ids, shop.titles[:500], seed=_SEED)
@@ -146,12 +147,12 @@ def stress_promotion(
                 time.sleep(_WARM_S)
                 outcome.memory_mib.append(_memory_mib(process.pid))
                 for number in range(1, rounds + 1):
-                    _promote_and_roll_back(home, outcome)
+                    _promote_and_roll_back(bundles, outcome)
                     outcome.memory_mib.append(_memory_mib(process.pid))
                     click.echo(_progress(number, outcome), err=True)
                 time.sleep(_WARM_S)
                 outcome.memory_mib.append(_memory_mib(process.pid))
-                outcome.guard_s = home.try_bad_canary()
+                outcome.guard_s = bundles.try_bad_canary()
                 outcome.tally = running.stop()
     records = _records(outcome, f"{len(shop.titles):,} made-up items, bundle of {outcome.bundle_mib:.0f} MiB")
     click.echo(records_table(records))
@@ -160,104 +161,74 @@ def stress_promotion(
     return outcome
 
 
-def _promote_and_roll_back(home: "_Home", outcome: Outcome) -> None:
+def _promote_and_roll_back(bundles: "_Bundles", outcome: Outcome) -> None:
     for wanted, move, took in (
-        (_BUNDLES[1], home.promote, outcome.promotions_s),
-        (_BUNDLES[0], home.roll_back, outcome.rollbacks_s),
+        (_BUNDLES[1], bundles.promote, outcome.promotions_s),
+        (_BUNDLES[0], bundles.roll_back, outcome.rollbacks_s),
     ):
         began = time.time()
         move()
-        services = running_services(home.places.services)
+        services = bundles.services()
         if not services or any(service.bundle != wanted for service in services):
             outcome.wrong_answers.append(f"after a swap to {wanted}, {[one.bundle for one in services]} answer")
             continue
         took.append(max(service.since.timestamp() for service in services) - began)
 
 
-class _Home:
-    """A home of its own with a shop, features, and two registered bundles, the first of them live."""
+class _Bundles:
+    """The registered bundles of a shop's home: two good ones, the first of them live, and a bad one."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.places = Places(folder / "home")
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
-        self.environment = {
-            **kept,
-            HOME_VARIABLE: str(self.places.home),
-            KEY_VARIABLE: secrets.token_hex(32),
-            "HEADRACE_CONFIG": str(folder / "settings.yaml"),
-        }
-        self._registry = ModelRegistry(self.places.mlflow)
+    def __init__(self, home: ShopHome) -> None:
+        self._home = home
+        self._registry = ModelRegistry(home.places.mlflow)
         self._versions: dict[str, str] = {}
-        self.bundle_mib = 0.0
+        self.size_mib = 0.0
 
-    def prepare(self) -> Shop:
-        """Make everything; the feature pipeline runs as it always does."""
-        import yaml
-
-        shop = make_shop(items=_ITEMS, users=_USERS, words=_WORDS, seed=_SEED)
-        mapping = write_files(shop, self._folder / "shop", sales=_SALES, now=datetime.now(UTC), seed=_SEED)
-        settings = {
-            "source": {"kind": "tables", "mapping": str(mapping)},
-            "deployment": {"sample_share": 0.2, "keep_champions": 5},
-        }
-        (self._folder / "settings.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-        for step in _PREPARATION:
-            self._headrace(step)
-        self.places.mlflow.mkdir(parents=True, exist_ok=True)
-        for seed, bundle in enumerate(_BUNDLES):
-            manifest = write_shop_bundle(shop, self.places.bundles / bundle, dim=_DIM, seed=seed)
-            self.bundle_mib = manifest.size_mib
-            self._versions[bundle] = self._registry.register(f"run-{bundle}", bundle, self.places.bundles / bundle)
-        bad = self.places.bundles / _BAD
-        write_shop_bundle(shop, bad, dim=_DIM, seed=len(_BUNDLES), available=False)
-        self._versions[_BAD] = self._registry.register(f"run-{_BAD}", _BAD, bad)
-        self._registry.set_champion(self._versions[_BUNDLES[0]])
+    def write(self, shop: Shop) -> None:
+        """Make them."""
+        self._home.places.mlflow.mkdir(parents=True, exist_ok=True)
+        for seed, bundle in enumerate((*_BUNDLES, _BAD)):
+            manifest = self._home.write_bundle(shop, bundle, dim=_DIM, seed=seed, available=bundle != _BAD)
+            self._versions[bundle] = self._registry.register(
+                f"run-{bundle}", bundle, self._home.places.bundles / bundle
+            )
+            self.size_mib = manifest.size_mib
         self._deploy(_BUNDLES[0])
-        return shop
 
     def promote(self) -> None:
         """Make the second bundle the champion and bring it to the service."""
-        self._registry.set_champion(self._versions[_BUNDLES[1]])
         self._deploy(_BUNDLES[1])
 
     def roll_back(self) -> None:
         """Do what a person does."""
-        self._headrace("rollback")
+        self._home.headrace("rollback")
 
-    def open_bundle_mib(self) -> float:
+    def services(self) -> Sequence[RunningService]:
+        """Return what answers."""
+        return running_services(self._home.places.services)
+
+    def open_mib(self) -> float:
         """Return what the second bundle takes in a process in which the first is open, MiB."""
         context = multiprocessing.get_context("spawn")
         with context.Pool(1) as pool:
-            return pool.apply(_open_second_mib, ([self.places.bundles / bundle for bundle in _BUNDLES],))
+            return pool.apply(_open_second_mib, ([self._home.places.bundles / bundle for bundle in _BUNDLES],))
 
     def try_bad_canary(self) -> float:
         """Have a bundle that finds nothing answer some users; return the seconds until it was stopped, or NaN."""
-        self._headrace("canary", _BAD, "--share", str(_BAD_SHARE))
-        canary = read_plan(self.places.rollout).canary
-        planned_s = self.places.rollout.stat().st_mtime
+        places = self._home.places
+        self._home.headrace("canary", _BAD, "--share", str(_BAD_SHARE))
+        canary = read_plan(places.rollout).canary
+        planned_s = places.rollout.stat().st_mtime
         while canary is not None and time.time() < planned_s + MAX_GUARD_S:
-            if stop := read_stop(self.places.canary_stops, canary.id):
+            if stop := read_stop(places.canary_stops, canary.id):
                 return stop.stopped_at.timestamp() - planned_s
             time.sleep(_POLL_S)
         return float("nan")
 
     def _deploy(self, bundle: str) -> None:
-        self._headrace("build_bento", "--bundle", bundle)
-        self._headrace("deploy_bundle", "--bundle", bundle)
-
-    def _headrace(self, *arguments: str) -> None:
-        done = subprocess.run(
-            [sys.executable, "-m", "pipelines", *arguments],
-            cwd=_PROJECT,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
-            raise StoreError(f"`headrace {' '.join(arguments)}` failed with exit code {done.returncode}: {last}")
+        self._registry.set_champion(self._versions[bundle])
+        self._home.headrace("build_bento", "--bundle", bundle)
+        self._home.headrace("deploy_bundle", "--bundle", bundle)
 
 
 def _open_second_mib(folders: Sequence[Path]) -> float:

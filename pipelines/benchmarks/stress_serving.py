@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -30,8 +31,7 @@ from pipelines.benchmarks.process_accounts import memory, open_files
 from pipelines.benchmarks.records import BenchmarkRecord, records_table, write_records
 from pipelines.benchmarks.service_runs import ServiceRun
 from pipelines.benchmarks.serving_traffic import for_seconds
-from pipelines.benchmarks.shop_home import ShopHome
-from pipelines.benchmarks.synthetic_shop import Shop
+from pipelines.benchmarks.shop_home import ShopHome, shop_mix
 
 BENCH = "stress-serving"
 TIMES = 10
@@ -50,6 +50,7 @@ _ITEMS, _USERS, _WORDS, _SALES, _DIM, _SEED = 5_000, 300, 4_000, 4_000, 384, 13
 _CLIENTS = 8
 _STEADY_RATE = 60.0
 _FILES_BACK = 50
+_MIX: dict[str, Any] = {"event_share": 0.05, "seed": _SEED}
 
 
 @dataclass(frozen=True)
@@ -187,9 +188,9 @@ def stress_serving(
         home.point_to("only")
         with ServiceRun(home.places, home.environment) as service:
             service.start()
-            outcome.burst = measure_burst(_mix(service.port, shop, 1.0), scale)
+            outcome.burst = measure_burst(shop_mix(shop, service.port, 1.0, **_MIX), scale)
             rate = min(_STEADY_RATE, outcome.burst.capacity / 4)
-            _bad_clients(outcome, service, _mix(service.port, shop, rate), idle, scale)
+            _bad_clients(outcome, service, shop_mix(shop, service.port, rate, **_MIX), idle, scale)
     data = f"{_ITEMS:,} made-up items"
     records = list(outcome.records(data))
     click.echo(records_table(records))
@@ -295,18 +296,6 @@ def _files_for(connections: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-def _mix(port: int, shop: Shop, rate: float) -> Mix:
-    return Mix(
-        port,
-        rate,
-        users=shop.users,
-        item_ids=shop.item_ids,
-        queries=shop.titles[:500],
-        event_share=0.05,
-        seed=_SEED,
-    )
 
 
 def _ledger_records(data: str, case: str, ledger: Ledger) -> Iterator[BenchmarkRecord]:

@@ -25,3 +25,17 @@ from_scratch_option = click.option(
 
 
 until_option = click.option("--until", metavar="DAY", help="Take baskets before this day (UTC), such as 2026-01-31.")
+
+
+def names_of(listed: str | None) -> tuple[str, ...] | None:
+    """Return the names of a list with commas; None for no list.
+
+    Raises:
+        click.BadParameter: the list names nothing.
+    """
+    if listed is None:
+        return None
+    names = tuple(name.strip() for name in listed.split(",") if name.strip())
+    if not names:
+        raise click.BadParameter(f"{listed!r} names no tower: write `2-layer int8,static`, or leave the option out.")
+    return names

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from pipelines.cli.benches import bench
+from pipelines.cli.options import names_of
 
 
 @bench.command("freshness")
@@ -142,12 +143,15 @@ def bench_joint(data: Path, steps: int | None, **options: Any) -> None:
 @bench.command("compress")
 @click.option("--data", default="completejourney", show_default=True, metavar="DIR", help="Folder, or completejourney.")
 @click.option("--variants", metavar="A,B", help="Query towers (default: the four that bars are set for).")
+@click.option("--item-variants", metavar="A,B", help="Towers that read items (default: 6-layer, 2-layer, static).")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every random choice.")
 @click.option("--quick", is_flag=True, help="A smoke run on a sample; says so in every output.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the records.")
 @click.option("--work", type=click.Path(file_okay=False, path_type=Path), help="Work (default: in the home).")
-def bench_compress(data: str, variants: str | None, work: Path | None, **options: Any) -> None:
-    """Measure query towers, item vectors and bundle size against the full float32 model in torch.
+def bench_compress(
+    data: str, variants: str | None, item_variants: str | None, work: Path | None, **options: Any
+) -> None:
+    """Measure query towers, towers for new items, item vectors and bundle size against the full model in torch.
 
     The folder is that of `bench search`; queries of the default data are made from titles and categories. What is
     measured with was held out from tuning and distillation. What is done is kept: a killed bench goes on where it was,
@@ -157,14 +161,18 @@ def bench_compress(data: str, variants: str | None, work: Path | None, **options
     Example: headrace bench compress --data shop --json compress.json
     Example: headrace bench compress --quick
     """
-    from pipelines.benchmarks.compress import DEFAULT_VARIANTS, CompressOptions
+    from pipelines.benchmarks.compress import DEFAULT_ITEM_VARIANTS, DEFAULT_VARIANTS, CompressOptions
     from pipelines.benchmarks.compress import bench_compress as run_bench
     from pipelines.places import Places
     from pipelines.progress import TerminalProgress
 
     places = Places.from_environment()
-    chosen = tuple(name.strip() for name in variants.split(",")) if variants else DEFAULT_VARIANTS
-    run_bench(
-        CompressOptions(data, work or places.benchmarks, places.embedding_cache, variants=chosen, **options),
-        TerminalProgress(),
+    chosen = CompressOptions(
+        data,
+        work or places.benchmarks,
+        places.embedding_cache,
+        variants=names_of(variants) or DEFAULT_VARIANTS,
+        item_variants=names_of(item_variants) or DEFAULT_ITEM_VARIANTS,
+        **options,
     )
+    run_bench(chosen, TerminalProgress())

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from pipelines.cli.group import cli
+from pipelines.cli.options import names_of
 
 
 @cli.command()
@@ -153,5 +154,4 @@ def compress(variants: str | None, run: str | None) -> None:
     """
     from pipelines.commands.compress import compress as run_compress
 
-    names = tuple(name.strip() for name in variants.split(",")) if variants else None
-    run_compress(variants=names, run=run)
+    run_compress(variants=names_of(variants), run=run)

@@ -108,5 +108,5 @@ def _measure(wiring: Wiring, run: str, names: Sequence[str]) -> list[MeasuredVar
         exported = export_models(
             trained.parts, work, config=config, cache_dir=wiring.places.embedding_cache, progress=wiring.progress
         )
-        study = study_of_run(trained, exported.item_vectors, config, wiring.progress)
+        study = study_of_run(trained, exported, config, wiring.progress)
         return measure_variants(study, build_variants(study, variants, kept_towers(trained, config)), work / "index")

@@ -1,7 +1,8 @@
-"""The query tower of a bundle: the one that the settings name, or the one that the policy picks after measuring."""
+"""The small towers of a bundle: those that the settings name, or the one that the policy picks after measuring."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ from pipelines.compression.lesson_texts import lesson_texts
 from pipelines.compression.measurement import HeldOutQueries
 from pipelines.compression.packaging import TrainedParts
 from pipelines.compression.policy import choose_variant
-from pipelines.compression.query_towers import FullModel
 from pipelines.compression.study import FULL, Study, build_variants, measure_variants
+from pipelines.compression.text_towers import FullModel
 from pipelines.compression.variants import Variant, parse_variant
 from pipelines.config import HeadraceConfig
 from pipelines.progress import Progress
@@ -22,6 +23,7 @@ from pipelines.training.catalog_queries import catalog_pairs
 from pipelines.training.judged_queries import JudgedQueries
 
 POLICY = "policy"
+ENCODER = "encoder"
 _MIN_JUDGED = 100
 """Fewer held-out judged queries than this say too little; queries are made up then."""
 _MEASURED_SEED, _LESSON_SEED = 11, 12
@@ -60,6 +62,15 @@ def choose_tower(study: Study, work: Path) -> ChosenTower:
     return ChosenTower(best.name, None if is_encoder_itself(study, variant) else folders[best.name], measured)
 
 
+def item_text_tower(study: Study, work: Path) -> Path | None:
+    """Build the tower that `compression.item_text_tower` names and return its folder; None: the encoder alone reads."""
+    name = study.config.item_text_tower
+    if name == ENCODER or is_encoder_itself(study, parse_variant(name)):
+        return None
+    variant = parse_variant(name)
+    return build_variants(study, [variant], work, cache(study.item_lessons))[variant.name]
+
+
 def is_encoder_itself(study: Study, variant: Variant) -> bool:
     """Whether a bundle's own int8 encoder is the variant."""
     whole = not variant.static and not variant.needs_distillation(layer_count(study.full.encoder))
@@ -69,6 +80,7 @@ def is_encoder_itself(study: Study, variant: Variant) -> bool:
 def study_of(
     trained: TrainedParts,
     item_vectors: np.ndarray,
+    text_vectors: np.ndarray,
     judged: JudgedQueries,
     held_out: JudgedQueries,
     logged: Sequence[str],
@@ -79,6 +91,7 @@ def study_of(
 
     Args:
         item_vectors: float32 `(n_items, dim)`, each row L2 norm 1.
+        text_vectors: The same of the texts of items alone.
         judged: Queries that the encoder was tuned on.
         held_out: Queries that it has not seen.
         logged: Queries that people typed before the validation window.
@@ -99,6 +112,8 @@ def study_of(
         served_vectors=item_vectors,
         queries=queries,
         lesson_texts=texts,
+        item_texts=trained.catalog.texts,
+        text_vectors=text_vectors,
         config=config.compression,
         seed=seed,
         progress=progress,

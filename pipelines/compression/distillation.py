@@ -1,4 +1,4 @@
-"""Distillation: a small query tower learns to put texts where the full model puts them.
+"""Distillation: a small tower learns to put texts, queries or those of items, where the full model puts them.
 
 Two losses. The embedding loss pulls each vector to the teacher's; the ranking loss asks for the teacher's order among
 the items that the teacher finds for the texts of the batch, which is what a search needs.
@@ -37,6 +37,8 @@ class Lessons:
     """int64 `(n, k)`, rows of the items that the teacher finds for each text, best first."""
     item_vectors: np.ndarray
     """float32 `(n_items, dim)`, each row L2 norm 1; the student never changes them."""
+    min_count: int = 2
+    """Times that a token occurs in the texts before a table of tokens gives it a vector."""
 
     def __len__(self) -> int:
         return len(self.texts)

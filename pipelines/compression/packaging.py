@@ -66,6 +66,8 @@ class ExportedModels:
     metrics: Mapping[str, float]
     query_tower: Path | None = None
     """Folder of a smaller tower that reads queries; None: the int8 encoder does."""
+    item_text_tower: Path | None = None
+    """Folder of a smaller tower that is the first to read items which arrive; None: the int8 encoder is."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,7 @@ def _parts(
         metrics=metrics or {},
         more_files={**{name: exported.folder / name for name in names}, **labels.more_files},
         query_tower=exported.query_tower,
+        item_text_tower=exported.item_text_tower,
         half_encoder=half if (half := exported.folder / HALF_ENCODER).is_file() else None,
     )
 

@@ -1,8 +1,8 @@
-"""A study: build the query towers asked for, and measure each against the full float32 model in torch."""
+"""A study: build the towers asked for, and measure each against the full float32 model in torch."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,10 +21,10 @@ from pipelines.compression.measurement import (
     share_kept,
     time_encoders,
 )
-from pipelines.compression.query_towers import FullModel, build_query_tower
+from pipelines.compression.text_towers import FullModel, build_text_tower
 from pipelines.compression.variants import Variant
 from pipelines.config import CompressionConfig
-from pipelines.inference.text_encoder import open_query_tower
+from pipelines.inference.text_encoder import open_text_tower
 from pipelines.model.encoder import EmbeddingCache, encode_texts, encoder_fingerprint, tokenize
 from pipelines.progress import Progress
 from pipelines.schemas import MeasuredVariant
@@ -33,6 +33,10 @@ FULL = "full float32"
 """Name of the reference."""
 _ROUNDS = 3
 _SAMPLES = 1_000
+_ITEM_SEED = 13
+_MIN_ITEM_COUNT = 8
+"""Times that a token occurs in texts of items before a table gives it a vector: the encoder reads an item after the
+table, and so the bundle has no room for words of a few items."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,10 @@ class Study:
     queries: HeldOutQueries
     lesson_texts: Callable[[], list[str]]
     """In-domain texts without the held-out queries."""
+    item_texts: Sequence[str]
+    """What the full model reads of each item, in the order of the vectors."""
+    text_vectors: np.ndarray
+    """float32 `(n_items, dim)`, each row L2 norm 1: the full model's vectors of these texts."""
     config: CompressionConfig
     seed: int
     progress: Progress
@@ -61,6 +69,27 @@ class Study:
         k = self.config.distillation.found_per_text
         vectors = self.vectors_of(texts, "lessons read by the full model")
         return make_lessons(texts, vectors, self.item_vectors, k=k, progress=self.progress)
+
+    def item_lessons(self, rows: np.ndarray | None = None) -> Lessons:
+        """Return what a tower for the texts of items learns: the full model's vectors, and the texts near to them.
+
+        Args:
+            rows: int `(n,)`, the items that it may see; None for all.
+        """
+        seen = np.arange(len(self.item_texts)) if rows is None else rows
+        distinct = {self.item_texts[row]: row for row in seen.tolist()}
+        own = chosen = np.fromiter(distinct.values(), np.int64, len(distinct))
+        most = self.config.distillation.texts
+        if len(own) > most:
+            chosen = np.random.default_rng([self.seed, _ITEM_SEED]).choice(own, most, replace=False)
+        lessons = make_lessons(
+            [self.item_texts[row] for row in chosen],
+            self.text_vectors[chosen],
+            self.text_vectors[own],
+            k=self.config.distillation.found_per_text,
+            progress=self.progress,
+        )
+        return replace(lessons, min_count=_MIN_ITEM_COUNT)
 
     def vectors_of(self, texts: Sequence[str], stage: str) -> np.ndarray:
         """Return the full model's vectors, float32 `(n, dim)`, each row L2 norm 1."""
@@ -78,14 +107,20 @@ class Study:
         )
 
 
-def build_variants(study: Study, variants: Sequence[Variant], work: Path) -> dict[str, Path]:
-    """Build the towers that are not in `work` yet, and return the folder of each by name."""
+def build_variants(
+    study: Study, variants: Sequence[Variant], work: Path, lessons: Callable[[], Lessons] | None = None
+) -> dict[str, Path]:
+    """Build the towers that are not in `work` yet, and return the folder of each by name.
+
+    Args:
+        lessons: What they learn; None teaches them to read queries.
+    """
     folders = {variant.name: work / variant.name.replace(" ", "-") for variant in variants}
     for variant in variants:
-        build_query_tower(
+        build_text_tower(
             variant,
             study.full,
-            lambda: study.lessons,
+            lessons or (lambda: study.lessons),
             folders[variant.name],
             config=study.config.distillation,
             seed=study.seed,
@@ -112,7 +147,7 @@ def measure_variants(study: Study, folders: Mapping[str, Path], work: Path) -> l
 def _measure(study: Study, folders: Mapping[str, Path], path: SearchPath) -> list[MeasuredVariant]:
     queries = study.queries
     encoders: dict[str, QueryEncoder] = {FULL: _in_torch(study)}
-    encoders |= {name: open_query_tower(folder, study.full.max_tokens).encode for name, folder in folders.items()}
+    encoders |= {name: open_text_tower(folder, study.full.max_tokens).encode for name, folder in folders.items()}
     timed = queries.queries[: study.config.timed_queries]
     milliseconds = time_encoders(encoders, timed, _ROUNDS)
     vectors = study.vectors_of(queries.queries, "held-out queries")

@@ -24,9 +24,10 @@ def model_card(manifest: Manifest, receipt: Receipt | None, report: EvaluationRe
     """
     origin = f"bundle `{manifest.parent}`" if manifest.parent else f"the pre-trained encoder `{manifest.encoder}`"
     tower = "a smaller query tower" if manifest.has_query_tower else "its int8 encoder"
+    first = "a smaller tower reads items that arrive before it; " if manifest.has_item_text_tower else ""
     lines = [
         f"Searches and recommends among {manifest.n_items:,} items. Made {manifest.created_at:%Y-%m-%d} from {origin}; "
-        f"{tower} reads queries; {manifest.size_mib:.0f} MiB.",
+        f"{tower} reads queries; {first}{manifest.size_mib:.0f} MiB.",
         _read_rows(receipt),
         *([_measured(report)] if report is not None else []),
         f"To serve it: `headrace deploy_bundle --bundle {manifest.bundle_id}`; to try it on some users: "

@@ -6,6 +6,7 @@ encoder_half.onnx         the same in float16, for a service with a GPU; where t
 tokenizer.json
 query_tower/              a smaller tower that reads queries, where one was chosen: `model.onnx`, `tokenizer.json`, and
                           `table_tokenizer.json` where its table of tokens has a vocabulary of its own
+item_text_tower/          the same for a smaller tower that is the first to read items that arrive
 user_tower.onnx           (item_vectors, event_types, gap_buckets, mask, activity) → user_embedding, attention
 item_vectors.npy          int8 (n_items, dim), mapped into memory; with its
 item_scales.npy           float32 (n_items,)
@@ -57,7 +58,7 @@ from pipelines.inference.preprocessing import (
 from pipelines.inference.ranker import Ranker
 from pipelines.inference.ranker_features import SEARCH_FEATURES, ranker_features
 from pipelines.inference.sessions import Device, gpu_is_listed, open_session, runs_on_gpu
-from pipelines.inference.text_encoder import TOWER_FILES, TextEncoder, open_query_tower
+from pipelines.inference.text_encoder import TOWER_FILES, TextEncoder, open_text_tower
 from pipelines.inference.user_tower import UserTower
 from pipelines.retrieval.dense import INDEX, VECTORS, DenseIndex, ItemVectors
 from pipelines.retrieval.lexical import LexicalIndex
@@ -88,7 +89,7 @@ DENSE = "dense"
 """The generator that compares vectors."""
 MANIFEST = "manifest.json"
 HALF_ENCODER = "encoder_half.onnx"
-QUERY_TOWER = "query_tower"
+QUERY_TOWER, ITEM_TEXT_TOWER = "query_tower", "item_text_tower"
 ITEM_COLUMNS = pa.schema(
     [
         pa.field("item_id", pa.string(), nullable=False),
@@ -141,6 +142,11 @@ class Manifest(Frozen):
         """Whether a smaller tower reads queries."""
         return any(name.startswith(f"{QUERY_TOWER}/") for name in self.files)
 
+    @property
+    def has_item_text_tower(self) -> bool:
+        """Whether a smaller tower is the first to read items that arrive."""
+        return any(name.startswith(f"{ITEM_TEXT_TOWER}/") for name in self.files)
+
 
 @dataclass(frozen=True)
 class BundleParts:
@@ -174,6 +180,8 @@ class BundleParts:
     """ONNX file of the encoder in float16."""
     query_tower: Path | None = None
     """Folder of what reads queries, with the `TOWER_FILES` that it has; None: the encoder."""
+    item_text_tower: Path | None = None
+    """Folder of what reads items that arrive before the encoder does; None: nothing."""
     texts: Sequence[str] | None = None
     """Texts that lexical search looks into, in the order of the vectors; None: title, category and brand."""
     more_files: Mapping[str, Path] = field(default_factory=dict)
@@ -206,11 +214,9 @@ def write_bundle(
             shutil.copyfile(file, target / name)
         if parts.half_encoder is not None:
             shutil.copyfile(parts.half_encoder, target / HALF_ENCODER)
-        if parts.query_tower is not None:
-            (target / QUERY_TOWER).mkdir()
-            for name in TOWER_FILES:
-                if (parts.query_tower / name).is_file():
-                    shutil.copyfile(parts.query_tower / name, target / QUERY_TOWER / name)
+        for name, tower in ((QUERY_TOWER, parts.query_tower), (ITEM_TEXT_TOWER, parts.item_text_tower)):
+            if tower is not None:
+                _copy_tower(tower, target / name)
         ItemVectors.quantized(parts.item_vectors).save(target)
         pq.write_table(items, target / "items.parquet")
         save_tables(target / "neighbors", parts.neighbors)
@@ -238,6 +244,13 @@ def write_bundle(
         left_out = set() if items_cursor else {"items_cursor"}
         _write_json(target / MANIFEST, manifest.model_dump(mode="json", exclude=left_out))
     return manifest
+
+
+def _copy_tower(source: Path, target: Path) -> None:
+    target.mkdir()
+    for name in TOWER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
 
 
 def default_texts(items: pa.Table) -> list[str]:
@@ -330,6 +343,7 @@ class Bundle:
         user_tower_session: Any,
         metrics: Mapping[str, float],
         query_tower: TextEncoder | None = None,
+        item_text_tower: TextEncoder | None = None,
         ranker: Ranker | None = None,
         search_ranker: Ranker | None = None,
     ) -> None:
@@ -360,6 +374,7 @@ class Bundle:
         self._rows = {item_id: row for row, item_id in enumerate(self.item_ids)}
         self._encoder = encoder
         self._query_tower = query_tower or encoder
+        self._item_text_tower = item_text_tower
         self._user_tower = UserTower(user_tower_session, item_vectors)
 
     @property
@@ -456,11 +471,16 @@ class Bundle:
             return np.empty((0, self.dim), np.float32)
         return self._query_tower.encode(texts)
 
-    def encode_items(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed texts of items, float32 `(n, dim)`, each row L2 norm 1, by the encoder that read the catalogue."""
+    def encode_items(self, texts: Sequence[str], *, at_first: bool = False) -> np.ndarray:
+        """Embed texts of items, float32 `(n, dim)`, each row L2 norm 1, by the encoder that read the catalogue.
+
+        Args:
+            at_first: Take the smaller tower for items that arrive, where there is one.
+        """
         if not texts:
             return np.empty((0, self.dim), np.float32)
-        return self._encoder.encode(texts)
+        tower = self._item_text_tower if at_first and self._item_text_tower is not None else self._encoder
+        return tower.encode(texts)
 
     def user_embedding(self, features: UserFeatures, now_s: float) -> tuple[np.ndarray, np.ndarray] | None:
         """Embed one user at `now_s` (epoch seconds).
@@ -533,7 +553,8 @@ def _open(folder: Path, manifest: Manifest, device: Device) -> Bundle:
         dense_index=DenseIndex(open_session(folder / INDEX, "cpu")),
         lexical=_read(folder, "lexical", LexicalIndex.load),
         encoder=_open_encoder(folder, preprocessing.max_tokens, device),
-        query_tower=_open_query_tower(folder / QUERY_TOWER, preprocessing.max_tokens, device),
+        query_tower=_open_tower(folder / QUERY_TOWER, preprocessing.max_tokens, device),
+        item_text_tower=_open_tower(folder / ITEM_TEXT_TOWER, preprocessing.max_tokens, device),
         user_tower_session=open_session(folder / "user_tower.onnx", device),
         metrics=_read(folder, "metrics.json", lambda path: json.loads(path.read_text(encoding="utf-8"))),
         ranker=_open_ranker(folder, "ranker.onnx", preprocessing.ranker, device),
@@ -555,8 +576,8 @@ def _open_encoder(folder: Path, max_tokens: int, device: Device) -> TextEncoder:
     return TextEncoder(open_session(folder / "encoder.onnx", device), tokenizer, max_tokens)
 
 
-def _open_query_tower(folder: Path, max_tokens: int, device: Device) -> TextEncoder | None:
-    return open_query_tower(folder, max_tokens, device) if folder.is_dir() else None
+def _open_tower(folder: Path, max_tokens: int, device: Device) -> TextEncoder | None:
+    return open_text_tower(folder, max_tokens, device) if folder.is_dir() else None
 
 
 def _open_ranker(folder: Path, name: str, settings: RankerSettings | None, device: Device) -> Ranker | None:
@@ -655,10 +676,16 @@ def _check_models(bundle: Bundle) -> None:
     try:
         query = bundle.encode_queries(["a first query"])
         item = bundle.encode_items(["a first query"])
+        new_item = bundle.encode_items(["a first query"], at_first=True)
         user = bundle.user_embeddings([history], [0.0])[0]
     except Exception as error:
         raise _no_answer(bundle, error) from error
-    for name, vectors in (("query tower", query), ("encoder.onnx", item), ("user_tower.onnx", user)):
+    for name, vectors in (
+        ("query tower", query),
+        ("encoder.onnx", item),
+        (ITEM_TEXT_TOWER, new_item),
+        ("user_tower.onnx", user),
+    ):
         norm = float(np.linalg.norm(vectors[0]))
         if vectors.shape != (1, bundle.dim) or not abs(norm - 1) <= _NORM_TOLERANCE:
             raise BundleError(

@@ -7,6 +7,7 @@ of its item for as long as the bundle is open.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ State = Mapping[str, Any]
 """An item as it is now: the columns of the ITEMS schema (`updated_at` does not count), or `item_id` and `deleted`."""
 _SPARE_ROWS = 1_024
 _FIRST_SLOTS = 64
+_LOOKED_THROUGH = 8
+"""Times as many items as are read together, among which those of similar length are looked for."""
 _IN_WORDS = ("title", "category", "brand")
 _SHOWN = ("item_id", "title", "category", "brand", "price", "currency")
 
@@ -67,7 +70,7 @@ class ItemOverlay:
         """Copy what is written in place; the first change pays for it, a few milliseconds for 100,000 items."""
         own = {"items", *cached_names(type(bundle))}
         self._parts = {name: value for name, value in vars(bundle).items() if name not in own}
-        self._encoder = bundle._encoder
+        self._encoder, self._small_tower = bundle._encoder, bundle._item_text_tower
         self._folder = bundle.folder
         self._tower: ItemTower | None = None
         self._tower_is_open = False
@@ -114,6 +117,9 @@ class ItemOverlay:
         self._slot_rows = np.zeros(_FIRST_SLOTS, np.int64)
         self._slot_vectors = np.zeros((_FIRST_SLOTS, bundle.dim), np.float32)
         self._waiting: dict[int, State] = {}
+        """By row, what the encoder has yet to read."""
+        self._unread: dict[int, State] = {}
+        """Those of them that the small tower has not read either."""
         self._touched: set[int] = set()
         self._came_back = False
         self._read: dict[int, int] = {}
@@ -121,8 +127,13 @@ class ItemOverlay:
 
     @property
     def pending(self) -> int:
-        """Items whose vectors are those of before, or none, until `embed` is called."""
+        """Items that the encoder has yet to read: their vectors are those of before, of the small tower, or none."""
         return len(self._waiting)
+
+    @property
+    def unread(self) -> int:
+        """Those of them that nothing has read yet."""
+        return len(self._unread)
 
     @property
     def changed(self) -> int:
@@ -155,7 +166,7 @@ class ItemOverlay:
                 touched.add(row)
             if is_new or self._reads_anew(row, before, state):
                 self._slot_of(row)
-                self._waiting[row] = state
+                self._waiting[row] = self._unread[row] = state
                 touched.add(row)
             self._describe(row, state)
             shown[row] = bool(state["available"])
@@ -191,24 +202,44 @@ class ItemOverlay:
     def embed(self, most: int) -> None:
         """Give at most so many items the vectors of what they are now; their pictures are not looked at.
 
+        Where more come than that, or others wait, the bundle's small tower reads all of them first, if it has one; then
+        the encoder does.
+
         Raises:
             BundleError: the item tower cannot be read.
         """
-        rows = list(self._waiting)[:most]
+        at_first, rows = self._next(most)
         if not rows:
             return
-        states = [self._waiting[row] for row in rows]
-        vectors = self._embedded(states)
+        vectors = self._embedded([self._waiting[row] for row in rows], at_first)
         vectors[~np.isfinite(vectors).all(axis=1)] = 0  # found by words alone; a number that is none fails searches
         for row, vector in zip(rows, vectors, strict=True):
             self._slot_vectors[self._columns["slots"][row]] = vector
             self._touched.add(row)
-            self._read[row] = _what_is_read(self._waiting.pop(row))
+            self._unread.pop(row, None)
+            if not at_first:
+                self._read[row] = _what_is_read(self._waiting.pop(row))
 
     def give_up(self, most: int) -> list[str]:
-        """Leave at most so many items without new vectors, those that `embed` would take next; return their ids."""
-        rows = list(self._waiting)[:most]
+        """Leave at most so many items without new vectors, those that `embed` would take next; return their ids.
+
+        Where the small tower is to read them, it is left out from now on, and the encoder is tried.
+        """
+        at_first, rows = self._next(most)
+        if at_first:
+            self._small_tower = None
+            return []
+        for row in rows:
+            self._unread.pop(row, None)
         return [str(self._waiting.pop(row)["item_id"]) for row in rows]
+
+    def _next(self, most: int) -> tuple[bool, list[int]]:
+        """Return whether the small tower is to read, and the rows that are read next, of similar length."""
+        unread = len(self._unread)
+        at_first = self._small_tower is not None and (unread > most or 0 < unread < len(self._waiting))
+        queue = self._unread if at_first else self._waiting
+        rows = sorted(islice(queue, _LOOKED_THROUGH * most), key=lambda row: len(queue[row]["title"]))
+        return at_first, rows[:most]
 
     def bundle(self) -> Bundle:
         """Return the bundle as of now."""
@@ -317,9 +348,11 @@ class ItemOverlay:
             self._padded = padded = features, room
         return padded[1]
 
-    def _embedded(self, states: Sequence[State]) -> np.ndarray:
+    def _embedded(self, states: Sequence[State], at_first: bool) -> np.ndarray:
         """Return the vectors of items, float32 `(n, dim)`, each row L2 norm 1."""
-        vectors = self._encoder.encode([item_text(state["title"], state.get("description")) for state in states])
+        texts = [item_text(state["title"], state.get("description")) for state in states]
+        tower = self._small_tower if at_first and self._small_tower is not None else self._encoder
+        vectors = tower.encode(texts)
         if not self._tower_is_open:
             self._tower, self._tower_is_open = open_item_tower(self._folder), True
         if self._tower is None:

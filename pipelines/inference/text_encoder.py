@@ -1,4 +1,4 @@
-"""The query tower: text to unit vector with `tokenizers` and ONNX Runtime."""
+"""Text towers: text to unit vector with `tokenizers` and ONNX Runtime."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from pipelines.errors import BundleError
 from pipelines.inference.sessions import Device, open_session
 
 MODEL, TOKENIZER, TABLE_TOKENIZER = TOWER_FILES = ("model.onnx", "tokenizer.json", "table_tokenizer.json")
-"""Files of a query tower's folder; the last one is there where a table of tokens has a vocabulary of its own."""
+"""Files of a text tower's folder; the last one is there where a table of tokens has a vocabulary of its own."""
 TABLE_INPUT = "table_input_ids"
 """Input of a model for the tokens of that table, int64 `(n, t)`, padded."""
 _BATCH = 64
@@ -67,8 +67,8 @@ class TextEncoder:
         return vector
 
 
-def open_query_tower(folder: Path, max_tokens: int, device: Device = "cpu") -> TextEncoder:
-    """Open the query tower in a folder.
+def open_text_tower(folder: Path, max_tokens: int, device: Device = "cpu") -> TextEncoder:
+    """Open the text tower in a folder.
 
     Raises:
         BundleError: a file is missing or broken, or the files do not fit together.

@@ -99,6 +99,27 @@ def recommend(
     return _fused(bundle, user, k, serving, allowed)
 
 
+def prepare(
+    bundle: Bundle,
+    features: UserFeatures,
+    *,
+    now_s: float,
+    serving: ServingConfig,
+    prepared: Prepared,
+    with_candidates: bool = True,
+) -> None:
+    """Remember what the next answers to a user need.
+
+    Args:
+        now_s: The present, epoch seconds.
+        with_candidates: Whether recommendations will be asked for; searches need less.
+    """
+    now_s = minute_of(now_s)
+    user = prepared_user(bundle, features, now_s, prepared)
+    if user is not None and with_candidates and bundle.ranker is not None:
+        ranked_items(bundle, user, now_s, serving, prepared)
+
+
 def search(
     bundle: Bundle,
     query: str,

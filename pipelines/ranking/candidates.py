@@ -19,7 +19,7 @@ from pipelines.inference.bundle import Bundle
 from pipelines.inference.preprocessing import UserFeatures
 from pipelines.inference.ranker_features import OF_GENERATOR, OF_PAIR, OF_USER, ranker_features
 from pipelines.ranking.ordering import first_allowed, top_rows
-from pipelines.retrieval.neighbors import Reached, ReachedTables
+from pipelines.retrieval.neighbors import ReachedTables
 from pipelines.retrieval.trends import TREND_FEATURES
 
 TRENDING = "trending"
@@ -156,7 +156,7 @@ def day_candidates(
     names = generators[:-1]  # `dense` is the last
     reached = ReachedTables([bundle.neighbors[name] for name in names], rows, weights)
     trends = bundle.trends.of_day(now_s)
-    proposed = [_best_reached(table, per_generator, allowed) for table in reached.tables]
+    proposed = reached.best(per_generator, allowed)
     proposed.append(_nearest(bundle, user_vector, dense_scores, per_generator, allowed))
     proposed.append(first_allowed(trends.popular, per_generator, allowed))
     proposed.append(history.rows[allowed[history.rows]])
@@ -209,16 +209,6 @@ def _weights(bundle: Bundle, ages: np.ndarray) -> np.ndarray:
     return np.stack([bundle.preprocessing.history_decay**ages, steps, ages == 0]).astype(np.float32)
 
 
-def _best_reached(reached: Reached, most: int, allowed: np.ndarray) -> np.ndarray:
-    """Return the rows of the best items that are allowed, int64 `(<=most,)`, in any order."""
-    scores = reached.scores[0] * allowed[reached.rows]
-    bound = np.partition(scores, -most)[-most] if len(scores) > most else 0
-    best = np.flatnonzero(scores >= bound if bound > 0 else scores > 0)
-    if len(best) > most:  # equals at the end of the list: the first rows of them
-        best = top_rows(scores, most)
-    return reached.rows[best]
-
-
 def _merged(proposed: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct rows, rising, and which part each is in, bool `(c, n_parts)`."""
     every = np.concatenate(proposed)
@@ -232,22 +222,26 @@ def _fill_generators(columns: np.ndarray, reached: ReachedTables, candidates: np
     """Write what the generators say of the candidates into columns, float32 `(c, 6 · n_generators)`."""
     values = np.concatenate([reached.of(candidates), np.maximum(cosines, 0)[:, None]], axis=1)
     tops = np.ones(values.shape[:2], np.float32)
-    tops[:, :-1] = np.stack([table.scores.max(axis=1, initial=0) for table in reached.tables], axis=1)
+    tops[:, :-1] = reached.tops
     tops[0, -1] = values[0, -1].max(initial=0)
+    scales = np.where(tops > 0, tops, 1)[:, :, None]
+    n_generators, n = values.shape[1:]
+    said = np.empty((len(OF_GENERATOR), n_generators, n), np.float32)
+    np.divide(values[0], scales[0], out=said[0])
+    np.log1p(_STRENGTH * values[0], out=said[1])
     order = np.argsort(-values[0], axis=1, kind="stable")
-    places = np.empty(order.shape, np.int64)
-    np.put_along_axis(places, order, np.arange(len(candidates))[None], axis=1)
-    relative = values / np.where(tops > 0, tops, 1)[:, :, None]
-    said = [
-        relative[0],
-        np.log1p(_STRENGTH * values[0]),
-        np.where(values[0] > 0, 1 / np.log2(2.0 + places), 0),
-        *relative[1:],
-    ]
-    width = len(OF_GENERATOR) * len(values[0])
-    for part, of_each in enumerate(said):
-        columns[:, part : width : len(OF_GENERATOR)] = of_each.T
+    np.put_along_axis(said[2], order, _of_places(n)[None], axis=1)
+    said[2] *= values[0] > 0
+    np.divide(values[1:], scales[1:], out=said[3:])
+    width = len(OF_GENERATOR) * n_generators
+    columns[:, :width].reshape(n, n_generators, len(OF_GENERATOR))[:] = said.transpose(2, 1, 0)
     columns[:, width:] = np.log1p(_STRENGTH * tops[0])
+
+
+@lru_cache(maxsize=1_024)
+def _of_places(count: int) -> np.ndarray:
+    """Return what the first places of a list are worth, float32 `(count,)`."""
+    return (1 / np.log2(2.0 + np.arange(count))).astype(np.float32)
 
 
 @dataclass(frozen=True)

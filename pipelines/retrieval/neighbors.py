@@ -19,23 +19,6 @@ _LEVELS = 256
 
 
 @dataclass(frozen=True)
-class Reached:
-    """The items that a history reaches in a table: a few thousand of a catalogue of any size."""
-
-    rows: np.ndarray
-    """int64 `(m,)`, distinct row numbers, rising."""
-    scores: np.ndarray
-    """float32 `(w, m)`, what its neighbors add up to by each way of weighting the history."""
-
-    def of(self, rows: np.ndarray) -> np.ndarray:
-        """Return the scores of the items asked for, float32 `(w, c)`, 0 for those that were not reached."""
-        if not len(self.rows):
-            return np.zeros((len(self.scores), len(rows)), np.float32)
-        places = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
-        return np.where(self.rows[places] == rows, self.scores[:, places], np.float32(0))
-
-
-@dataclass(frozen=True)
 class NeighborTable:
     """Neighbors of `n` items, each list best first, in compressed rows."""
 
@@ -66,15 +49,6 @@ class NeighborTable:
         """Return the neighbors of one item, best first: int32 `(k,)` and float32 `(k,)`."""
         part = slice(self.offsets[row], self.offsets[row + 1])
         return self.ids[part], self.scores[part]
-
-    def reached(self, rows: np.ndarray, weights: np.ndarray) -> Reached:
-        """Add up the neighbors of a history in several ways, looking only at items that are neighbors.
-
-        Args:
-            rows: int64 `(t,)`, items of the history, without unknown ones.
-            weights: float32 `(w, t)`, weight of each, by `w` ways of weighting.
-        """
-        return ReachedTables([self], rows, weights).tables[0]
 
     def _links(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the neighbors of all rows one after the other, their scores, and how many each row has."""
@@ -167,38 +141,67 @@ class NeighborTable:
 
 
 class ReachedTables:
-    """The items that a history reaches in several tables of the same items: together they take half the time."""
+    """The items that a history reaches in several tables of the same items, a few thousand of any catalogue."""
 
     def __init__(self, tables: Sequence[NeighborTable], rows: np.ndarray, weights: np.ndarray) -> None:
-        """Add up neighbors; Args: as for `NeighborTable.reached`."""
+        """Add up the neighbors of a history in several ways, looking only at items that are neighbors.
+
+        Args:
+            rows: int64 `(t,)`, items of the history, without unknown ones.
+            weights: float32 `(w, t)`, weight of each, by `w` ways of weighting.
+        """
         n = len(tables[0])
         links = [table._links(rows) for table in tables]
-        ids = np.concatenate([found + place * n for place, (found, _, _) in enumerate(links)])
+        self._firsts = np.arange(len(tables))[:, None] * n
+        self._ids = np.concatenate([found for found, _, _ in links])
+        self._ends = np.cumsum([0, *(len(found) for found, _, _ in links)]).tolist()
+        # An item of a table is one key, and all its links count for the last of them. The places of other keys hold
+        # whatever lay there: who looks one up sees whether the link there is of the same key.
+        self._keys = np.concatenate(
+            [np.add(found, place * n, dtype=np.int64) for place, (found, _, _) in enumerate(links)]
+        )
+        self._places = np.empty(len(tables) * n, np.int32)
+        self._places[self._keys] = np.arange(len(self._keys), dtype=np.int32)
+        numbers = self._places[self._keys]
         scores = np.concatenate([found for _, found, _ in links])
         lengths = np.concatenate([found for _, _, found in links])
-        self._marked = np.zeros(len(tables) * n, bool)
-        self._marked[ids] = True
-        distinct = np.flatnonzero(self._marked)
-        self._numbers = np.empty(len(self._marked), np.int32)  # only the marked ones are written and read
-        self._numbers[distinct] = np.arange(len(distinct), dtype=np.int32)
-        places, owners = self._numbers[ids], np.repeat(np.tile(np.arange(len(rows)), len(tables)), lengths)
-        self._sums = np.zeros((len(weights), len(distinct) + 1), np.float32)  # the last one: not reached
+        self._sums = np.zeros((len(weights), len(numbers) + 1), np.float32)  # the last one: not reached
         for sums, way in zip(self._sums, weights, strict=True):
-            sums[:-1] = np.bincount(places, scores * way[owners], minlength=len(distinct))
-        self._firsts = np.arange(len(tables))[:, None] * n
-        ends = np.searchsorted(distinct, [*self._firsts[:, 0], len(self._marked)]).tolist()
-        self.tables = [
-            Reached(distinct[start:stop] - place * n, self._sums[:, start:stop])
-            for place, (start, stop) in enumerate(pairwise(ends))
-        ]
-        """What each table reaches."""
+            shares = np.repeat(np.tile(way, len(tables)), lengths)
+            shares *= scores
+            sums[:-1] = np.bincount(numbers, shares, minlength=len(numbers))
+
+    @property
+    def tops(self) -> np.ndarray:
+        """The highest score of each table, float32 `(w, n_tables)`, 0 where nothing was reached."""
+        return np.stack([self._sums[:, start:stop].max(axis=1, initial=0) for start, stop in pairwise(self._ends)], 1)
+
+    def best(self, most: int, allowed: np.ndarray) -> list[np.ndarray]:
+        """Return of each table the best items by the first way, int64 `(<=most,)` each, in any order.
+
+        Args:
+            allowed: bool `(n,)`.
+        """
+        scores = self._sums[0, :-1] * allowed[self._ids]
+        return [_best(self._ids[start:stop], scores[start:stop], most) for start, stop in pairwise(self._ends)]
 
     def of(self, rows: np.ndarray) -> np.ndarray:
         """Return the scores of the items asked for, float32 `(w, n_tables, c)`, 0 for those that were not reached."""
-        places = rows + self._firsts
-        numbers = np.where(self._marked[places], self._numbers[places], self._sums.shape[1] - 1)
-        scores: np.ndarray = self._sums[:, numbers]
-        return scores
+        if not len(self._keys):
+            return np.zeros((len(self._sums), len(self._firsts), len(rows)), np.float32)
+        keys = rows + self._firsts
+        numbers = self._places[keys]
+        numbers[self._keys.take(numbers, mode="clip") != keys] = len(self._keys)
+        return self._sums.take(numbers, axis=1)
+
+
+def _best(rows: np.ndarray, scores: np.ndarray, most: int) -> np.ndarray:
+    """Return the rows of the best scores above 0, in any order; of equals at the end the first rows."""
+    bound = np.partition(scores, -most)[-most] if len(scores) > most else 0
+    best = np.flatnonzero(scores >= bound if bound > 0 else scores > 0)
+    if len(best) > most:
+        best = best[np.lexsort((rows[best], -scores[best]))[:most]]
+    return rows[best].astype(np.int64)
 
 
 def _high_bits(n_items: int) -> int:

@@ -15,6 +15,8 @@ from pipelines.retrieval.dense import DenseIndex, ItemVectors
 
 FAST_SCAN_FROM = 16_384
 """Items from which on product codes are worth their error: below, all items take less than half a millisecond."""
+CODES_VERSION = 2
+"""Another number where `build_fast_scan` makes other codes of the same vectors: what is kept of before is not read."""
 _BITS = 4
 _LEAST_DIRECTIONS = 64
 _TRAINED_ON = 20_000

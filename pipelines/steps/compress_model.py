@@ -7,13 +7,19 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 
-from pipelines.compression.chosen_tower import choose_tower, study_of
-from pipelines.compression.packaging import Knowledge, Labels, TrainedParts, export_models, package_bundle
-from pipelines.compression.query_towers import towers_folder
+from pipelines.compression.chosen_tower import choose_tower, item_text_tower, study_of
+from pipelines.compression.packaging import (
+    ExportedModels,
+    Knowledge,
+    Labels,
+    TrainedParts,
+    export_models,
+    package_bundle,
+)
 from pipelines.compression.study import Study
+from pipelines.compression.text_towers import TowerKind, towers_folder
 from pipelines.config import CompressionConfig, HeadraceConfig
 from pipelines.evaluation.rows import read_rows
 from pipelines.experiments.model_card import model_card
@@ -51,7 +57,8 @@ def compress_model(
 ) -> CompressedBundle:
     """Export to ONNX, quantize to int8, embed the catalogue, write the bundle and register it as the challenger.
 
-    What reads queries is `compression.query_tower`: the int8 encoder, a smaller tower, or what the policy picks.
+    What reads queries is `compression.query_tower`: the int8 encoder, a smaller tower, or what the policy picks. What
+    is the first to read items that arrive is `compression.item_text_tower`.
 
     The bundle has the id of the run, so running it again replaces nothing and registers nothing twice. Nothing in
     the bundle has seen the test window. The ranking is learned on the validation window, with tables and popularity
@@ -147,14 +154,15 @@ def read_trained_run(
     return TrainedRun(source, parts, tuned_on, held_out, logged)
 
 
-def study_of_run(run: TrainedRun, item_vectors: np.ndarray, config: HeadraceConfig, progress: Progress) -> Study:
-    """Return the study of a run's query towers."""
-    return study_of(run.parts, item_vectors, run.tuned_on, run.held_out, run.logged, config, progress)
+def study_of_run(run: TrainedRun, exported: ExportedModels, config: HeadraceConfig, progress: Progress) -> Study:
+    """Return the study of a run's small towers."""
+    vectors = exported.item_vectors, exported.text_vectors
+    return study_of(run.parts, *vectors, run.tuned_on, run.held_out, run.logged, config, progress)
 
 
-def kept_towers(run: TrainedRun, config: HeadraceConfig) -> Path:
-    """Return the folder in which the query towers of a run are kept."""
-    return towers_folder(run.source.folder.parent, config.compression.distillation, config.training.seed)
+def kept_towers(run: TrainedRun, config: HeadraceConfig, kind: TowerKind = "query_towers") -> Path:
+    """Return the folder in which the small towers of a run are kept."""
+    return towers_folder(run.source.folder.parent, config.compression.distillation, config.training.seed, kind)
 
 
 def _write(
@@ -183,11 +191,18 @@ def _write(
     )
     with TemporaryDirectory(prefix="headrace-") as scratch:
         exported = export_models(parts, Path(scratch), config=config, cache_dir=cache_dir, progress=progress)
-        tower = choose_tower(study_of_run(run, exported.item_vectors, config, progress), kept_towers(run, config))
+        study = study_of_run(run, exported, config, progress)
+        tower = choose_tower(study, kept_towers(run, config))
+        reads_items = item_text_tower(study, kept_towers(run, config, "item_text_towers"))
         package_bundle(
             folder,
             parts,
-            replace(exported, query_tower=tower.folder, metrics={**exported.metrics, **tower.metrics}),
+            replace(
+                exported,
+                query_tower=tower.folder,
+                item_text_tower=reads_items,
+                metrics={**exported.metrics, **tower.metrics},
+            ),
             build_text_tables(catalog.texts, config.ranker, progress),
             then=Knowledge(then, catalog.popularity),
             now=Knowledge(now_known, latest_popularity),

@@ -1,11 +1,13 @@
 """Writes that are whole or not there: a temporary name in the same folder, then a rename."""
 
+import fcntl
+import glob
 import hashlib
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -26,11 +28,12 @@ def replacing_file(target: Path) -> Iterator[Path]:
 def replacing_folder(target: Path) -> Iterator[Path]:
     """Give a temporary folder; when the block ends well it takes the place of `target`.
 
-    A folder cannot be swapped for a non-empty one in one call: readers must tolerate a moment without it.
+    A folder cannot be swapped for a non-empty one in one call: readers must tolerate a moment without it. What a killed
+    process left of the same target is removed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.mkdir()
+    _remove_abandoned(target)
+    temporary, lock = _locked_folder(target)
     try:
         yield temporary
         if target.exists():
@@ -38,6 +41,31 @@ def replacing_folder(target: Path) -> Iterator[Path]:
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked_folder(target: Path) -> tuple[Path, int]:
+    """Make a temporary folder that is locked for as long as this process lives; return it and the lock."""
+    while True:
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary.mkdir()
+        lock = os.open(temporary, os.O_RDONLY)
+        with suppress(OSError):  # a file system without locks: what is left there stays
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if temporary.exists():  # else another process took it for abandoned before it was locked
+            return temporary, lock
+        os.close(lock)
+
+
+def _remove_abandoned(target: Path) -> None:
+    for folder in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        with suppress(OSError):  # it is being written, or it has gone
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 def write_text(target: Path, text: str) -> None:

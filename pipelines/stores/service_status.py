@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pipelines.stores.files import write_text
 
 SILENT_S = 60.0
 """A service that has not touched its file for so long is taken for gone."""
+_FORGOTTEN_S = 86_400.0
 
 
 class RunningService(Record):
@@ -63,6 +65,8 @@ class StatusFile:
             os.utime(self._path)
             return
         write_text(self._path, status.model_dump_json(indent=2))
+        if self._written is None:
+            _remove_dead(self._path.parent)
         self._written = status
 
     def remove(self) -> None:
@@ -74,14 +78,29 @@ def running_services(folder: Path) -> Sequence[RunningService]:
     """Return the services that are alive, by host and process."""
     found = []
     for path in sorted(folder.glob("*.json")):
-        try:
-            age_s = time.time() - path.stat().st_mtime
-            status = RunningService.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValidationError, UnicodeDecodeError):
-            continue  # removed in between, or of another version
-        if age_s < SILENT_S and _may_live(status):
-            found.append(status)
+        if (told := _read(path)) is not None and told[1] < SILENT_S and _may_live(told[0]):
+            found.append(told[0])
     return found
+
+
+def _read(path: Path) -> tuple[RunningService, float] | None:
+    """Return what a file says, and its age in seconds; None where it was removed in between, or says nothing."""
+    try:
+        age_s = time.time() - path.stat().st_mtime
+        return RunningService.model_validate_json(path.read_text(encoding="utf-8")), age_s
+    except (OSError, ValidationError, UnicodeDecodeError):
+        return None
+
+
+def _remove_dead(folder: Path) -> None:
+    """Remove what killed services left: those of this machine that are gone, others that were silent for a day."""
+    for path in folder.glob("*.json"):
+        if (told := _read(path)) is None:
+            continue
+        status, age_s = told
+        if not _may_live(status) or (status.host != socket.gethostname() and age_s > _FORGOTTEN_S):
+            with suppress(OSError):
+                path.unlink()
 
 
 def _may_live(status: RunningService) -> bool:

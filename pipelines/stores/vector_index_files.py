@@ -1,8 +1,9 @@
 """Indexes over the vectors of bundles, kept beside the bundles so that a restart and other workers are quick.
 
-<bundles>/.vector_indexes/<bundle>.<digits>.index   SHA-256 of the rest, then the index; digits of the vectors' SHA-256
+<bundles>/.vector_indexes/<bundle>.<digits>.v<version>.index   SHA-256 of the rest, then the index
 
-What is missing, damaged or of other vectors is made again; the bundle itself stays as it was deployed.
+The digits are of the vectors' SHA-256, the version is that of the codes. What is missing, damaged, of other vectors or
+of another version is made again; the bundle itself stays as it was deployed.
 """
 
 import hashlib
@@ -12,7 +13,14 @@ from pathlib import Path
 from pipelines.errors import DataError
 from pipelines.inference.bundle import Bundle
 from pipelines.retrieval.dense import VECTORS
-from pipelines.retrieval.vector_index import FAST_SCAN_FROM, FastScanVectorIndex, build_fast_scan, packed, unpacked
+from pipelines.retrieval.vector_index import (
+    CODES_VERSION,
+    FAST_SCAN_FROM,
+    FastScanVectorIndex,
+    build_fast_scan,
+    packed,
+    unpacked,
+)
 from pipelines.stores.files import replacing_file
 
 FOLDER = ".vector_indexes"
@@ -43,7 +51,7 @@ def indexed(bundle: Bundle, *, fast_scan_from: int = FAST_SCAN_FROM) -> Bundle:
 def index_path(bundle: Bundle) -> Path:
     """Return where the index of a bundle is kept."""
     digest = bundle.manifest.files[VECTORS].sha256
-    return bundle.folder.parent / FOLDER / f"{bundle.bundle_id}.{digest[:12]}.index"
+    return bundle.folder.parent / FOLDER / f"{bundle.bundle_id}.{digest[:12]}.v{CODES_VERSION}.index"
 
 
 def _read(path: Path) -> bytes:

@@ -31,6 +31,7 @@ def options(shop, tmp_path, tiny_encoder_folder):
         work=tmp_path / "work",
         cache=tmp_path / "cache",
         variants=("2-layer int8", "1-layer int8", "static"),
+        item_variants=("2-layer int8", "static"),
         quick=True,
         json_file=tmp_path / "compress.json",
         distillation=DistillationConfig(texts=60, steps=3, batch=8, static_steps=5, static_batch=8),
@@ -54,7 +55,16 @@ def test_every_case_has_quality_speed_and_size(options, capsys):
     assert found["static", "speedup"] > found["2-layer int8", "speedup"] > 1
     assert found["2-layer int8", "recall@10"] > 0.8
     assert found["items int8, 16 dims, rescored", "recall@10"] > 0.95
-    assert found["2,000 items", "bundle_mib"] > 0
+    for name in ("2-layer int8", "static"):
+        everything, part = (
+            {metric: found[f"items by {name}, {kind}", metric] for metric in ("ndcg_kept", "recall@10", "items_per_s")}
+            for kind in ("all", "a tenth new")
+        )
+        assert everything["items_per_s"] == part["items_per_s"] > 0
+        assert everything["recall@10"] <= part["recall@10"] <= 1
+    assert found["items by static, all", "items_per_s"] > found["items by 2-layer int8, all", "items_per_s"]
+    assert found["items by 2-layer int8, all", "cosine"] > 0.98  # the encoder itself in int8
+    assert found["2,000 items", "bundle_mib"] > found["2,000 items, new ones read by the encoder alone", "bundle_mib"]
     written = json.loads(options.json_file.read_text())
     assert {record["bench"] for record in written} == {"compress"}
     assert options.json_file.with_suffix(".png").stat().st_size > 1_000

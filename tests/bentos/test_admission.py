@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from bentos.recommender.http.admission import Lane, OverloadedError
+from bentos.recommender.http.admission import ClientGoneError, Lane, OverloadedError
 
 
 class Clock:
@@ -49,15 +49,20 @@ def test_those_beyond_the_queue_are_refused_before_any_is_answered():
     assert log[2:] == [(name, "answered") for name in range(4)]
 
 
-def test_who_waited_too_long_is_refused():
-    log = run(5, takes_s=1, max_wait_s=2)
-    assert sorted(log) == [
-        (0, "answered"),
-        (1, "answered"),
-        (2, "answered"),
-        (3, "waited_too_long"),
-        (4, "waited_too_long"),
-    ]
+def test_a_moment_in_which_the_process_stood_still_refuses_nobody():
+    assert run(5, takes_s=1, max_wait_s=2) == [(name, "answered") for name in range(5)]
+
+
+def test_who_waited_too_long_is_refused_if_those_behind_still_would():
+    async def slower() -> list:
+        clock, log = Clock(), []
+        lane = Lane("test", slots=1, max_waiting=100, max_wait_s=2.5, clock=clock)
+        for name in range(200):
+            await answer(lane, clock, name, 1, [])
+        await asyncio.gather(*(answer(lane, clock, name, 100, log) for name in range(3)))
+        return log
+
+    assert sorted(asyncio.run(slower())) == [(0, "answered"), (1, "waited_too_long"), (2, "answered")]
 
 
 def test_who_would_wait_too_long_is_refused_at_once():
@@ -111,3 +116,45 @@ def test_who_leaves_the_queue_holds_up_nobody():
         return log
 
     assert asyncio.run(leave()) == [(name, "answered") for name in (2, 3, 4)]
+
+
+def test_heads_that_come_together_count_before_any_has_its_task():
+    async def heads() -> list:
+        clock, log = Clock(), []
+        lane = Lane("test", slots=1, max_waiting=2, max_wait_s=1e9, clock=clock)
+        let_in = [lane.lets_in() for _ in range(5)]
+        tasks = [asyncio.create_task(answer(lane, clock, name, 1, log)) for name in range(3)]
+        await asyncio.sleep(0)
+        assert (lane.waiting, lane.lets_in()) == (2, False)
+        await asyncio.gather(*tasks)
+        assert lane.lets_in()  # they are counted once, and not for ever
+        return [let_in, log]
+
+    assert asyncio.run(heads()) == [[True, True, True, False, False], [(name, "answered") for name in range(3)]]
+
+
+def test_who_left_is_not_answered_and_holds_up_nobody():
+    class Caller:
+        turn = None
+
+    async def leave() -> list:
+        clock, log = Clock(), []
+        lane = Lane("test", slots=1, max_waiting=2, max_wait_s=1e9, clock=clock)
+        callers = [Caller(), Caller()]
+        entered = await lane.enter()
+        waiting = [asyncio.create_task(lane.enter(caller)) for caller in callers]
+        await asyncio.sleep(0)
+        callers[0].turn.set_exception(ClientGoneError())
+        await asyncio.sleep(0)
+        assert (lane.waiting, callers[0].turn) == (1, None)
+        third = asyncio.create_task(answer(lane, clock, 3, 1, log))  # there is room again
+        await asyncio.sleep(0)
+        lane.leave(entered)
+        lane.leave(await waiting[1])
+        await third
+        with pytest.raises(ClientGoneError):
+            await waiting[0]
+        assert (lane.waiting, callers[1].turn) == (0, None)
+        return log
+
+    assert asyncio.run(leave()) == [(3, "answered")]

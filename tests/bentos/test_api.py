@@ -214,6 +214,8 @@ EVENT = {"user_id": "ann", "event_type": "view", "item_id": "a"}
         ("events", {"events": [EVENT] * 4}, 422, "`events` has 4 events, at most 3 are allowed: send them in parts"),
         ("events", {"events": [EVENT, {**EVENT, "event_type": "hug"}]}, 422, r"`events.1.event_type`: .*'purchase'"),
         ("events", {"events": [{**EVENT, "item_id": "a\0"}]}, 422, "`events.0.item_id` holds a NUL character"),
+        ("events", {"events": [{**EVENT, "item_id": " \t"}]}, 422, "`events.0.item_id` is blank: send an id"),
+        ("events", {"events": [EVENT, {**EVENT, "user_id": " "}]}, 422, "`events.1.user_id` is blank: send an id"),
         ("events", {"events": [{**EVENT, "item_id": None}]}, 422, "`events.0.item_id` is missing: a view needs"),
         ("events", {"events": [{"user_id": "u", "event_type": "search"}]}, 422, "`events.0.query` is missing"),
         ("events", {"events": [{**EVENT, "value": "1"}]}, 422, "`events.0.value`: .*number, found '1'"),
@@ -284,6 +286,9 @@ def test_a_bad_item_is_named_by_field_and_place(service):
     refused = service.client().put("/items", json=body)
     assert refused.status_code == 422
     assert refused.json()["error"].startswith("`items.1.price`")
+    blank = service.client().put("/items", json={"item_id": " ", "title": "rye milk"})
+    assert (blank.status_code, blank.json()["error"]) == (422, "`items.0.item_id` is blank: send the id of an item.")
+    assert service.client().delete("/items/%20").status_code == 422
     assert service.client().get("/items").status_code == 405
     assert service.client().delete("/items").status_code == 405
 

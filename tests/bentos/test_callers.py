@@ -117,6 +117,30 @@ def test_a_key_file_that_breaks_leaves_the_keys_as_they_were(tmp_path, caplog):
     assert f"{path} cannot be used" in caplog.text
 
 
+def test_a_key_file_that_is_taken_away_opens_to_nobody_until_it_is_back(tmp_path, caplog):
+    path, clock = tmp_path / "keys.json", Clock()
+    key = add_key(path, "shop", scopes=("serve",), now=NOW)
+    callers, with_own = Callers(path, clock=clock), Callers(path, "own", clock=clock)
+    content = path.read_bytes()
+    path.unlink()
+    clock.now += 1
+    assert [status(callers, None, host="127.0.0.1"), status(callers, key)] == [403, 403]
+    assert [status(with_own, "own"), status(with_own, key)] == [200, 403]
+    assert f"{path} was taken away" in caplog.text
+    path.write_bytes(content)
+    clock.now += 1
+    assert [status(callers, None, host="127.0.0.1"), status(callers, key)] == [401, 200]
+
+
+def test_who_takes_the_last_key_back_by_command_is_on_its_own_machine_again(tmp_path):
+    path, clock = tmp_path / "keys.json", Clock()
+    add_key(path, "shop", scopes=("serve",), now=NOW)
+    callers = Callers(path, clock=clock)
+    remove_key(path, "shop")
+    clock.now += 1
+    assert [status(callers, None, host=host) for host in ("127.0.0.1", FAR)] == [200, 403]
+
+
 def test_a_key_that_asks_too_often_waits(tmp_path):
     path, clock = tmp_path / "keys.json", Clock()
     slow = add_key(path, "slow", scopes=("serve",), now=NOW, requests_per_second=2)

@@ -1,5 +1,6 @@
 """Connections over real sockets: what is too long, too slow or never comes; many that do nothing."""
 
+import asyncio
 import json
 import resource
 import socket
@@ -9,6 +10,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 
 import pytest
 import uvicorn
+from uvicorn.server import ServerState
 
 from bentos.recommender.http.api import Api
 from bentos.recommender.http.connections import Connection, ConnectionLimits, limit_connections
@@ -32,6 +34,9 @@ class Echo:
     serving = ServingConfig()
     model_version = "b1"
 
+    def give_way(self, is_busy) -> None:
+        pass
+
     def must_wait(self, body) -> bool:
         return False
 
@@ -42,7 +47,7 @@ class Echo:
 
 
 @contextmanager
-def serving(app, protocol):
+def running(app, protocol):
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(1_024)
@@ -52,10 +57,16 @@ def serving(app, protocol):
         while not server.started:
             time.sleep(0.005)
         try:
-            yield listening.getsockname()[1]
+            yield server, listening.getsockname()[1]
         finally:
             server.should_exit = server.force_exit = True
             thread.join(timeout=5)
+
+
+@contextmanager
+def serving(app, protocol):
+    with running(app, protocol) as (_, port):
+        yield port
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +188,186 @@ def test_many_idle_connections_hold_up_nobody(count):
         talk.sendall(HEAD + b"\r\n" + BODY)
         assert answer(talk) == (200, {"query": "milk"})
     app.close()
+
+
+class Full:
+    """A lane that is not free, and takes nobody."""
+
+    is_free = False
+
+    def lets_in(self) -> bool:
+        return False
+
+
+class FullApi(Api):
+    """Takes no searches."""
+
+    def lane_of(self, method, url):
+        return Full() if super().lane_of(method, url) is not None and b"timings" not in url else None
+
+
+@pytest.fixture(scope="module")
+def full_port():
+    app = FullApi()
+    app.open(Echo())
+    protocol = type("Busy", (Quick,), {"door": app})
+    with serving(app, protocol) as port:
+        yield port
+    app.close()
+
+
+BUSY = (503, {"error": "The server is busy: send the request again after the seconds that Retry-After gives."})
+
+
+def test_a_request_that_is_too_many_is_refused_at_once_and_the_connection_goes_on(full_port):
+    with closing(socket.create_connection(("127.0.0.1", full_port), timeout=5)) as talk:
+        asking = HEAD + b"X-Request-ID: shop-1\r\n\r\n" + BODY
+        talk.sendall(asking)
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += talk.recv(1)
+        for line in (b"HTTP/1.1 503 Service Unavailable", b"retry-after: 1", b"x-request-id: shop-1"):
+            assert line in head.split(b"\r\n")
+        talk.recv(65_536)
+        talk.sendall(asking[:-5])
+        assert answer(talk) == BUSY  # before the body is there
+        talk.sendall(BODY[-5:])
+        talk.sendall(asking.replace(b"/search", b"/search?timings=1"))
+        assert answer(talk) == (200, {"query": "milk"})  # what nobody refuses is answered on the same connection
+        talk.sendall(asking + asking)
+        assert [answer(talk), answer(talk)] == [BUSY, BUSY]
+
+
+def test_who_closes_after_one_answer_is_refused_with_that(full_port):
+    for more in (b"Connection: close\r\n", b"Expect: 100-continue\r\n"):
+        with closing(socket.create_connection(("127.0.0.1", full_port), timeout=5)) as talk:
+            talk.sendall(HEAD + more + b"\r\n")
+            assert answer(talk) == BUSY
+            assert is_closed(talk)
+
+
+def test_a_refused_body_that_stops_ends_the_connection_without_another_answer(full_port):
+    with closing(socket.create_connection(("127.0.0.1", full_port), timeout=5)) as talk:
+        talk.sendall(HEAD + b"\r\n" + BODY[:5])
+        assert answer(talk) == BUSY
+        assert is_closed(talk)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        pytest.param(HEAD, None, id="half a head"),
+        pytest.param(HEAD + b"\r\n" + BODY[:5], 408, id="half a body"),
+        pytest.param(HEAD.replace(b"17", b"16") + b"\r\n" + b'{"query": "big"}', 200, id="an answer that is not read"),
+    ],
+)
+def test_a_client_that_hangs_holds_up_no_end(sent, status):
+    class Patient(Connection):
+        limits = ConnectionLimits(last_s=0.1)
+
+    app = Api()
+    app.open(Echo())
+    with running(app, Patient) as (server, port), socket.create_connection(("127.0.0.1", port), timeout=5) as talk:
+        talk.sendall(sent)
+        time.sleep(0.05)
+        server.should_exit = True
+        began = time.monotonic()
+        while server.server_state.connections:
+            assert time.monotonic() - began < 5
+            time.sleep(0.01)
+        with suppress(ConnectionError):
+            head = talk.recv(12)
+            assert head == (b"" if status is None else b"HTTP/1.1 %d" % status)
+    app.close()
+
+
+class OneThread(Echo):
+    """Answers in one thread, when it is let go."""
+
+    serving = ServingConfig(answer_threads=1)
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+        self.asked: list[str] = []
+
+    def must_wait(self, body) -> bool:
+        return True
+
+    def search(self, body) -> dict:
+        self.asked.append(body.query)
+        self.go_on.wait(5)
+        return {"query": body.query}
+
+
+def test_a_client_that_left_while_it_waited_is_not_answered():
+    app, answers = Api(), OneThread()
+    app.open(answers)
+    lane = app._dispatch._lanes["answers"]
+
+    def ask_and_wait(held: ExitStack, port: int, word: bytes, waiting: int) -> socket.socket:
+        talk = held.enter_context(closing(socket.create_connection(("127.0.0.1", port), timeout=5)))
+        talk.sendall(HEAD + b"\r\n" + BODY.replace(b"milk", word))
+        while not (answers.asked and lane.waiting == waiting):
+            time.sleep(0.001)
+        return talk
+
+    with serving(app, Connection) as port, ExitStack() as held:
+        first = ask_and_wait(held, port, b"rice", 0)
+        ask_and_wait(held, port, b"beer", 1).close()
+        while lane.waiting:
+            time.sleep(0.001)
+        last = ask_and_wait(held, port, b"eggs", 1)
+        answers.go_on.set()
+        assert [answer(one)[1]["query"] for one in (first, last)] == ["rice", "eggs"]
+    app.close()
+    assert answers.asked == ["rice", "eggs"]
+
+
+class Wire:
+    """A transport that writes nowhere, over a real socket."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self.end, self.written, self.aborted = end, b"", False
+
+    def get_extra_info(self, name, default=None):
+        return self.end if name == "socket" else default
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def close(self) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+
+@pytest.mark.parametrize(
+    ("settled", "left", "aborted"), [(False, True, True), (False, False, False), (True, True, False)]
+)
+def test_who_left_before_the_process_was_up_takes_no_place_in_the_queue(settled, left, aborted):
+    class Door(FullApi):
+        is_settled = settled
+
+    async def arrive() -> Wire:
+        app = Door()
+        app.open(Echo())
+        config = uvicorn.Config(app, log_config=None)
+        config.load()
+        here, there = socket.socketpair()
+        with here, there:
+            wire = Wire(here)
+            connection = type("Busy", (Quick,), {"door": app})(config, ServerState(), {}, asyncio.get_running_loop())
+            connection.connection_made(wire)
+            if left:
+                there.close()
+            connection.data_received(HEAD + b"\r\n" + BODY)
+            connection.connection_lost(None)
+        app.close()
+        return wire
+
+    wire = asyncio.run(arrive())
+    assert (wire.aborted, b" 503 " in wire.written) == (aborted, not aborted)

@@ -6,6 +6,7 @@ import time
 import weakref
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -31,7 +32,7 @@ from pipelines.stores.event_log import EventLog
 from pipelines.stores.item_log import ItemLog
 from pipelines.stores.new_items_store import write_new_items
 from pipelines.stores.serving_pointer import ServingPointer, write_pointer
-from tests.toys.toy_bundle import User, new_items_table, one_hot, write_toy_bundle
+from tests.toys.toy_bundle import User, new_items_table, one_hot, write_backward_tower, write_toy_bundle
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -269,6 +270,38 @@ def test_many_updates_of_one_item_take_one_place(worker):
     worker.follow()
     assert worker.live.current.items._overlay.changed == 1
     assert worker.live.current.bundle.n_items == 7
+
+
+def test_many_items_have_vectors_of_the_small_tower_before_those_of_the_encoder(places):
+    write_toy_bundle(places.bundles / "b3", item_text_tower=write_backward_tower(places.home / "tower"))
+    point_to(places, "b3")
+    worker = Worker(places)
+    worker.put(*({"item_id": f"n{number}", "title": "oat bread"} for number in range(40)))
+    steps = [serving.bundle for serving in worker.live.current.followed()]
+    assert [one.n_items for one in steps] == [46, 46, 46]
+    changed = worker.live.current.items
+    assert (changed.pending, changed._overlay.unread) == (0, 0)
+    np.testing.assert_allclose(steps[-1].item_vectors[45], one_hot("oat bread"), atol=1e-6)
+    worker.answers.close()
+
+
+def test_items_have_vectors_of_the_encoder_where_the_small_tower_fails(places, caplog):
+    write_toy_bundle(places.bundles / "b3", item_text_tower=write_backward_tower(places.home / "tower"))
+    point_to(places, "b3")
+    worker = Worker(places)
+    worker.live.current.bundle._item_text_tower = FailingTower()
+    worker.put(*({"item_id": f"n{number}", "title": "oat bread"} for number in range(40)))
+    worker.follow()
+    assert "the small tower fails" in caplog.text
+    np.testing.assert_allclose(worker.live.current.bundle.item_vectors[45], one_hot("oat bread"), atol=1e-6)
+    worker.answers.close()
+
+
+class FailingTower:
+    """A model that fails."""
+
+    def encode(self, texts):
+        raise RuntimeError("no memory")
 
 
 def test_a_canary_and_a_shadow_follow_too(places):

@@ -260,7 +260,7 @@ def test_a_page_from_another_bundle_says_so_and_repeats_nothing(shop):
 
 
 def test_a_list_ends_at_its_depth(shop):
-    service = shop(max_depth=3)
+    service = shop(max_depth=3, max_k=3)
     assert pages(service.recommend, k=2, user="nobody") == ["dc", "b"]
 
 

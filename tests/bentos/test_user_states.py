@@ -309,3 +309,14 @@ def test_of_the_sessions_the_last_stay():
     sessions = SessionHistories(users=2)
     sessions.add([viewed("a", "x"), viewed("b", "x"), viewed("a", "y"), viewed("c", "x")])
     assert [sessions.of(user) is not None for user in "abc"] == [True, False, True]
+
+
+def test_who_wants_to_know_learns_what_an_event_changed(states, store):
+    learned = []
+    states.changed = lambda before, after: learned.append((before, after))
+    store.change("u", "a")
+    states.push([viewed("u", "b")], time.monotonic())  # of this user nothing was known here
+    before = states.read("u").features
+    states.push([viewed("u", "c")], time.monotonic())
+    assert learned == [(before, states.fresh("u").features)]
+    assert learned[0][1] is states.fresh("u").features

@@ -3,7 +3,7 @@
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from pipelines.compression.query_towers import token_batches
+from pipelines.compression.text_towers import token_batches
 from pipelines.compression.vocabulary_pruning import domain_tokens, prune_vocabulary, write_pruned_tokenizer
 from pipelines.errors import ConfigError
 from pipelines.model.encoder import encode_texts, load_encoder

@@ -17,6 +17,7 @@ MANIFEST = Manifest(
     encoder="toy",
     files={"encoder.onnx": FileEntry(sha256="0", bytes=3 * 2**20)},
 )
+TOWERS = ("query_tower/model.onnx", "item_text_tower/model.onnx")
 RECEIPT = Receipt(
     run="b2",
     generation=1,
@@ -66,11 +67,12 @@ def test_a_version_says_what_it_is_what_it_read_and_how_good_it_was():
 
 
 def test_what_is_not_known_is_not_made_up():
-    first = MANIFEST.model_copy(
-        update={"parent": None, "files": {"query_tower/model.onnx": MANIFEST.files["encoder.onnx"]}}
-    )
+    first = MANIFEST.model_copy(update={"parent": None, "files": dict.fromkeys(TOWERS, MANIFEST.files["encoder.onnx"])})
     lines = model_card(first, None).split("\n\n")
-    assert "from the pre-trained encoder `toy`; a smaller query tower reads queries" in lines[0]
+    assert (
+        "encoder `toy`; a smaller query tower reads queries; a smaller tower reads items that arrive before it;"
+        in lines[0]
+    )
     assert lines[1] == "What training read is unknown: there is no receipt."
     assert len(lines) == 3
     closed = Finding(name="opens", passed=False, words="the challenger cannot be opened")

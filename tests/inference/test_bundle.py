@@ -20,6 +20,7 @@ from tests.toys.toy_bundle import (
     User,
     bought,
     one_hot,
+    write_backward_tower,
     write_toy_bundle,
     write_toy_encoder,
     write_toy_tokenizer,
@@ -92,14 +93,27 @@ def test_dense_index_agrees_with_the_exact_product(bundle):
 
 
 def test_a_query_tower_reads_queries_and_the_encoder_items(tmp_path):
-    tower = tmp_path / "tower"
-    tower.mkdir()
-    write_toy_tokenizer(tower / "tokenizer.json")
-    write_toy_encoder(tower / "model.onnx", order=tuple(reversed(WORDS)))
-    write_toy_bundle(tmp_path / "b", query_tower=tower)
+    write_toy_bundle(tmp_path / "b", query_tower=write_backward_tower(tmp_path / "tower"))
     bundle = load_bundle(tmp_path / "b")
     assert bundle.encode_items(["red"])[0].tolist() == one_hot(WORDS[0]).tolist()
     assert bundle.encode_queries(["red"])[0].tolist() == one_hot(WORDS[-1]).tolist()
+    assert (bundle.manifest.has_query_tower, bundle.manifest.has_item_text_tower) == (True, False)
+
+
+def test_an_item_text_tower_reads_items_at_first_and_the_encoder_after_it(tmp_path):
+    write_toy_bundle(tmp_path / "b", item_text_tower=write_backward_tower(tmp_path / "tower"))
+    bundle = load_bundle(tmp_path / "b")
+    assert bundle.encode_items(["red"], at_first=True)[0].tolist() == one_hot(WORDS[-1]).tolist()
+    assert bundle.encode_items(["red"])[0].tolist() == one_hot(WORDS[0]).tolist()
+    assert bundle.encode_queries(["red"])[0].tolist() == one_hot(WORDS[0]).tolist()
+    assert (bundle.manifest.has_query_tower, bundle.manifest.has_item_text_tower) == (False, True)
+
+
+def test_an_item_text_tower_of_another_width_is_refused(tmp_path):
+    tower = write_backward_tower(tmp_path / "tower")
+    (tower / "model.onnx").write_bytes(static_tower_model(StaticTower(torch.ones(2 + len(WORDS), 3)), pad_id=0))
+    with pytest.raises(BundleError, match="item_text_tower of the bundle b gives a vector of shape"):
+        write_toy_bundle(tmp_path / "b", item_text_tower=tower)
 
 
 def write_tower_with_table(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from pipelines.inference.item_overlay import ItemOverlay
 from pipelines.ranking.answers import recommend, search, similar
 from pipelines.ranking.filtering import Filters, allowed_items
 from pipelines.retrieval.lexical import LexicalIndex
-from tests.toys.toy_bundle import bought, one_hot, write_toy_bundle
+from tests.toys.toy_bundle import bought, one_hot, write_backward_tower, write_toy_bundle
 
 SERVING = ServingConfig(exclude_purchased_days=0)
 
@@ -223,6 +223,57 @@ def test_before_its_vector_is_there_an_item_is_found_by_words_and_keeps_the_vect
     assert "g" in found(now, "rye milk")
     assert overlay.give_up(1) == ["a"]
     assert overlay.pending == 1
+
+
+@pytest.fixture(scope="module")
+def bundle_with_tower(tmp_path_factory) -> Bundle:
+    folder = tmp_path_factory.mktemp("bundles")
+    write_toy_bundle(folder / "b1", item_text_tower=write_backward_tower(folder / "tower"))
+    return load_bundle(folder / "b1")
+
+
+def vector_of(overlay: ItemOverlay, item_id: str) -> list[float]:
+    now = overlay.bundle()
+    return now.item_vectors[now.row_of(item_id)].tolist()
+
+
+def test_of_many_items_the_small_tower_reads_all_before_the_encoder_reads_one(bundle_with_tower):
+    overlay = ItemOverlay(bundle_with_tower)
+    overlay.apply([item(name, title) for name, title in (("g", "oat"), ("h", "rye milk"), ("i", "red"))])
+    for unread in (1, 0):
+        overlay.embed(2)
+        assert (overlay.pending, overlay.unread) == (3, unread)
+    assert vector_of(overlay, "i") == pytest.approx(one_hot("rye").tolist())  # "red" backwards
+    overlay.embed(2)
+    assert (overlay.pending, overlay.unread) == (1, 0)
+    assert vector_of(overlay, "i") == pytest.approx(one_hot("red").tolist())  # of the shortest first
+    assert vector_of(overlay, "h") == pytest.approx(one_hot("red apple").tolist())
+    overlay.apply([item("j", "oat")])  # what comes while others wait is not last
+    overlay.embed(2)
+    assert (overlay.pending, overlay.unread) == (2, 0)
+    assert vector_of(overlay, "j") == pytest.approx(one_hot("green").tolist())
+    overlay.embed(2)
+    assert overlay.pending == 0
+    assert vector_of(overlay, "h") == pytest.approx(one_hot("rye milk").tolist())
+
+
+def test_a_few_items_are_read_by_the_encoder_at_once(bundle_with_tower):
+    overlay = ItemOverlay(bundle_with_tower)
+    overlay.apply([item("g", "oat"), item("h", "rye milk")])
+    overlay.embed(2)
+    assert (overlay.pending, overlay.unread) == (0, 0)
+    assert vector_of(overlay, "g") == pytest.approx(one_hot("oat").tolist())
+
+
+def test_where_the_small_tower_fails_the_encoder_reads(bundle_with_tower):
+    overlay = ItemOverlay(bundle_with_tower)
+    overlay.apply([item("g", "oat"), item("h", "rye milk")])
+    assert overlay.give_up(1) == []
+    overlay.embed(1)
+    assert (overlay.pending, overlay.unread) == (1, 1)
+    assert vector_of(overlay, "g") == pytest.approx(one_hot("oat").tolist())
+    assert overlay.give_up(1) == ["h"]
+    assert (overlay.pending, overlay.unread) == (0, 0)
 
 
 def test_an_overlay_over_a_bundle_with_items_beside_it(bundle):

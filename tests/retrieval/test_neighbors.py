@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from pipelines.errors import DataError
-from pipelines.retrieval.neighbors import NeighborTable, best_of_links, load_tables, save_tables, stacked
+from pipelines.ranking.ordering import top_rows
+from pipelines.retrieval.neighbors import (
+    NeighborTable,
+    ReachedTables,
+    best_of_links,
+    load_tables,
+    save_tables,
+    stacked,
+)
 
 
 @pytest.fixture
@@ -31,16 +39,32 @@ def test_what_a_history_reaches_is_what_adding_up_every_item_gives():
     ids = np.array([rng.choice(300, 20, replace=False) for _ in range(300)], np.int32)
     table = NeighborTable.from_padded(ids, rng.random((300, 20)).astype(np.float32))
     rows, weights = rng.integers(0, 300, 12), rng.random((2, 12)).astype(np.float32)
-    reached = table.reached(rows, weights)
-    assert len(reached.rows) < 300
-    for way, scores in zip(weights, reached.of(np.arange(300)), strict=True):
-        np.testing.assert_array_equal(scores, table.spread(rows, way))
+    other = NeighborTable.from_padded(ids[::-1].copy(), rng.random((300, 20)).astype(np.float32))
+    reached = ReachedTables([table, other], rows, weights)
+    by_way = reached.of(np.arange(300))
+    for place, one in enumerate((table, other)):
+        for way, scores, top in zip(weights, by_way[:, place], reached.tops[:, place], strict=True):
+            np.testing.assert_array_equal(scores, one.spread(rows, way))
+            assert top == scores.max()
+
+
+def test_the_best_that_a_history_reaches_are_those_of_all_items():
+    rng = np.random.default_rng(1)
+    ids = np.array([rng.choice(300, 20, replace=False) for _ in range(300)], np.int32)
+    table = NeighborTable.from_padded(ids, np.round(rng.random((300, 20)), 1).astype(np.float32) + np.float32(0.1))
+    rows, allowed = rng.integers(0, 300, 12), rng.random(300) < 0.7
+    weights = np.ones((1, 12), np.float32)
+    scores = np.where(allowed, table.spread(rows, weights[0]), 0)
+    for most in (1, 5, 50, 300):
+        (best,) = ReachedTables([table], rows, weights).best(most, allowed)
+        assert sorted(best.tolist()) == sorted(row for row in top_rows(scores, most).tolist() if scores[row] > 0)
 
 
 def test_without_a_history_nothing_is_reached(table):
-    reached = table.reached(np.empty(0, np.int64), np.empty((2, 0), np.float32))
-    assert reached.rows.tolist() == []
-    assert reached.of(np.array([0, 2])).tolist() == [[0, 0], [0, 0]]
+    reached = ReachedTables([table], np.empty(0, np.int64), np.empty((2, 0), np.float32))
+    assert reached.best(3, np.ones(3, bool))[0].tolist() == []
+    assert reached.of(np.array([0, 2])).tolist() == [[[0, 0]], [[0, 0]]]
+    assert reached.tops.tolist() == [[0], [0]]
 
 
 def test_links_keep_the_best_ties_by_row_number():

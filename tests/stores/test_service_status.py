@@ -51,3 +51,25 @@ def test_a_process_that_is_gone_does_not_count_and_one_elsewhere_does_while_it_g
 def test_a_file_that_says_nothing_is_passed_over(tmp_path):
     (tmp_path / "x-1.json").write_text("{")
     assert running_services(tmp_path) == []
+
+
+def test_a_service_that_starts_removes_what_killed_ones_left(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+
+    def write(name: str, age_s: float = 0, **who: object) -> None:
+        other = StatusFile(tmp_path)
+        other._host, other._process_id = str(who.get("host", other._host)), int(who.get("process_id", os.getpid()))
+        other._path = tmp_path / f"{name}.json"
+        other._written = object()  # it does not clean up
+        other.write(bundle="b1", since=NOW)
+        os.utime(other._path, (other._path.stat().st_mtime - age_s,) * 2)
+
+    write("killed", process_id=child.pid)
+    write("silent", 3_600)  # a process that is there may only be slow
+    write("elsewhere", 3_600, host="another")
+    write("long gone", 100_000, host="another")
+    (tmp_path / "odd.json").write_text("{")
+    StatusFile(tmp_path).write(bundle="b1", since=NOW)
+    left = {path.stem for path in tmp_path.iterdir()} - {StatusFile(tmp_path)._path.stem}
+    assert left == {"silent", "elsewhere", "odd"}

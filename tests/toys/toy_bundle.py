@@ -135,6 +135,14 @@ def write_toy_encoder(path: Path, order: tuple[str, ...] = WORDS) -> Path:
     )
 
 
+def write_backward_tower(folder: Path) -> Path:
+    """Write a text tower whose vectors are those of the toy encoder with the dimensions the other way round."""
+    folder.mkdir(parents=True)
+    write_toy_tokenizer(folder / "tokenizer.json")
+    write_toy_encoder(folder / "model.onnx", order=WORDS[::-1])
+    return folder
+
+
 def write_toy_user_tower(path: Path, *, gain: float = 1.0) -> Path:
     """Write a user tower that adds up item vectors; `gain` ≠ 1 breaks the unit length on purpose."""
     nodes = [

@@ -13,6 +13,7 @@ from bentos.recommender.answering.cursors import BEGINNING, Cursors, bundle_mark
 from bentos.recommender.answering.explaining import Explainer, Remembered
 from bentos.recommender.answering.finding import Find, Finder, Found, filters_of, require_items, sound, timed
 from bentos.recommender.answering.live_rules import LiveRules
+from bentos.recommender.answering.preparing import Preparing
 from bentos.recommender.bundles.item_intake import ItemIntake
 from bentos.recommender.bundles.live_bundle import LiveBundle, Serving
 from bentos.recommender.bundles.trials import Canary, ShadowQuestion, Trials
@@ -88,6 +89,8 @@ class Answers:
         self._live = live
         self._users = UserStates(features, serving, clock=lambda: now().timestamp())
         self._pseudonymizer = pseudonymizer
+        self._preparing = Preparing(live, serving, now=now)
+        self._users.changed = self._preparing.changed
         self._finder = Finder(serving)
         self._explainer = Explainer(self._finder, serving)
         live.prepare = self.rules.of
@@ -139,9 +142,14 @@ class Answers:
         """Stop the background work."""
         self._live.close()
         self.rules.close()
+        self._preparing.close()
         for part in (self._catching_up, self._users, self._trials, self._served, self._requests, self._shown):
             if part is not None:
                 part.close()
+
+    def give_way(self, is_busy: Callable[[], bool]) -> None:
+        """Leave what can be done before anybody asks for it to the moments when that says that no request is there."""
+        self._preparing.give_way(is_busy)
 
     def must_wait(self, body: Body) -> bool:
         """Whether an answer to this call takes long or has to wait for the feature store; the event loop must not."""

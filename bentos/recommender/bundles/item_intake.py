@@ -50,8 +50,9 @@ class ItemIntake:
         """Take an item back; return 1, also for one that nobody knows: it may be on its way from elsewhere.
 
         Raises:
-            RequestError: 503 where it cannot be kept.
+            RequestError: 422 where it is no id, 503 where it cannot be kept.
         """
+        _require_id(body.item_id, "item_id")
         if "\0" in body.item_id:
             raise RequestError(422, "`item_id` holds a NUL character: send the id of an item.")
         return self._keep([{"item_id": body.item_id, DELETED: True}])
@@ -80,6 +81,7 @@ class ItemIntake:
                 raise RequestError(
                     422, f"`{where}.{name}` has {len(text):,} characters, at most {most:,} are allowed: shorten it."
                 )
+        _require_id(item.item_id, f"{where}.item_id")
         if not item.title.strip():
             raise RequestError(422, f"`{where}.title` is blank: send what the item is called.")
         if item.price is not None and item.price > self._max_price:
@@ -97,3 +99,8 @@ class ItemIntake:
         texts = [values[name] or "" for name in self._lengths] + [text for pair in pairs.items() for text in pair]
         if any("\0" in text for text in texts):
             raise RequestError(422, f"`{where}` holds a NUL character: leave it out.")
+
+
+def _require_id(value: str, where: str) -> None:
+    if not value.strip():
+        raise RequestError(422, f"`{where}` is blank: send the id of an item.")

@@ -61,8 +61,12 @@ class LiveItems:
                 yield overlay.bundle(), ItemChanges(*overlay.take_touched())
                 changed = False
             while overlay.pending and not self._over:
+                was_unread = overlay.unread > 0
                 self._embed(overlay)
                 changed = True
+                if was_unread and not overlay.unread and overlay.pending:  # the small tower has read the last one
+                    yield overlay.bundle(), ItemChanges(*overlay.take_touched())
+                    changed = False
                 if deadline is not None and time.monotonic() > deadline:
                     break
             if changed:
@@ -102,4 +106,5 @@ class LiveItems:
         try:
             overlay.embed(_EMBEDDED_AT_ONCE)
         except Exception:  # whatever a model raises, these items are found by their words
-            _logger.exception("Items get no vectors: %s", ", ".join(overlay.give_up(_EMBEDDED_AT_ONCE))[:500])
+            given_up = ", ".join(overlay.give_up(_EMBEDDED_AT_ONCE))[:500]
+            _logger.exception("Items get no vectors: %s", given_up or "the small tower fails, the encoder is tried")

@@ -1,7 +1,8 @@
 """Who is answered next, and who is refused because there are too many: bounded queues in the order of arrival.
 
-The event loop gives each request its task before any of them is answered, because answering gives way to the loop
-once per request: so all that have arrived are counted and stamped, and those beyond the capacity are refused at once.
+A request is refused when its head has come, before it costs a task (`connections.py` asks `lets_in`), or when it wants
+its turn (`enter`). The event loop takes in all heads that have come before any of them is answered, because answering
+gives way to the loop once per request: so all are counted, and those beyond the capacity are refused at once.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any, Protocol
 
 from bentos.recommender.telemetry import metrics
 
@@ -27,11 +29,23 @@ class OverloadedError(Exception):
         self.why = why
 
 
+class ClientGoneError(Exception):
+    """The client left: there is nobody to answer."""
+
+
+class Client(Protocol):
+    """Who waits for an answer."""
+
+    turn: "asyncio.Future[float] | None"
+    """What it waits for; whoever learns that it left ends this with `ClientGoneError`."""
+
+
 class Lane:
     """At most `slots` requests are answered at a time, the others wait in the order of arrival.
 
-    A request is refused when `max_waiting` wait already, when those ahead of it will take longer than `max_wait_s` by
-    the running mean, or when its turn comes later than that. For the tasks of one event loop.
+    A request is refused when `max_waiting` wait already, or when those ahead of it will take longer than `max_wait_s`
+    by the running mean. Who did wait that long when its turn comes is refused if the others still will: a moment in
+    which the process stood still is no overload. For the tasks of one event loop.
     """
 
     def __init__(
@@ -49,50 +63,82 @@ class Lane:
         self._max_wait_s = max_wait_s
         self._clock = clock
         self._busy = 0
-        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self._waiting: deque[tuple[float, asyncio.Future[float]]] = deque()
+        self._n_waiting = 0
+        self._coming = 0
         self._mean_s = 0.0
         self._tell_at = clock()
         self._in_progress = metrics.IN_PROGRESS.labels(name)
+        self._shed: dict[str, Any] = {}
 
     @property
     def waiting(self) -> int:
         """Requests that wait for their turn."""
-        return len(self._waiting)
+        return self._n_waiting
 
-    async def enter(self) -> float:
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is being answered; also for other threads."""
+        return self._busy > 0
+
+    @property
+    def is_free(self) -> bool:
+        """Whether who comes now need not wait."""
+        return self._busy + self._coming < self._slots
+
+    def lets_in(self) -> bool:
+        """Whether a request whose head has come is to be read; it then counts until the loop has given it its task."""
+        if (why := self._too_many()) is not None:
+            self._count(why)
+            return False
+        if not self._coming:
+            asyncio.get_running_loop().call_soon(self._all_came)  # runs before the tasks that are made from now on
+        self._coming += 1
+        return True
+
+    async def enter(self, client: Client | None = None) -> float:
         """Wait for the turn; returns when it came, for `leave`.
+
+        Args:
+            client: Who waits, if it may leave meanwhile.
 
         Raises:
             OverloadedError: there are too many, or the turn came too late.
+            ClientGoneError: the client left.
         """
         if self._busy < self._slots:
             self._busy += 1
             self._in_progress.inc()
+            entered = self._clock()
             try:
                 await asyncio.sleep(0)  # those that arrived together are counted before the first is answered
             except asyncio.CancelledError:
                 self._pass_on()
                 raise
-            return self._clock()
-        if len(self._waiting) >= self._max_waiting:
-            raise self._refused("queue_full")
-        if (len(self._waiting) + 1) * self._mean_s / self._slots > self._max_wait_s:
-            raise self._refused("would_wait_too_long")
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            return entered
+        if (why := self._too_many()) is not None:
+            self._count(why)
+            raise OverloadedError(why)
+        turn: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._waiting.append((self._clock(), turn))
+        self._n_waiting += 1
         self._in_progress.inc()
+        if client is not None:
+            client.turn = turn
         try:
-            await turn
+            return await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self._in_progress.dec()
+                self._gives_up()
             else:  # the turn had just come
                 self._pass_on()
             raise
-        except OverloadedError:
-            self._in_progress.dec()
+        except ClientGoneError:
+            self._gives_up()
             raise
-        return self._clock()
+        finally:
+            if client is not None:
+                client.turn = None
 
     def leave(self, entered: float, *, counts: bool = True) -> None:
         """Give the place to the next one; `counts` says whether this one tells how long others will take."""
@@ -107,16 +153,40 @@ class Lane:
             arrived, turn = self._waiting.popleft()
             if turn.done():
                 continue
-            if now - arrived > self._max_wait_s:
-                turn.set_exception(self._refused("waited_too_long"))
+            self._n_waiting -= 1
+            if now - arrived > self._max_wait_s and self._takes_s(self._n_waiting) > self._max_wait_s:
+                self._in_progress.dec()
+                self._count("waited_too_long")
+                turn.set_exception(OverloadedError("waited_too_long"))
                 continue
-            turn.set_result(None)
+            turn.set_result(now)
             return
         self._busy -= 1
 
-    def _refused(self, why: str) -> OverloadedError:
-        metrics.SHED.labels(self.name, why).inc()
+    def _too_many(self) -> str | None:
+        """Say why one more is refused; None where it is not."""
+        ahead = self._n_waiting + self._coming - (self._slots - self._busy)
+        if ahead < 0:
+            return None
+        if ahead >= self._max_waiting:
+            return "queue_full"
+        return "would_wait_too_long" if self._takes_s(ahead + 1) > self._max_wait_s else None
+
+    def _takes_s(self, requests: int) -> float:
+        return requests * self._mean_s / self._slots
+
+    def _all_came(self) -> None:
+        self._coming = 0
+
+    def _gives_up(self) -> None:
+        self._n_waiting -= 1
+        self._in_progress.dec()
+
+    def _count(self, why: str) -> None:
+        counter = self._shed.get(why)
+        if counter is None:
+            counter = self._shed[why] = metrics.SHED.labels(self.name, why)
+        counter.inc()
         if (now := self._clock()) >= self._tell_at:
             self._tell_at = now + _TELL_INTERVAL_S
             _logger.warning("Requests are refused (lane %s, %s): there are too many", self.name, why)
-        return OverloadedError(why)

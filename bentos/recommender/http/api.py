@@ -18,11 +18,12 @@ from bentos.recommender.contract.calls import CALLS, Call
 from bentos.recommender.contract.requests import RequestError
 from bentos.recommender.current_request import begin_request
 from bentos.recommender.http import callers, request_body
-from bentos.recommender.http.admission import OverloadedError
+from bentos.recommender.http.admission import ClientGoneError, Lane, OverloadedError
 from bentos.recommender.http.callers import Callers, RateLimitedError, is_of_this_machine
+from bentos.recommender.http.connections import CLIENT, Headers
 from bentos.recommender.http.dispatch import Dispatch, LateError
 from bentos.recommender.http.openapi import describe, summary
-from bentos.recommender.http.request_body import BodyReader, ClientGoneError, Message, Receive
+from bentos.recommender.http.request_body import BodyReader, Message, Receive
 from bentos.recommender.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 Scope = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
 
 _WANTED = callers.HEADERS | request_body.HEADERS | {b"x-request-id"}
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
@@ -70,11 +70,16 @@ class Api:
         self._routes = {(call.method, call.route): call for call in CALLS if call.path_field is None}
         self._prefixes = [(call.route.partition("{")[0], call) for call in CALLS if call.path_field is not None]
         self._seconds: dict[tuple[str, int], Any] = {}
+        self._lanes: dict[bytes, Lane] = {}
+        self._origins: frozenset[bytes] = frozenset()
 
     def open(self, answers: "Answers", *, callers: Callers | None = None, traces: "Traces | None" = None) -> None:
         """Begin to answer; without `callers`, only this machine."""
         serving = answers.serving
         self._dispatch = Dispatch(answers)
+        self._lanes = {
+            f"{method} {route}".encode(): self._dispatch.lane_of(call) for (method, route), call in self._routes.items()
+        }
         self._bundle.tell(answers.model_version)
         self._callers = callers or Callers()
         self._traces = traces
@@ -83,9 +88,30 @@ class Api:
         self._slow_s = serving.slow_request_ms / 1e3
         self._logs_requests = serving.log_requests
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the requests that had waited for this process to start are worked off."""
+        return bool(self._lanes) and self._dispatch.is_settled
+
     def close(self) -> None:
         """Let go of the threads."""
         self._dispatch.close()
+
+    def connected(self) -> None:
+        """Learn of a new connection."""
+        if self._lanes:
+            self._dispatch.connected()
+
+    def lane_of(self, method: bytes, url: bytes) -> Lane | None:
+        """Return where a call waits; None for what is no call, and for those with a field in their path."""
+        return self._lanes.get(method + b" " + url.partition(b"?")[0])
+
+    def refusal(self, headers: Headers) -> tuple[int, Headers, bytes]:
+        """Return status, headers and body for a request that its lane does not let in."""
+        known = {name: value for name, value in headers if name in _WANTED}
+        reply = _problem(503, _OVERLOADED, _retry_after(_RETRY_AFTER_S), (b"x-request-id", _request_id(known).encode()))
+        reply.headers += self._for_browsers(known)
+        return reply.status, reply.headers, _content(reply)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or hand on to BentoML."""
@@ -138,6 +164,7 @@ class Api:
                 raw or (b"" if call.body.model_fields else b"{}"),
                 timings=b"timings=1" in scope["query_string"].split(b"&"),
                 deadline=self._dispatch.deadline(call, began),
+                client=scope.get(CLIENT),
             )
             return Reply(call.status, answer, [])
         except ClientGoneError:
@@ -265,9 +292,15 @@ def _problem(status: int, sentence: str, *headers: tuple[bytes, bytes]) -> Reply
     return Reply(status, {"error": sentence}, [*headers])
 
 
-async def _send(send: Send, reply: Reply) -> None:
+def _content(reply: Reply) -> bytes:
+    """Return the body, and add the headers that describe it."""
     raw = reply.content if isinstance(reply.content, bytes) else orjson.dumps(reply.content)
     if reply.status != 204:
         reply.headers += [(b"content-type", b"application/json"), (b"content-length", str(len(raw)).encode())]
+    return raw
+
+
+async def _send(send: Send, reply: Reply) -> None:
+    raw = _content(reply)
     await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
     await send({"type": "http.response.body", "body": raw})

@@ -99,6 +99,8 @@ class Callers:
         self._buckets: dict[str, TokenBucket] = {}
         self._stamp = file_stamp(key_file) if key_file else None
         self._keys = self._known(read_keys(key_file) if key_file else ())
+        self._is_gone = False
+        """Whether there was a key file, and it was taken away: nobody said that keys are not wanted any more."""
         self._look_at = clock() + _LOOK_INTERVAL_S
 
     def admit(self, headers: Mapping[bytes, bytes], host: str, scope: KeyScope | None, call: str) -> None:
@@ -119,7 +121,7 @@ class Callers:
         now = self._clock()
         if now >= self._look_at:
             self._look(now)
-        if not self._keys and self._own is None:
+        if not self._keys and self._own is None and not self._is_gone:
             if not is_of_this_machine(headers, host):
                 raise _refused(
                     "no_keys",
@@ -140,7 +142,7 @@ class Callers:
             self._limit(key, key.requests_per_second, now, call)
 
     def _key_of(self, given: bytes) -> KnownKey:
-        if not given:
+        if not given and not self._is_gone:
             raise _refused(
                 "no_key_given",
                 401,
@@ -150,6 +152,13 @@ class Callers:
         for key in (known, self._own):
             if key is not None and hmac.compare_digest(digest, key.digest):
                 return key
+        if self._is_gone:
+            raise _refused(
+                "keys_gone",
+                403,
+                "The server's key file was taken away while it ran, and it answers nobody until it is back: put it "
+                "back, add a key with `headrace keys add NAME`, or restart the server to answer its own machine alone.",
+            )
         raise _refused(
             "wrong_key",
             401,
@@ -166,7 +175,10 @@ class Callers:
             raise RateLimitedError(rate, wait_s)
 
     def _look(self, now: float) -> None:
-        """Read the key file again where it is another one; a broken one leaves the keys as they are."""
+        """Read the key file again where it is another one.
+
+        A broken one leaves the keys as they are, one that was taken away leaves none and lets nobody in.
+        """
         self._look_at = now + _LOOK_INTERVAL_S
         if self._file is None or (stamp := file_stamp(self._file)) == self._stamp:
             return
@@ -177,6 +189,9 @@ class Callers:
             _logger.error("%s Until then the keys are those from before.", error)
             return
         self._keys = self._known(keys)
+        if gone := not self._file.exists():
+            _logger.error("The key file %s was taken away: nobody is answered until it is back.", self._file)
+        self._is_gone = gone
         self._buckets = {
             name: bucket for name, bucket in self._buckets.items() if name in self._keys or name == _ENVIRONMENT
         }

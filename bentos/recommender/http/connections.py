@@ -1,20 +1,29 @@
 """Connections that cost little and end: what uvicorn leaves open without a limit is limited here.
 
-uvicorn reads heads of any length, waits for the rest of a request for ever, and keeps a connection that never asks.
+uvicorn reads heads of any length, waits for the rest of a request for ever, and keeps a connection that never asks. It
+makes a task of each request: those that are refused because there are too many are answered here, before that.
 """
 
 import asyncio
 import resource
+import select
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import orjson
 from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from bentos.recommender.http.admission import ClientGoneError, Lane
 from bentos.recommender.telemetry import metrics
 
+Headers = list[tuple[bytes, bytes]]
+
+CLIENT = "headrace.client"
+"""Where a request's scope holds its connection, as an `admission.Client`."""
+_LEFT = getattr(select, "POLLRDHUP", 0)
+"""The event of a peer that will send no more; not every system knows it."""
 _SEPARATORS = len(b": \r\n")
 
 
@@ -31,6 +40,8 @@ class ConnectionLimits:
     """Without a request; longer than the load balancers' usual 60 s, which would use a closed connection otherwise."""
     unread_s: float = 30.0
     """An answer that the client does not read."""
+    last_s: float = 1.0
+    """What is left of a request may take so long once the process is to end."""
     sweep_s: float = 1.0
     """How often all connections are looked at."""
 
@@ -39,10 +50,33 @@ class _RefusedError(Exception):
     """Ends the parsing of a request."""
 
 
+class Door(Protocol):
+    """What knows which requests are too many."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the requests that had waited for this process to start are worked off."""
+        ...
+
+    def connected(self) -> None:
+        """Learn of a new connection."""
+        ...
+
+    def lane_of(self, method: bytes, url: bytes) -> Lane | None:
+        """Return where a request waits; None where it need not ask."""
+        ...
+
+    def refusal(self, headers: Headers) -> tuple[int, Headers, bytes]:
+        """Return status, headers and body for a request that is not let in."""
+        ...
+
+
 class Connection(HttpToolsProtocol):
     """uvicorn's connection, with limits on size and time; one sweep a second looks at all of them."""
 
     limits: ClassVar[ConnectionLimits] = ConnectionLimits()
+    door: ClassVar[Door | None] = None
+    """None lets everybody in."""
     _overdue: ClassVar[dict[str, "OrderedDict[Connection, float]"]] = {
         "slow_request": OrderedDict(),
         "idle": OrderedDict(),
@@ -58,11 +92,16 @@ class Connection(HttpToolsProtocol):
         self._refusal = (400, "This is not a valid HTTP request.")
         self._head_bytes = 0
         self._in_head = True
+        self._is_refused = False
+        """Whether the request that is being read has its answer: what comes of it is thrown away."""
+        self.turn: asyncio.Future[float] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(transport)
         metrics.CONNECTIONS.inc()
+        if self.door is not None:
+            self.door.connected()
         self._since("idle")
         if Connection._sweeping is not self.loop:
             Connection._sweeping = self.loop
@@ -76,6 +115,8 @@ class Connection(HttpToolsProtocol):
         for waiting in self._overdue.values():
             waiting.pop(self, None)
         metrics.CONNECTIONS.dec()
+        if self.turn is not None and not self.turn.done():
+            self.turn.set_exception(ClientGoneError())
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -94,7 +135,7 @@ class Connection(HttpToolsProtocol):
         self._since("slow_request")
 
     def on_headers_complete(self) -> None:
-        """Check the head, and hand the request on.
+        """Check the head, and hand the request on if there are not too many.
 
         Raises:
             _RefusedError: it is too long; uvicorn then answers what `_refusal` says.
@@ -109,13 +150,30 @@ class Connection(HttpToolsProtocol):
             self._refuse_head()
             raise _RefusedError
         self._in_head = False
-        super().on_headers_complete()
+        if self._may_enter():
+            self.scope[CLIENT] = self  # type: ignore[typeddict-unknown-key]
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a piece of the body, if it is still wanted."""
+        if not self._is_refused:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Stop the clock of the request."""
         self._overdue["slow_request"].pop(self, None)
         self._in_head, self._head_bytes = True, 0
-        super().on_message_complete()
+        if self._is_refused:
+            self._is_refused = False
+            self._since("idle")
+        else:
+            super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """End when the request is answered, or before if it does not come or its answer is not read."""
+        super().shutdown()
+        if not self.transport.is_closing():
+            self.loop.call_later(self.limits.last_s, self._end_unfinished)
 
     def pause_writing(self) -> None:
         """Note that the client does not read."""
@@ -131,6 +189,9 @@ class Connection(HttpToolsProtocol):
         """Answer a request that cannot be read, as all others, with a sentence; and close the connection."""
         if self.transport.is_closing():
             return
+        if self._is_refused:
+            self.transport.close()
+            return
         before = self.cycle is None or self.cycle.response_complete
         if before if self._in_head else not self.cycle.response_started:
             status, sentence = self._refusal
@@ -138,6 +199,37 @@ class Connection(HttpToolsProtocol):
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(content)
             self.transport.write(STATUS_LINE[status] + head + content)
         self.transport.close()
+
+    def _may_enter(self) -> bool:
+        """Whether the request whose head has come is to be answered; if not, it has been refused."""
+        lane = self.door.lane_of(self.parser.get_method(), self.url) if self.door is not None else None
+        if self.door is None or lane is None or not (self.cycle is None or self.cycle.response_complete):
+            return True
+        if not lane.is_free and not self.door.is_settled and self._has_left():
+            self._is_refused = True
+            self.transport.abort()
+        elif not lane.lets_in():
+            self._is_refused = True
+            self._write_refusal(*self.door.refusal(self.headers))
+        return not self._is_refused
+
+    def _has_left(self) -> bool:
+        """Whether the client has gone although its request has come, as many do who wait for a process to start."""
+        if not _LEFT:
+            return False
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), _LEFT)
+        return bool(poll.poll(0))
+
+    def _write_refusal(self, status: int, headers: Headers, content: bytes) -> None:
+        """Answer without a task; who was told to wait with its body, or asks no more, is not read any further."""
+        closes = self.expect_100_continue or not self.parser.should_keep_alive()
+        lines = [STATUS_LINE[status], *(b"%b: %b\r\n" % header for header in headers)]
+        if closes:
+            lines.append(b"connection: close\r\n")
+        self.transport.write(b"".join([*lines, b"\r\n", content]))
+        if closes:
+            self.transport.close()
 
     def _refuse_head(self) -> None:
         self._refusal = (
@@ -165,6 +257,13 @@ class Connection(HttpToolsProtocol):
                 connection._end(state)
         loop.call_later(cls.limits.sweep_s, cls._sweep, loop)
 
+    def _end_unfinished(self) -> None:
+        if self in self._overdue["slow_request"]:
+            self._refusal = (408, "The request was not complete when the server ended: send it again.")
+            self.send_400_response("")
+        elif self in self._overdue["unread"]:
+            self.transport.abort()
+
     def _end(self, state: str) -> None:
         if state == "slow_request":
             self._refusal = (408, f"The request was not complete after {self.limits.request_s:.0f} s: send it again.")
@@ -175,8 +274,13 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
 
-def limit_connections() -> None:
-    """Make uvicorn use these connections wherever no other kind is named, and open as many as the system lets it."""
+def limit_connections(door: Door | None = None) -> None:
+    """Make uvicorn use these connections wherever no other kind is named, and open as many as the system lets it.
+
+    Args:
+        door: What says who is refused at once.
+    """
+    Connection.door = door
     HTTP_PROTOCOLS["auto"] = f"{__name__}:{Connection.__name__}"
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard or hard == resource.RLIM_INFINITY:

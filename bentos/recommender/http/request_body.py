@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from bentos.recommender.contract.requests import RequestError
-from bentos.recommender.http.admission import OverloadedError
+from bentos.recommender.http.admission import ClientGoneError, OverloadedError
 from bentos.recommender.telemetry import metrics
 
 Message = MutableMapping[str, Any]
@@ -14,10 +14,6 @@ HEADERS = frozenset({b"content-length", b"content-encoding"})
 """Headers that are looked at."""
 _MAX_BYTES_IN_TRANSIT = 128 * 2**20
 """Of all bodies that are being read, together."""
-
-
-class ClientGoneError(Exception):
-    """The client left before its request was complete."""
 
 
 class BodyReader:

@@ -35,6 +35,11 @@ INSTEAD_OF_FRESH = Counter(
 QUERY_CACHE = Counter(
     "headrace_query_cache_total", "Queries whose embedding was remembered (hit) or computed (miss).", ["outcome"]
 )
+PREPARED_AHEAD = Counter(
+    "headrace_prepared_ahead_total",
+    "Users to be prepared after an event, before they ask: `done`, `dropped` (no time, or too many), `failed`.",
+    ["outcome"],
+)
 ACCEPTED_EVENTS = Counter("headrace_accepted_events_total", "Events that are kept.")
 EVENT_TO_EFFECT = Gauge(
     "headrace_event_to_effect_seconds",

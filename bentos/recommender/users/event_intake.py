@@ -20,6 +20,7 @@ from pipelines.validation.rules import EARLIEST
 
 _TEXTS = ("item_id", "query", "session_id", "event_id")
 """Texts that are kept as they came; validation would set aside what holds a NUL."""
+_IDS = ("user_id", "item_id", "session_id", "event_id")
 _FUTURE_TOLERANCE = timedelta(minutes=5)
 _ITEM_TYPES = frozenset({"impression", "click", "view", "cart", "purchase", "rating"})
 _logger = logging.getLogger("headrace.serving")
@@ -83,6 +84,9 @@ class EventIntake:
         for name in _TEXTS:
             if "\0" in (getattr(event, name) or ""):
                 raise RequestError(422, f"`{where}.{name}` holds a NUL character: leave it out.")
+        for name in _IDS:
+            if (value := getattr(event, name)) is not None and not value.strip():
+                raise RequestError(422, f"`{where}.{name}` is blank: send an id.")
         happened = event.event_timestamp or now
         if happened < EARLIEST:  # also what is too early to be written in UTC at all
             raise RequestError(

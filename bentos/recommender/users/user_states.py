@@ -102,6 +102,8 @@ class UserStates:
         Args:
             clock: The present, seconds since 1970 UTC.
         """
+        self.changed: Callable[[UserFeatures, UserFeatures], None] = lambda before, after: None  # noqa: ARG005
+        """Learns what was known of a user before an event, and what is known since."""
         self._store = store
         self._clock = clock
         self._timeout_s = serving.feature_timeout_ms / 1e3
@@ -297,7 +299,10 @@ class UserStates:
     def _keep_pushed(self, pushed: Mapping[str, tuple[StoredFeatures, object | None]]) -> None:
         now = time.monotonic()
         for user_id, (features, stamp) in pushed.items():
-            self._keep(user_id, features, stamp, now)
+            before = self._recall(user_id)
+            after = self._keep(user_id, features, stamp, now).features
+            if before is not None and after is not None and after is not before.features:
+                self.changed(before.features, after)
 
     def _keep(self, user_id: str, features: StoredFeatures, stamp: object | None, read_at: float) -> FeatureAnswer:
         with self._lock:

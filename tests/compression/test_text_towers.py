@@ -14,15 +14,15 @@ from pipelines.compression.distillation import Lessons, distil, distillation_los
 from pipelines.compression.half_precision import export_half
 from pipelines.compression.measurement import HeldOutQueries
 from pipelines.compression.onnx_export import export_encoder
-from pipelines.compression.query_towers import FullModel, build_query_tower, token_batches
 from pipelines.compression.static_tower import StaticTower, rarity_weights, starting_vectors, static_tower_model
 from pipelines.compression.study import Study
+from pipelines.compression.text_towers import FullModel, build_text_tower, token_batches
 from pipelines.compression.variants import parse_variant
 from pipelines.compression.vocabulary_pruning import write_pruned_tokenizer
 from pipelines.config import CompressionConfig, DistillationConfig
 from pipelines.errors import DataError
 from pipelines.inference.sessions import open_session
-from pipelines.inference.text_encoder import TABLE_TOKENIZER, TOKENIZER, TextEncoder, open_query_tower
+from pipelines.inference.text_encoder import TABLE_TOKENIZER, TOKENIZER, TextEncoder, open_text_tower
 from pipelines.model.encoder import EmbeddingCache, encode_texts, load_encoder
 from pipelines.progress import SilentProgress
 
@@ -48,10 +48,10 @@ def no_lessons() -> Lessons:
 
 
 def build(name, full, lessons, folder):
-    folder = build_query_tower(
+    folder = build_text_tower(
         parse_variant(name), full, lessons, folder, config=CONFIG, seed=0, progress=SilentProgress()
     )
-    return open_query_tower(folder, 16)
+    return open_text_tower(folder, 16)
 
 
 def cosines(found, lessons):
@@ -142,6 +142,8 @@ def test_what_the_full_model_says_is_kept_between_runs(full, lessons, tiny_encod
         served_vectors=lessons.item_vectors,
         queries=HeldOutQueries([], [], []),
         lesson_texts=lambda: TEXTS,
+        item_texts=TEXTS[:5],
+        text_vectors=lessons.item_vectors,
         config=CompressionConfig(distillation=CONFIG),
         seed=0,
         progress=SilentProgress(),
@@ -150,6 +152,29 @@ def test_what_the_full_model_says_is_kept_between_runs(full, lessons, tiny_encod
     assert study.lessons.vectors == pytest.approx(lessons.vectors, abs=1e-6)
     again = dataclasses.replace(study, tokenizer=None)  # whoever has none reads nothing
     assert again.lessons.vectors.tolist() == study.lessons.vectors.tolist()
+
+
+def test_a_tower_for_items_learns_each_text_once_and_only_those_that_it_may_see(full):
+    vectors = np.eye(4, dtype=np.float32)
+    study = Study(
+        full=full,
+        tokenizer=None,
+        item_vectors=vectors[::-1],
+        served_vectors=vectors[::-1],
+        queries=HeldOutQueries([], [], []),
+        lesson_texts=list,
+        item_texts=["red tea", "cup", "red tea", "pot"],
+        text_vectors=vectors[[0, 1, 0, 3]],
+        config=CompressionConfig(distillation=CONFIG),
+        seed=0,
+        progress=SilentProgress(),
+    )
+    lessons = study.item_lessons(np.array([0, 2, 3]))
+    assert lessons.texts == ["red tea", "pot"]
+    np.testing.assert_array_equal(lessons.vectors, vectors[[0, 3]])
+    np.testing.assert_array_equal(lessons.item_vectors, vectors[[0, 3]])
+    few = dataclasses.replace(study, config=CompressionConfig(distillation=DistillationConfig(texts=2)))
+    assert len(few.item_lessons()) == 2 < len(study.item_lessons())
 
 
 def test_what_is_built_is_not_built_again(full, lessons, tmp_path):

@@ -1,4 +1,4 @@
-"""Query towers: from the full encoder to the folder that `open_query_tower` opens, distilled where needed."""
+"""Small text towers: from the full encoder to the folder that `open_text_tower` opens, distilled where needed."""
 
 import copy
 import hashlib
@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,10 +27,9 @@ from pipelines.model.encoder import SentenceEncoder
 from pipelines.progress import Progress
 from pipelines.stores.files import replacing_folder
 
+TowerKind = Literal["query_towers", "item_text_towers"]
 _RECIPE = 2
 """Raised when the same settings give other towers."""
-_MIN_STATIC_COUNT = 2
-"""Times that a token occurs in the lessons before a static tower gives it a vector."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class FullModel:
     max_tokens: int
 
 
-def build_query_tower(
+def build_text_tower(
     variant: Variant,
     full: FullModel,
     lessons: Callable[[], Lessons],
@@ -68,7 +68,7 @@ def build_query_tower(
         return folder
     table = None
     if not variant.static and variant.needs_distillation(layer_count(full.encoder)):
-        table = build_query_tower(
+        table = build_text_tower(
             Variant(STATIC), full, lessons, folder.with_name(STATIC), config=config, seed=seed, progress=progress
         )
     with replacing_folder(folder) as work:
@@ -82,10 +82,10 @@ def build_query_tower(
     return folder
 
 
-def towers_folder(run_folder: Path, config: DistillationConfig, seed: int) -> Path:
+def towers_folder(run_folder: Path, config: DistillationConfig, seed: int, kind: TowerKind = "query_towers") -> Path:
     """Return where the towers of a training run are kept; other settings, or another recipe, give another folder."""
     digest = hashlib.sha256(f"{_RECIPE} {config.model_dump_json()} {seed}".encode()).hexdigest()[:12]
-    return run_folder / "query_towers" / digest
+    return run_folder / kind / digest
 
 
 def _write_layers(
@@ -130,7 +130,7 @@ def _write_static(
     full: FullModel, lessons: Lessons, work: Path, config: DistillationConfig, seed: int, progress: Progress
 ) -> None:
     """Give each token of the lessons a vector, and teach them; words without one fall apart into those that have."""
-    kept = domain_tokens(full.tokenizer_file, lessons.texts, min_count=_MIN_STATIC_COUNT)
+    kept = domain_tokens(full.tokenizer_file, lessons.texts, min_count=lessons.min_count)
     write_pruned_tokenizer(full.tokenizer_file, kept, work / TOKENIZER)
     tokens = token_batches(work / TOKENIZER, full.max_tokens)
     ids, mask = tokens(lessons.texts)
