@@ -509,7 +509,7 @@ class ServingConfig(Settings):
     """Length of the list that an item is looked for in where `/explain` is asked about a user or query."""
     max_waiting: int = Field(default=256, ge=1)
     """Searches and recommendations that may wait for their turn in one worker; more are refused with 503 at once."""
-    max_wait_ms: float = Field(default=100, gt=0)
+    max_wait_ms: float = Field(default=250, gt=0)
     """Longest wait for the turn; who would wait longer is refused with 503."""
     answer_threads: int = Field(default=8, ge=1)
     """Answers that may wait for a user's features at a time, in one worker; the others need no thread."""
