@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ BARS = [
 _MANY = 1_000
 _POLL_S = 0.005
 _GIVE_UP_S = 30.0
+_BUSY = 503
 _USERS = 100
 _LOOKED_AT = 10
 """Places of a search in which an item is looked for."""
@@ -104,6 +105,10 @@ def bench_item_effect(
     if json_file is not None:
         write_records(records, json_file)
     return missed(records, BARS)
+
+
+class BusyError(StoreError):
+    """The service refuses a request because it has too many."""
 
 
 @contextmanager
@@ -180,6 +185,7 @@ def ask(port: int, call: str, body: Any, *, method: str = "POST") -> dict[str, A
     """Send one request over a connection of its own and return its answer.
 
     Raises:
+        BusyError: the service has too much to do.
         StoreError: the answer is not 2xx.
     """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -191,7 +197,8 @@ def ask(port: int, call: str, body: Any, *, method: str = "POST") -> dict[str, A
     finally:
         connection.close()
     if response.status // 100 != 2:
-        raise StoreError(f"/{call} answered {response.status}: {raw[:300].decode(errors='replace')}")
+        error = BusyError if response.status == _BUSY else StoreError
+        raise error(f"/{call} answered {response.status}: {raw[:300].decode(errors='replace')}")
     answer: dict[str, Any] = json.loads(raw)
     return answer
 
@@ -222,11 +229,13 @@ def _until(is_so: Callable[..., bool], *arguments: Any) -> float:
         StoreError: it never was.
     """
     began = time.perf_counter()
-    while not is_so(*arguments):
+    while True:
+        with suppress(BusyError):
+            if is_so(*arguments):
+                return 1e3 * (time.perf_counter() - began)
         if time.perf_counter() - began > _GIVE_UP_S:
             raise StoreError(f"A change of an item was not seen within {_GIVE_UP_S:g} s.")
         time.sleep(_POLL_S)
-    return 1e3 * (time.perf_counter() - began)
 
 
 def _word(number: int) -> str:
