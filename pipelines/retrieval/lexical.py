@@ -24,11 +24,9 @@ __all__ = ["LexicalIndex", "QueryWords", "tokens_of"]
 _K1, _B = 0.6, 0.6
 """How slowly a repeated word stops counting, and how much a long text is discounted: titles repeat little and are of
 much the same length, so both are lower than in Lucene (1.2 and 0.75)."""
-_ITEM_WORDS = "item_words.npy"
+_ITEM_WORDS, _WORD_COUNTS = "item_words.npy", "item_word_counts.npy"
 _SCORES = "data.csc.index.npy"
 """The name that `bm25s` gives to the scores; two bytes each are enough for an order."""
-_NONE = 2**16 - 1
-"""No word, in a file of two bytes a word."""
 _MAX_ITEM_WORDS = 24
 _MIN_COMPOUND, _MIN_PART = 6, 3
 """Letters of a compound and of each of its parts at least."""
@@ -86,9 +84,11 @@ class LexicalIndex:
         self._scorer.save(folder, show_progress=False, allow_pickle=False)
         scores = folder / _SCORES
         np.save(scores, np.load(scores, allow_pickle=False).astype(np.float16), allow_pickle=False)
-        narrow = self.item_words.max(initial=0) < _NONE
-        words = np.where(self.item_words < 0, _NONE, self.item_words).astype(np.uint16) if narrow else self.item_words
+        is_word = self.item_words >= 0
+        words = self.item_words[is_word]
+        words = words.astype(np.uint16) if words.max(initial=0) < 2**16 else words
         np.save(folder / _ITEM_WORDS, words, allow_pickle=False)
+        np.save(folder / _WORD_COUNTS, is_word.sum(axis=1).astype(np.uint8), allow_pickle=False)
 
     @classmethod
     def load(cls, folder: Path) -> "LexicalIndex":
@@ -97,10 +97,10 @@ class LexicalIndex:
 
         scorer = bm25s.BM25.load(folder, show_progress=False, allow_pickle=False)
         scorer.scores["data"] = scorer.scores["data"].astype(np.float32)
-        words = np.load(folder / _ITEM_WORDS, allow_pickle=False)
-        if words.dtype == np.uint16:
-            words = np.where(words == _NONE, -1, words.astype(np.int32))
-        return cls(scorer, words.astype(np.int32))
+        counts = np.load(folder / _WORD_COUNTS, allow_pickle=False)
+        words = np.full((len(counts), _MAX_ITEM_WORDS), -1, np.int32)
+        words[np.arange(_MAX_ITEM_WORDS) < counts[:, None]] = np.load(folder / _ITEM_WORDS, allow_pickle=False)
+        return cls(scorer, words)
 
     @property
     def n_items(self) -> int:

@@ -76,7 +76,9 @@ def test_the_first_letter_is_seldom_wrong():
 def test_words_of_items_come_back_as_they_were(tmp_path):
     index = LexicalIndex.build(["red apple", "milk"])
     index.save(tmp_path)
-    assert np.load(tmp_path / "item_words.npy").dtype == np.uint16
+    saved = np.load(tmp_path / "item_words.npy")
+    assert saved.dtype == np.uint16
+    assert len(saved) == (index.item_words >= 0).sum()  # no room for words that are not there
     loaded = LexicalIndex.load(tmp_path)
     assert loaded.item_words.dtype == np.int32
     assert loaded.item_words.tolist() == index.item_words.tolist()
