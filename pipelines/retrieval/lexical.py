@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.retrieval.packed_rows import pack_rows, unpack_rows
 from pipelines.retrieval.words import compounds, one_error_away, tokens_of, words_of
 
 __all__ = ["LexicalIndex", "QueryWords", "tokens_of"]
@@ -25,8 +26,8 @@ _K1, _B = 0.6, 0.6
 """How slowly a repeated word stops counting, and how much a long text is discounted: titles repeat little and are of
 much the same length, so both are lower than in Lucene (1.2 and 0.75)."""
 _ITEM_WORDS, _WORD_COUNTS = "item_words.npy", "item_word_counts.npy"
-_SCORES = "data.csc.index.npy"
-"""The name that `bm25s` gives to the scores; two bytes each are enough for an order."""
+_SCORES, _SCORED_ITEMS, _HIGH_BITS = "data.csc.index.npy", "indices.csc.index.npy", "high_bits.npy"
+"""The names that `bm25s` gives to scores, of which two bytes each are enough for an order, and to whose they are."""
 _MAX_ITEM_WORDS = 24
 _MIN_COMPOUND, _MIN_PART = 6, 3
 """Letters of a compound and of each of its parts at least."""
@@ -80,10 +81,13 @@ class LexicalIndex:
         return cls(scorer, _padded(numbers))
 
     def save(self, folder: Path) -> None:
-        """Write the index as `.npy` and JSON files, scores as float16."""
+        """Write the index as `.npy` and JSON files: scores as float16, row numbers packed, words without padding."""
         self._scorer.save(folder, show_progress=False, allow_pickle=False)
         scores = folder / _SCORES
         np.save(scores, np.load(scores, allow_pickle=False).astype(np.float16), allow_pickle=False)
+        low, high_bits = pack_rows(np.load(folder / _SCORED_ITEMS, allow_pickle=False), self.n_items)
+        np.save(folder / _SCORED_ITEMS, low, allow_pickle=False)
+        np.save(folder / _HIGH_BITS, high_bits, allow_pickle=False)
         is_word = self.item_words >= 0
         words = self.item_words[is_word]
         words = words.astype(np.uint16) if words.max(initial=0) < 2**16 else words
@@ -96,7 +100,10 @@ class LexicalIndex:
         import bm25s
 
         scorer = bm25s.BM25.load(folder, show_progress=False, allow_pickle=False)
-        scorer.scores["data"] = scorer.scores["data"].astype(np.float32)
+        columns = scorer.scores
+        columns["data"] = columns["data"].astype(np.float32)
+        high_bits = np.load(folder / _HIGH_BITS, allow_pickle=False)
+        columns["indices"] = unpack_rows(columns["indices"], high_bits, int(columns["num_docs"]))
         counts = np.load(folder / _WORD_COUNTS, allow_pickle=False)
         words = np.full((len(counts), _MAX_ITEM_WORDS), -1, np.int32)
         words[np.arange(_MAX_ITEM_WORDS) < counts[:, None]] = np.load(folder / _ITEM_WORDS, allow_pickle=False)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.errors import DataError
+from pipelines.retrieval.packed_rows import pack_rows, unpack_rows
 
 _FILES = ("counts", "ids", "high_bits", "scores", "levels")
 _LEVELS = 256
@@ -94,11 +95,11 @@ class NeighborTable:
                 f"have more than {2**16 - 1:,} neighbors (most: {counts.max(initial=0):,}). Build the table again."
             )
         levels, codes = _score_levels(self.scores)
-        planes = [np.packbits((self.ids >> bit) & 1) for bit in range(16, 16 + _high_bits(len(self)))]
+        low, high_bits = pack_rows(self.ids, len(self))
         values = {
             "counts": counts.astype(np.uint16),
-            "ids": (self.ids & 0xFFFF).astype(np.uint16),
-            "high_bits": np.stack(planes) if planes else np.empty((0, 0), np.uint8),
+            "ids": low,
+            "high_bits": high_bits,
             "scores": codes,
             "levels": levels,
         }
@@ -115,13 +116,12 @@ class NeighborTable:
         """
         counts, low, planes, codes, levels = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in _FILES)
         offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-        if len(planes) != _high_bits(len(counts)) or (len(planes) and planes.shape[1] != -(-len(low) // 8)):
-            raise DataError(f"The neighbors in {folder} are broken: bits of ids are missing. Make the bundle again.")
+        try:
+            ids = unpack_rows(low, planes, len(counts))
+        except DataError as error:
+            raise DataError(f"The neighbors in {folder} are broken: {error}. Make the bundle again.") from None
         if len(codes) and int(codes.max()) >= len(levels):
             raise DataError(f"The neighbors in {folder} are broken: levels are missing. Make the bundle again.")
-        ids = low.astype(np.int32)
-        for place, plane in enumerate(planes):
-            ids |= np.unpackbits(plane, count=len(low)).astype(np.int32) << (16 + place)
         table = cls(offsets, ids, levels[codes] if len(codes) else np.empty(0, np.float32))
         if problem := table.problem():
             raise DataError(f"The neighbors in {folder} are broken: {problem}. Make the bundle again.")
@@ -202,11 +202,6 @@ def _best(rows: np.ndarray, scores: np.ndarray, most: int) -> np.ndarray:
     if len(best) > most:
         best = best[np.lexsort((rows[best], -scores[best]))[:most]]
     return rows[best].astype(np.int64)
-
-
-def _high_bits(n_items: int) -> int:
-    """Return how many bits above 16 a row number needs."""
-    return max((n_items - 1).bit_length() - 16, 0)
 
 
 def _score_levels(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
