@@ -69,6 +69,8 @@ _MEETINGS = 4
 """Rounds after which each of two workers has met almost every user."""
 _CHECKED = 16
 """One in so many answers is looked into."""
+_EXPECTED_RATE = 1_000.0
+"""Answers a second that two workers are thought to give, to have enough first visits at hand."""
 _NAIVE_REQUESTS = 20
 _RECALL_OF = 100
 """Queries, and as many users."""
@@ -173,7 +175,7 @@ def bench_serving(
         generator = generator_alone(durations.generator_s, _CLIENTS, theirs)
         naive = _naive(bundle, traffic, durations)
     one_rate = next(figures.capacity.rate for figures in measured if figures.case == RECOMMEND and figures.capacity)
-    two_rate = next(record.value for record in records if record.case == TWO_WORKERS)
+    two_rate = next(record.value for record in records if (record.case, record.metric) == (TWO_WORKERS, "rps"))
     records = [
         *(record for figures in (*measured, *naive, *extra) for record in figures.records(data)),
         *records,
@@ -251,9 +253,18 @@ def _two_workers(service: ServiceRun, traffic: Traffic, durations: Durations, da
     traffic.port = service.port
     traffic.make_users()
     traffic.visit_known(rounds=_MEETINGS, clients=_CLIENTS)
-    tally = _saturate(service.port, traffic, traffic.recommend, durations.capacity_s, 1_000)
+    traffic.renew(int(FIRST_VISITS * _EXPECTED_RATE * durations.capacity_s))
+    processes, ours = service.process_ids, time.process_time()
+    before = cpu_s(processes)
+    tally = _saturate(service.port, traffic, traffic.recommend, durations.capacity_s, _EXPECTED_RATE)
+    after, ours = cpu_s(processes), time.process_time() - ours
     found = [memory(worker) for worker in service.workers]
+    answered = max(1, len(tally.statuses))
+    costs = [_record(data, TWO_WORKERS, "generator_cpu_ms", 1e3 * ours / answered, "ms")]
+    if before is not None and after is not None:
+        costs.append(_record(data, TWO_WORKERS, "cpu_ms", 1e3 * (after - before) / answered, "ms"))
     return [
+        *costs,
         _record(data, WORKER, "memory_uss_mib", max(one.uss for one in found), "MiB"),
         _record(data, WORKER, "memory_pss_mib", max(one.pss for one in found), "MiB"),
         _record(data, TWO_WORKERS, "rps", tally.rate, "1/s"),

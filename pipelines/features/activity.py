@@ -24,6 +24,9 @@ What they are: `pipelines/features/user_state.py`.
 """
 
 
+_LARGEST = np.finfo(np.float64).max
+
+
 def activity_vector(values: Mapping[str, float | None]) -> np.ndarray:
     """Turn the features of one user into numbers for a model: log(1 + x), and 0 where nothing is known.
 
@@ -35,7 +38,5 @@ def activity_vector(values: Mapping[str, float | None]) -> np.ndarray:
     Returns:
         float32 `(len(ACTIVITY_FEATURES),)`, each >= 0.
     """
-    raw = np.array(
-        [values.get(name) if values.get(name) is not None else 0.0 for name in ACTIVITY_FEATURES], np.float64
-    )
-    return np.log1p(np.maximum(np.nan_to_num(raw, nan=0.0), 0.0)).astype(np.float32)
+    raw = np.array([values.get(name) or 0.0 for name in ACTIVITY_FEATURES], np.float64)
+    return np.log1p(np.fmin(np.fmax(raw, 0.0), _LARGEST)).astype(np.float32)  # fmax takes the number where one is NaN

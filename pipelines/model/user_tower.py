@@ -96,8 +96,11 @@ class UserTower(nn.Module):
             User vectors, float32 `(b, dim)`, each row L2 norm 1; attention α, float32 `(b, t)`, rows sum to 1.
         """
         states = item_vectors + self.event_type(event_types) + self.gap(gap_buckets)
-        states = states + self.up(self.block(self.down(states), mask))
-        logits = (self.pool(states) + self.gap_bias(gap_buckets)).squeeze(-1) + (1.0 - mask) * -1e4
+        mixed = self.block(self.down(states), mask)
+        # w · (z + U m) = w · z + (w U) · m, and Σ α (z + U m) = Σ α z + U Σ α m: U maps one vector, not one an event.
+        pool = self.pool(states) + mixed @ (self.pool.weight @ self.up.weight).T
+        logits = (pool + self.gap_bias(gap_buckets)).squeeze(-1) + (1.0 - mask) * -1e4
         attention = logits.float().softmax(-1)
-        pooled = (attention.unsqueeze(-1).to(states.dtype) * states).sum(1) + self.activity(activity)
+        weights = attention.unsqueeze(1).to(states.dtype)
+        pooled = (weights @ states + self.up(weights @ mixed)).squeeze(1) + self.activity(activity)
         return nn.functional.normalize(pooled.float(), dim=-1), attention

@@ -64,9 +64,7 @@ class Kept(Generic[K, V]):
     def put(self, key: K, value: V) -> None:
         """Keep a value; those that were not used for longest go beyond the size."""
         with self._lock:
-            before = self._values.pop(key, None)
-            if before is not None:
-                self._held -= self._size_of(before)
+            self._forget(key)
             self._values[key] = value
             self._held += self._size_of(value)
             while self._held > self._size and self._values:
@@ -77,8 +75,12 @@ class Kept(Generic[K, V]):
         with self._lock:
             value = self._values.get(key)
             if value is not None and if_(value):
-                del self._values[key]
-                self._held -= self._size_of(value)
+                self._forget(key)
+
+    def _forget(self, key: K) -> None:
+        before = self._values.pop(key, None)
+        if before is not None:
+            self._held -= self._size_of(before)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Who is prepared after an event, before they ask; on the toy bundle."""
 
 import time
+import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -118,3 +119,13 @@ def test_nobody_is_prepared_where_that_is_off(shop_with):
     shop.preparing.changed(before, after)
     time.sleep(0.01)
     assert not shop.is_prepared(after)
+
+
+def test_a_bundle_that_answers_no_more_is_let_go_of(shop_with, bundle):
+    shop, before, after = shop_with(), bought("a"), bought("a", "b")
+    shop.answer(before)
+    shop.preparing.changed(before, after)
+    assert becomes_true(lambda: shop.is_prepared(after))
+    old = weakref.ref(shop.current)
+    shop.current = Serving(bundle)
+    assert becomes_true(lambda: old() is None)

@@ -54,6 +54,19 @@ def test_untrained_user_is_the_mean_of_the_history():
     assert attention[0].tolist() == pytest.approx([0.25] * 4)
 
 
+def test_a_user_is_what_the_words_of_the_tower_say():
+    tower = randomized(UserTower(DIM, n_event_types=3, n_gap_buckets=4, n_activity=2))
+    items, types, gaps = unit_rows(5).unsqueeze(0), torch.tensor([[1, 2, 1, 0, 2]]), torch.tensor([[3, 2, 2, 1, 0]])
+    mask, activity = torch.ones(1, 5), torch.tensor([[0.5, 2.0]])
+    user, attention = tower(items, types, gaps, mask, activity)
+    events = items + tower.event_type(types) + tower.gap(gaps)
+    states = events + tower.up(tower.block(tower.down(events), mask))
+    expected = (tower.pool(states) + tower.gap_bias(gaps)).squeeze(-1).softmax(-1)
+    torch.testing.assert_close(attention, expected)
+    pooled = (expected.unsqueeze(-1) * states).sum(1) + tower.activity(activity)
+    torch.testing.assert_close(user, torch.nn.functional.normalize(pooled, dim=-1))
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_changes_nothing(side):
     tower = randomized(UserTower(DIM, n_event_types=3, n_gap_buckets=4, n_activity=2))

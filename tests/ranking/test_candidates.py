@@ -5,8 +5,8 @@ import pytest
 
 from pipelines.inference.bundle import load_bundle
 from pipelines.inference.ranker_features import ranker_features
-from pipelines.ranking.candidates import recommend_candidates
-from pipelines.retrieval.neighbors import NeighborTable
+from pipelines.ranking.candidates import _fill_generators, recommend_candidates
+from pipelines.retrieval.neighbors import NeighborTable, ReachedTables
 from pipelines.retrieval.trends import build_trends
 from tests.toys.toy_bundle import NEIGHBOUR_SCORES, NEIGHBOURS, User, bought, write_toy_bundle
 
@@ -105,3 +105,37 @@ def test_features_are_finite_for_one_event_and_for_many(bundle):
         found = candidates_of(bundle, user)
         assert found.features.shape == (len(found.rows), len(names))
         assert np.isfinite(found.features).all()
+
+
+def test_what_generators_say_is_what_the_words_of_its_definition_give():
+    """`ranker_features` in NumPy, written out a second time, on random tables and cosines, ties included."""
+    rng = np.random.default_rng(3)
+    tables = [
+        NeighborTable.from_padded(
+            np.array([rng.choice(60, 12, replace=False) for _ in range(60)], np.int32),
+            np.round(rng.random((60, 12)) + 0.1, 1).astype(np.float32),
+        )
+        for _ in range(2)
+    ]
+    rows, weights = rng.integers(0, 60, 4), np.array([[1, 1, 0.5, 0.5], [0.1, 0.2, 0.5, 1], [0, 0, 0, 1]], np.float32)
+    candidates, cosines = np.arange(0, 60, 2), rng.uniform(-1, 1, (3, 30)).astype(np.float32)
+    columns = np.zeros((30, 18), np.float32)
+    _fill_generators(columns, ReachedTables(tables, rows, weights), candidates, cosines)
+
+    by_way = np.stack([[table.spread(rows, way) for table in tables] for way in weights])
+    of_tables, tops = by_way[:, :, candidates], by_way.max(axis=2)
+    values = np.concatenate([of_tables, np.maximum(cosines, 0)[:, None]], axis=1)
+    tops = np.concatenate([tops, [[values[0, 2].max()], [1], [1]]], axis=1)
+    for generator in range(3):
+        score = values[0, generator]
+        place = np.argsort(np.argsort(-score, kind="stable"))
+        relative = values[:, generator] / np.where(tops[:, generator] > 0, tops[:, generator], 1)[:, None]
+        said = [
+            relative[0],
+            np.log1p(100 * score),
+            np.where(score > 0, 1 / np.log2(2 + place), 0),
+            relative[1],
+            relative[2],
+        ]
+        np.testing.assert_allclose(columns[:, 5 * generator : 5 * generator + 5], np.stack(said, axis=1), rtol=1e-6)
+        np.testing.assert_allclose(columns[:, 15 + generator], np.log1p(100 * tops[0, generator]), rtol=1e-6)

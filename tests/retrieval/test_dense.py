@@ -51,6 +51,15 @@ def test_scores_by_block_are_those_of_the_whole(items):
     np.testing.assert_allclose(dense_scores(items[:2], many), items[:2] @ np.asarray(many).T, atol=1e-5)
 
 
+def test_products_of_many_rows_are_those_of_each(items):
+    vectors, rows = ItemVectors.quantized(items), np.random.default_rng(5).integers(0, len(items), 700)
+    asked = items[:2].astype(np.float32)
+    expected = vectors[rows] @ asked.T
+    np.testing.assert_allclose(vectors.products(rows, asked.T), expected, atol=1e-5)
+    np.testing.assert_allclose(vectors.products(rows, asked[0]), expected[:, 0], atol=1e-5)
+    assert vectors.products(rows[:0], asked[0]).shape == (0,)
+
+
 def test_what_is_saved_is_what_is_loaded(tmp_path, items):
     vectors = ItemVectors.quantized(items)
     vectors.save(tmp_path)

@@ -4,7 +4,7 @@ import pytest
 
 from pipelines.benchmarks.synthetic_shop import make_shop, write_shop_bundle
 from pipelines.inference.bundle import load_bundle
-from pipelines.retrieval.vector_index import FAST_SCAN_FROM, ExactVectorIndex, FastScanVectorIndex
+from pipelines.retrieval.vector_index import CODES_VERSION, FAST_SCAN_FROM, ExactVectorIndex, FastScanVectorIndex
 from pipelines.stores.vector_index_files import FOLDER, index_path, indexed
 
 
@@ -40,6 +40,16 @@ def test_an_index_is_made_once_and_read_from_then_on(bundle):
     assert index_path(bundle).stat().st_mtime_ns == written
     assert nearest(again) == nearest(first) == nearest(bundle)
     assert [path.name for path in index_path(bundle).parent.iterdir()] == [index_path(bundle).name]
+
+
+def test_codes_of_another_version_are_not_read(bundle):
+    indexed(bundle, fast_scan_from=1)
+    path = index_path(bundle)
+    other = path.with_name(path.name.replace(f".v{CODES_VERSION}.", f".v{CODES_VERSION - 1}."))
+    path.rename(other)
+    indexed(bundle, fast_scan_from=1)
+    assert path.is_file()
+    assert other.is_file()
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: content[:40] + b"x" + content[41:]])

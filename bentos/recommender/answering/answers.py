@@ -4,6 +4,7 @@ import logging
 import math
 import uuid
 from collections.abc import Callable
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ from pipelines.stores.shown_lists import ShownListsLog
 
 _NOT_KEPT = {"timings", "cursor", "rules", "context"}
 """Fields of a body that say nothing about how a bundle answers, or whatever a caller puts there."""
+_just_known: ContextVar[tuple[str, str, FeatureAnswer] | None] = ContextVar("headrace_just_known", default=None)
+"""Raw id, pseudonym and features of the user of this request, from asking whether it must wait; it is answered then."""
 _logger = logging.getLogger("headrace.serving")
 
 
@@ -163,7 +166,12 @@ class Answers:
         if isinstance(body, ExplainBody):
             return True
         raw_user_id = body.user_id if isinstance(body, SearchBody | RecommendBody) else None
-        return raw_user_id is not None and self._users.fresh(self._pseudonymizer.pseudonym(raw_user_id)) is None
+        if raw_user_id is None:
+            return False
+        user_id = self._pseudonymizer.pseudonym(raw_user_id)
+        fresh = self._users.fresh(user_id)
+        _just_known.set(None if fresh is None else (raw_user_id, user_id, fresh))
+        return fresh is None
 
     def search(self, body: SearchBody) -> dict[str, Any]:
         """Items for a query, best first."""
@@ -292,8 +300,13 @@ class Answers:
         """Return the pseudonym and the features of a user, a sample of which is kept for the skew audit."""
         if raw_user_id is None:
             return None, FeatureAnswer(None)
-        user_id = self._pseudonymizer.pseudonym(raw_user_id)
-        answer = self._users.read(user_id, within_s=remaining_s())
+        known = _just_known.get()
+        _just_known.set(None)
+        if known is not None and known[0] == raw_user_id:
+            user_id, answer = known[1], self._users.read(known[1], fresh=known[2])
+        else:
+            user_id = self._pseudonymizer.pseudonym(raw_user_id)
+            answer = self._users.read(user_id, within_s=remaining_s())
         if self._served is not None and answer.features is not None and answer.source != "session":
             self._served.offer(user_id, answer.features, bundle=self.model_version, now=self._now())
         return user_id, answer

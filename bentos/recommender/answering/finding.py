@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class Found:
     """Whether there may be another page."""
     latency_ms: float = math.nan
 
-    @property
+    @cached_property
     def item_ids(self) -> list[str]:
         """Ids of the items, best first."""
         known = self.serving.bundle.item_ids

@@ -97,19 +97,23 @@ class Preparing:
         while (one := self._next()) is not None:
             outcome = "done"
             try:
-                serving = self._live.current
-                prepare(
-                    serving.bundle,
-                    one.features,
-                    now_s=self._now().timestamp(),
-                    serving=self._serving,
-                    prepared=serving.prepared(self._serving),
-                    with_candidates=one.with_candidates,
-                )
+                self._prepare(one)
             except Exception:  # whoever asks is answered, or falls back, as without this
                 _logger.exception("A user was not prepared")
                 outcome = "failed"
             metrics.PREPARED_AHEAD.labels(outcome).inc()
+
+    def _prepare(self, one: _Waiting) -> None:
+        """Prepare a user; apart, so that between two of them nothing here holds a bundle."""
+        serving = self._live.current
+        prepare(
+            serving.bundle,
+            one.features,
+            now_s=self._now().timestamp(),
+            serving=self._serving,
+            prepared=serving.prepared(self._serving),
+            with_candidates=one.with_candidates,
+        )
 
     def _next(self) -> _Waiting | None:
         """Return who is next, once no request is there; None at the end."""

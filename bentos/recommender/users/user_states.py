@@ -129,13 +129,14 @@ class UserStates:
             return self._with_session(user_id, known.answer)
         return None if self._breaker.lets_pass else self._instead(user_id, _LEFT_ALONE)
 
-    def read(self, user_id: str, within_s: float | None = None) -> FeatureAnswer:
+    def read(self, user_id: str, within_s: float | None = None, *, fresh: FeatureAnswer | None = None) -> FeatureAnswer:
         """Return the features of a user; never raises, and waits at most for `feature_timeout_ms`.
 
         Args:
             within_s: What is left of the request's time, seconds: it waits no longer.
+            fresh: What `fresh` has just said, where it was asked.
         """
-        answer = self.fresh(user_id) or self._read(user_id, _least(self._timeout_s, within_s))
+        answer = fresh or self.fresh(user_id) or self._read(user_id, _least(self._timeout_s, within_s))
         if answer.source != "store":
             metrics.INSTEAD_OF_FRESH.labels(answer.source).inc()
         return answer
