@@ -287,7 +287,15 @@ class _Troubles:
         self._sleep(_SWAP_S)
 
     def _version(self) -> str:
-        return str(ask(self._service.port, "recommend", {"user_id": "somebody"})["model_version"])
+        """Return the bundle that answers; where this one question is refused, it is asked again."""
+        deadline = time.monotonic() + _MOST_SWAP_S
+        while True:
+            try:
+                return str(ask(self._service.port, "recommend", {"user_id": "somebody"})["model_version"])
+            except StoreError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(_POLL_S)
 
     @contextlib.contextmanager
     def _phase(self, name: str) -> Iterator[Phase]:

@@ -45,7 +45,7 @@ def test_it_answers_derived_and_kept_requests(tmp_path):
         "recommend after d",
         "similar to d",
     ]
-    assert found.checked["files"] == "27 files have the SHA-256 of the manifest"
+    assert found.checked["files"] == "29 files have the SHA-256 of the manifest"
     assert found.checked["search 'rye bread'"] == "5 items"
     assert (found.replayed, found.left_out) == (5, 1)
     assert 0 < found.median_ms <= found.p95_ms

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _ADMIN_DEADLINE_S = 60.0
 _MAX_WAITING_ADMIN = 4
-_MOST_ROUNDS = 16
+_MOST_ROUNDS = 8
 """Rounds of the event loop between two answers while connections are made, one a round: some 0.1 ms each."""
 _MOST_SETTLING_S = 5.0
 """A process that is overloaded from the start is ready nonetheless: others would be all the more."""
