@@ -130,8 +130,8 @@ class Preparing:
                 self._doing = None
                 while not self._waiting and not self._closed:
                     self._changed.wait()
-            # Also between two users: a thread that lets go of the interpreter and takes it again at once, as NumPy does,
-            # can keep the event loop from it for as long as it goes on.
+            # Also between two users: a thread that lets go of the interpreter and takes it again at once, as NumPy
+            # does, can keep the event loop from it for as long as it goes on.
             time.sleep(_LOOK_S)
             with self._changed:
                 if self._closed:
