@@ -504,12 +504,12 @@ class ServingConfig(Settings):
     shown_days: int = Field(default=14, ge=1)
     """Days after which they are removed."""
     explained_requests: int = Field(default=500, ge=0, le=100_000)
-    """Last answers of a process that `/explain` can be asked about by their request id."""
+    """Last answers of each process that `/explain` can be asked about by their request id, through any process."""
     explained_k: int = Field(default=10, ge=1, le=1_000)
     """Length of the list that an item is looked for in where `/explain` is asked about a user or query."""
     max_waiting: int = Field(default=256, ge=1)
     """Searches and recommendations that may wait for their turn in one worker; more are refused with 503 at once."""
-    max_wait_ms: float = Field(default=100, gt=0)
+    max_wait_ms: float = Field(default=250, gt=0)
     """Longest wait for the turn; who would wait longer is refused with 503."""
     answer_threads: int = Field(default=8, ge=1)
     """Answers that may wait for a user's features at a time, in one worker; the others need no thread."""

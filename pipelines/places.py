@@ -140,6 +140,11 @@ class Places:
         return self.home / "serving" / "services"
 
     @property
+    def workers(self) -> Path:
+        """Sockets over which the service's processes on this machine ask each other."""
+        return self.home / "serving" / "workers"
+
+    @property
     def served_requests(self) -> Path:
         """A sample of the requests that were answered, without user ids, one folder a day."""
         return self.home / "served_requests"

@@ -120,7 +120,7 @@ def test_a_killed_step_that_runs_again_ends_in_the_same_state(tmp_path, tiny_enc
                     "negatives": 16,
                     "validate_every": 10,
                 },
-                "compression": {"min_cosine": 0.5},
+                "compression": {"min_cosine": 0.5, "distillation": {"static_steps": 20}},
                 "ranker": {"min_rows": 20, "epochs": 20, "min_steps": 0, "batch": 8, "width": 16},
                 "evaluation": {"bootstrap_samples": 100, "latency_requests": 20},
                 "promotion": {"floor_cases": ["untouched_encoder"], "max_latency_ms": 10_000},

@@ -75,7 +75,7 @@ def new_shop(folder: Path, encoder: Path) -> Shop:
             "negatives": 16,
             "validate_every": 20,
         },
-        "compression": {"min_cosine": 0.5},
+        "compression": {"min_cosine": 0.5, "distillation": {"static_steps": 20}},
         "ranker": {"min_rows": 20, "epochs": 20, "min_steps": 0, "batch": 8, "width": 16},
         "evaluation": {"bootstrap_samples": 100, "latency_requests": 20},
         "promotion": {"floor_cases": ["untouched_encoder"]},

@@ -33,6 +33,8 @@ _PARENT_WATCH_INTERVAL_S = 1.0
 _SWITCH_INTERVAL_S = 0.0005
 _PARENT_VARIABLE = "HEADRACE_SERVER_PROCESS"
 """Tells workers which process starts them; set by that process."""
+if _PARENT_VARIABLE in os.environ:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the process that started this one ends it
 
 api = Api()
 
@@ -209,6 +211,7 @@ def open_answers() -> "Answers":
             now=lambda: datetime.now(UTC),
         ),
         validation=config.validation,
+        workers=places.workers,
     )
     try:
         answers.warm_up()

@@ -9,6 +9,7 @@ beside one change of an item a second, then beside one call with many items.
     new title           from the 202 to the search that finds a known item by a word it had not
     deleted             from the 202 to the search that finds it no more
     many items          one call with `_MANY` new items: until the last is found by words, and until all have vectors
+                        (of the small tower, where the bundle has one)
 """
 
 import http.client
@@ -17,7 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,13 @@ NEW, TITLE, DELETED = "new item", "new title", "deleted"
 MAX_EFFECT_MS = 1_000.0
 BARS = [
     *(Bar(case, "p99_ms", MAX_EFFECT_MS) for case in (NEW, TITLE, DELETED)),
-    Bar(MANY, "by_words_ms", MAX_EFFECT_MS),
+    *(Bar(MANY, metric, MAX_EFFECT_MS) for metric in ("by_words_ms", "all_vectors_ms")),
     *(Bar(case, "failures", 0) for case in (QUIET, BESIDE, MANY)),
 ]
 _MANY = 1_000
 _POLL_S = 0.005
 _GIVE_UP_S = 30.0
+_BUSY = 503
 _USERS = 100
 _LOOKED_AT = 10
 """Places of a search in which an item is looked for."""
@@ -103,6 +105,10 @@ def bench_item_effect(
     if json_file is not None:
         write_records(records, json_file)
     return missed(records, BARS)
+
+
+class BusyError(StoreError):
+    """The service refuses a request because it has too many."""
 
 
 @contextmanager
@@ -170,7 +176,8 @@ def _many(port: int, titles: Sequence[str]) -> dict[str, float]:
     call_ms = 1e3 * (time.perf_counter() - began)
     last = items[-1]
     by_words_ms = _until(_finds, port, last["title"].split()[0], last["item_id"])
-    _until(_has_vector, port, last["item_id"])
+    longest = max(items, key=lambda item: len(item["title"]))  # which is read last
+    _until(_has_vector, port, longest["item_id"])
     return {"call_ms": call_ms, "by_words_ms": by_words_ms, "all_vectors_ms": 1e3 * (time.perf_counter() - began)}
 
 
@@ -178,6 +185,7 @@ def ask(port: int, call: str, body: Any, *, method: str = "POST") -> dict[str, A
     """Send one request over a connection of its own and return its answer.
 
     Raises:
+        BusyError: the service has too much to do.
         StoreError: the answer is not 2xx.
     """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -189,7 +197,8 @@ def ask(port: int, call: str, body: Any, *, method: str = "POST") -> dict[str, A
     finally:
         connection.close()
     if response.status // 100 != 2:
-        raise StoreError(f"/{call} answered {response.status}: {raw[:300].decode(errors='replace')}")
+        error = BusyError if response.status == _BUSY else StoreError
+        raise error(f"/{call} answered {response.status}: {raw[:300].decode(errors='replace')}")
     answer: dict[str, Any] = json.loads(raw)
     return answer
 
@@ -220,11 +229,13 @@ def _until(is_so: Callable[..., bool], *arguments: Any) -> float:
         StoreError: it never was.
     """
     began = time.perf_counter()
-    while not is_so(*arguments):
+    while True:
+        with suppress(BusyError):
+            if is_so(*arguments):
+                return 1e3 * (time.perf_counter() - began)
         if time.perf_counter() - began > _GIVE_UP_S:
             raise StoreError(f"A change of an item was not seen within {_GIVE_UP_S:g} s.")
         time.sleep(_POLL_S)
-    return 1e3 * (time.perf_counter() - began)
 
 
 def _word(number: int) -> str:

@@ -1,8 +1,9 @@
 """Minutes of mixed load and odd bodies: no 5xx, no crash, no memory that grows.
 
-Searches, recommendations and events arrive at a steady rate from one process, bodies from `odd_bodies` from another.
-The worker's memory is measured all the time: the median of the last part may not be above that after the second minute
-(or the first fifth of a shorter run) by more than a bound.
+First every query is asked once, so that what is remembered of queries is as large as it may be. Then searches,
+recommendations and events arrive at a steady rate from one process, bodies from `odd_bodies` from another. The worker's
+memory is measured all the time: the median of the last part may not be above that after the second minute (or the first
+fifth of a shorter run) by more than a bound.
 """
 
 import multiprocessing
@@ -19,7 +20,14 @@ from typing import Any
 import click
 import numpy as np
 
-from pipelines.benchmarks.http_load import Answer, described, endless_poisson_times, http_request, open_loop
+from pipelines.benchmarks.http_load import (
+    Answer,
+    closed_loop,
+    described,
+    endless_poisson_times,
+    http_request,
+    open_loop,
+)
 from pipelines.benchmarks.mixed_load import Ledger, Mix, mixed_load
 from pipelines.benchmarks.odd_bodies import odd_requests
 from pipelines.benchmarks.process_accounts import memory
@@ -132,6 +140,7 @@ def soak(
         with ServiceRun(home.places, home.environment) as service:
             service.start()
             mix = Mix(service.port, rate, shop.users, shop.item_ids, [*shop.titles, *shop.words], seed=_SEED)
+            _ask_every_query(mix)
             with mixed_load(mix) as running, odd_load(service.port, odd_rate, shop.item_ids[0]) as odd:
                 _watch_memory(service, outcome)
                 outcome.odd_statuses, outcome.odd_problems = odd.stop()
@@ -143,6 +152,16 @@ def soak(
     if json_file is not None:
         write_records(records, json_file)
     return outcome
+
+
+def _ask_every_query(mix: Mix) -> None:
+    bodies = [{"query": query, "user_id": mix.users[place % len(mix.users)]} for place, query in enumerate(mix.queries)]
+    closed_loop(
+        mix.port,
+        lambda index: http_request("search", bodies[index]) if index < len(bodies) else None,
+        lambda _: None,
+        clients=2,
+    )
 
 
 def _watch_memory(service: ServiceRun, outcome: Outcome) -> None:

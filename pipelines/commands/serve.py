@@ -16,6 +16,13 @@ SERVICE = "bentos.recommender.service:Recommender"
 BUNDLE_VARIABLE = "HEADRACE_BUNDLE"
 API_KEY_VARIABLE = "HEADRACE_API_KEY"
 _OVERRIDES = "BENTOML_CONFIG_OVERRIDES"
+_BENTOML = (
+    "import os, runpy, signal, sys\n"
+    "def stop(*_):\n os.write(2, b'Stopped.\\n'); os._exit(130)\n"
+    "signal.signal(signal.SIGINT, stop)\n"
+    "runpy.run_module('bentoml', run_name='__main__', alter_sys=True)"
+)
+"""`python -m bentoml`, whose imports take seconds: Ctrl-C in them is one line, until BentoML listens to it itself."""
 _PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -29,7 +36,7 @@ def serve(*, host: str, port: int, workers: int = 1, environment: Mapping[str, s
     places = Places.from_environment(environment)
     check_surroundings(places, host=host, port=port, environment=environment)
     os.chdir(_PROJECT)
-    arguments = [sys.executable, "-m", "bentoml", "serve", SERVICE, "--host", host, "--port", str(port)]
+    arguments = [sys.executable, "-c", _BENTOML, "serve", SERVICE, "--host", host, "--port", str(port)]
     os.execve(sys.executable, arguments, serving_environment(places, environment, workers))  # noqa: S606 - a fixed command
 
 

@@ -15,7 +15,9 @@ from pipelines.compression.policy import choose_variant
 from pipelines.compression.study import FULL, Study, build_variants, measure_variants
 from pipelines.compression.text_towers import FullModel
 from pipelines.compression.variants import Variant, parse_variant
+from pipelines.compression.vocabulary_pruning import is_prunable
 from pipelines.config import HeadraceConfig
+from pipelines.inference.text_encoder import open_text_tower
 from pipelines.progress import Progress
 from pipelines.schemas import MeasuredVariant
 from pipelines.training.catalog import Catalog
@@ -26,6 +28,7 @@ POLICY = "policy"
 ENCODER = "encoder"
 _MIN_JUDGED = 100
 """Fewer held-out judged queries than this say too little; queries are made up then."""
+_MEASURED_ITEMS = 500
 _MEASURED_SEED, _LESSON_SEED = 11, 12
 
 
@@ -63,12 +66,24 @@ def choose_tower(study: Study, work: Path) -> ChosenTower:
 
 
 def item_text_tower(study: Study, work: Path) -> Path | None:
-    """Build the tower that `compression.item_text_tower` names and return its folder; None: the encoder alone reads."""
+    """Build the tower that `compression.item_text_tower` names and return its folder; None: the encoder alone reads.
+
+    So it does where the vocabulary of the encoder cannot be pruned, which small towers need.
+    """
     name = study.config.item_text_tower
-    if name == ENCODER or is_encoder_itself(study, parse_variant(name)):
+    if name == ENCODER or is_encoder_itself(study, parse_variant(name)) or not is_prunable(study.full.tokenizer_file):
         return None
     variant = parse_variant(name)
     return build_variants(study, [variant], work, cache(study.item_lessons))[variant.name]
+
+
+def item_tower_metrics(study: Study, folder: Path | None) -> Mapping[str, float]:
+    """Return the mean cosine between what a tower and the full model make of texts of items; nothing for no tower."""
+    if folder is None:
+        return {}
+    rows = np.linspace(0, len(study.item_texts) - 1, min(_MEASURED_ITEMS, len(study.item_texts))).astype(int)
+    vectors = open_text_tower(folder, study.full.max_tokens).encode([study.item_texts[row] for row in rows])
+    return {"item_text_tower.cosine_mean": float((vectors * study.text_vectors[rows]).sum(axis=1).mean())}
 
 
 def is_encoder_itself(study: Study, variant: Variant) -> bool:

@@ -17,6 +17,8 @@ from torch import nn
 from pipelines.errors import ConfigError
 from pipelines.model.encoder import SentenceEncoder
 
+_PRUNABLE = ("WordPiece", "TemplateProcessing")
+
 
 def domain_tokens(tokenizer_file: Path, texts: Sequence[str], *, min_count: int = 1) -> list[int]:
     """Return which token ids stay, rising: special ones, single characters, and those that the texts need.
@@ -72,11 +74,20 @@ def prune_vocabulary(encoder: SentenceEncoder, kept: Sequence[int]) -> SentenceE
     return pruned
 
 
+def is_prunable(tokenizer_file: Path) -> bool:
+    """Whether the vocabulary of a tokenizer can be pruned."""
+    return _kind(json.loads(tokenizer_file.read_text(encoding="utf-8"))) == _PRUNABLE
+
+
+def _kind(described: dict[str, Any]) -> tuple[str, str]:
+    processor = described.get("post_processor") or {"type": _PRUNABLE[1]}
+    return described["model"].get("type"), processor["type"]
+
+
 def _described(tokenizer_file: Path) -> dict[str, Any]:
     described: dict[str, Any] = json.loads(tokenizer_file.read_text(encoding="utf-8"))
-    kind = described["model"].get("type")
-    processor = (described.get("post_processor") or {"type": "TemplateProcessing"})["type"]
-    if kind != "WordPiece" or processor != "TemplateProcessing":
+    kind, processor = _kind(described)
+    if (kind, processor) != _PRUNABLE:
         raise ConfigError(
             f"The vocabulary of a {kind} tokenizer with {processor} cannot be pruned, that of WordPiece with "
             "TemplateProcessing can: ask for a variant without `domain vocabulary`."

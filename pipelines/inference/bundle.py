@@ -82,7 +82,7 @@ __all__ = [
     "write_bundle",
 ]
 
-FORMAT = 3
+FORMAT = 4
 ITEM_TO_ITEM = "item_to_item"
 """The table that `goes with` answers from; every bundle has it."""
 DENSE = "dense"

@@ -1,14 +1,16 @@
 """What is remembered of users and queries while a bundle answers, so that the next request does less.
 
 A user is remembered for as long as the features are the same object: who reads them hands out another one when
-something happened. What depends on the moment is remembered for as long as it stays the same: the vector until an event
-is a step older, candidates for the day, the order for the minute.
+something happened, and lets go of the one before, which ends what is remembered for it. What depends on the moment is
+remembered for as long as it stays the same: the vector until an event is a step older, candidates for the day, their
+order for the minute.
 """
 
 import copy
 import threading
+import weakref
 from bisect import bisect_left
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
@@ -59,16 +61,6 @@ class Kept(Generic[K, V]):
                 self._values.move_to_end(key)
             return value
 
-    def drop(self, key: K) -> None:
-        """Forget a value, if it is kept."""
-        with self._lock:
-            self._forget(key)
-
-    def _forget(self, key: K) -> None:
-        before = self._values.pop(key, None)
-        if before is not None:
-            self._held -= self._size_of(before)
-
     def put(self, key: K, value: V) -> None:
         """Keep a value; those that were not used for longest go beyond the size."""
         with self._lock:
@@ -77,6 +69,18 @@ class Kept(Generic[K, V]):
             self._held += self._size_of(value)
             while self._held > self._size and self._values:
                 self._held -= self._size_of(self._values.popitem(last=False)[1])
+
+    def drop(self, key: K, if_: Callable[[V], bool]) -> None:
+        """Let go of a value if it is such a one."""
+        with self._lock:
+            value = self._values.get(key)
+            if value is not None and if_(value):
+                self._forget(key)
+
+    def _forget(self, key: K) -> None:
+        before = self._values.pop(key, None)
+        if before is not None:
+            self._held -= self._size_of(before)
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class RankedItems:
 class PreparedUser:
     """What a bundle makes of a user."""
 
-    features: UserFeatures
+    of: "weakref.ref[UserFeatures]"
     history: History
     bought: tuple[np.ndarray, list[int]]
     """Purchases: rows, int64 `(p,)`, and their times, epoch seconds, rising."""
@@ -110,6 +114,13 @@ class PreparedUser:
     candidates: DayCandidates | None = None
     minute_s: float = -1.0
     ranked: RankedItems | None = None
+
+    @property
+    def features(self) -> UserFeatures:
+        """The features that it is made of; whoever asks holds them."""
+        features = self.of()
+        assert features is not None  # noqa: S101 - held by the request
+        return features
 
     @property
     def size(self) -> float:
@@ -135,6 +146,8 @@ class Prepared:
         self._users: Kept[int, tuple[int, PreparedUser]] = Kept(
             serving.prepared_users_mib * _MIB, lambda kept: kept[1].size
         )
+        self._gone: deque[int] = deque()
+        """Ids of features that nobody holds any more, told by the garbage collector at any moment."""
         self._queries: Kept[str, tuple[int, QueryResult]] = Kept(_QUERY_RESULTS)
         self._neighbors: Kept[int, tuple[int, Neighbors]] = Kept(_NEIGHBOR_LISTS)
         self._step = 0
@@ -150,7 +163,7 @@ class Prepared:
     def user(self, bundle: Bundle, features: UserFeatures) -> PreparedUser | None:
         """Return what was made of these very features."""
         step, user = self._users.get(id(features)) or (0, None)
-        if user is None or user.features is not features:
+        if user is None or user.of() is not features:
             return None
         if step == self._step:
             return user
@@ -163,12 +176,15 @@ class Prepared:
         return user
 
     def keep(self, user: PreparedUser) -> None:
-        """Remember a user; the features stay alive with it, so their id is not given to others."""
+        """Remember a user for as long as somebody holds the features."""
+        while self._gone:
+            self._users.drop(self._gone.popleft(), lambda kept: kept[1].of() is None)
         self._users.put(id(user.features), (self._step, user))
 
-    def forget(self, features: UserFeatures) -> None:
-        """Let go of a user who has other features now."""
-        self._users.drop(id(features))
+    def reference(self, features: UserFeatures) -> "weakref.ref[UserFeatures]":
+        """Return what `PreparedUser.of` is to be."""
+        key, gone = id(features), self._gone
+        return weakref.ref(features, lambda _: gone.append(key))
 
     def query(self, bundle: Bundle, query: str, vector: np.ndarray | None) -> QueryResult | None:
         """Return what a query found.
@@ -226,7 +242,8 @@ def prepared_user(
     history = history_of_rows(rows, features)
     tower_times = history.times[-bundle.preprocessing.max_history :]
     since_s, until_s = same_buckets(bundle.preprocessing, tower_times, now_s)
-    user = PreparedUser(features, history, _bought(rows, features), vector, since_s, until_s)
+    reference = weakref.ref(features) if prepared is None else prepared.reference(features)
+    user = PreparedUser(reference, history, _bought(rows, features), vector, since_s, until_s)
     if prepared is not None:
         prepared.keep(user)
     return user

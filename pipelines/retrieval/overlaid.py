@@ -168,8 +168,9 @@ class GrownTrends(ItemTrends):
 
     @classmethod
     def of(cls, trends: ItemTrends, first_day: np.ndarray, padded: Callable[[np.ndarray], np.ndarray]) -> "GrownTrends":
-        """Take first days, int32 `(n_items,)`, and what pads float32 `(m, 4)` features of a day to all items."""
-        grown = cls(len(first_day), trends.keys, trends.fast, trends.slow, trends.total, first_day)
+        """Take first days, int32 `(n_items,)`, and what pads float32 `(m, f)` features of a day to all items."""
+        values = {name: getattr(trends, name) for name in cls.__dataclass_fields__}
+        grown = cls(**(values | {"n_items": len(first_day), "first_day": first_day}))
         grown.__dict__["_grew_from"] = (trends, padded)  # a frozen value; these are no fields of it
         return grown
 

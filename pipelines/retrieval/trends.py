@@ -1,11 +1,12 @@
 """How popular each item was on any day: what was known then, never what came later.
 
 Counts decay with two half-lives. For each item and each day with events, the decayed sums up to the end of that day
-are kept, so the value on any later day is one look-up and one power.
+are kept, so the value on any later day is one look-up and one power. Beside events, users are counted: what few users
+take often is worth little to somebody who never took it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -13,7 +14,16 @@ import numpy as np
 
 from pipelines.errors import DataError
 
-TREND_FEATURES: tuple[str, ...] = ("log_fast", "log_slow", "log_total", "log_age_days")
+TREND_FEATURES: tuple[str, ...] = (
+    "log_fast",
+    "log_slow",
+    "log_total",
+    "log_buyers",
+    "log_firsts",
+    "log_per_buyer",
+    "log_per_first",
+    "log_age_days",
+)
 """What `ItemTrends.at` gives of each item, in its order of columns."""
 FAST_HALF_LIFE_DAYS = 30.0
 SLOW_HALF_LIFE_DAYS = 180.0
@@ -36,13 +46,19 @@ class ItemTrends:
     """float32 `(m,)`, the same with 180 days."""
     total: np.ndarray
     """float32 `(m,)`, events until the end of that day."""
+    buyers: np.ndarray
+    """float32 `(m,)`, distinct users of those events."""
+    firsts: np.ndarray
+    """float32 `(m,)`, events that were a user's first with the item, with the half-life of 30 days."""
     first_day: np.ndarray
     """int32 `(n_items,)`, day of an item's first event, −1 where there was none."""
 
     def at(self, now_s: float, rows: np.ndarray | None = None) -> np.ndarray:
-        """Return TREND_FEATURES as they were known at the start of the UTC day of `now_s`: float32 `(c, 4)`.
+        """Return TREND_FEATURES as they were known at the start of the UTC day of `now_s`: float32 `(c, 8)`.
 
         Counts are ln(1 + count), the age of the first event ln(1 + days); all 0 for an item without an earlier event.
+        `log_per_buyer` is ln((1 + total) / (1 + buyers)), `log_per_first` ln((1 + fast) / (1 + firsts)): the ranker
+        cannot tell what is taken again from what is tried once by counts alone.
 
         Args:
             now_s: Epoch seconds.
@@ -56,16 +72,20 @@ class ItemTrends:
         found = (places >= 0) & (self.keys[places] // _SHIFT == rows)
         places = np.maximum(places, 0)
         days = np.where(found, today - self.keys[places] % _SHIFT, 0).astype(np.float32)
-        columns = np.stack(
-            [
-                self.fast[places] * np.float32(0.5) ** (days / np.float32(FAST_HALF_LIFE_DAYS)),
+        fading = np.float32(0.5) ** (days / np.float32(FAST_HALF_LIFE_DAYS))
+        fast, slow, total, buyers, firsts, age = (
+            np.log1p(np.maximum(values, 0))
+            for values in (
+                self.fast[places] * fading,
                 self.slow[places] * np.float32(0.5) ** (days / np.float32(SLOW_HALF_LIFE_DAYS)),
                 self.total[places],
+                self.buyers[places],
+                self.firsts[places] * fading,
                 (today - self.first_day[rows]).astype(np.float32),
-            ],
-            axis=1,
+            )
         )
-        return np.where(found[:, None], np.log1p(np.maximum(columns, 0)), np.float32(0))
+        columns = np.stack([fast, slow, total, buyers, firsts, total - buyers, fast - firsts, age], axis=1)
+        return np.where(found[:, None], columns, np.float32(0))
 
     def of_day(self, now_s: float) -> "DayTrends":
         """Return what is known on the day of a moment, of all items; a few days are kept, so do not change it."""
@@ -83,15 +103,15 @@ class ItemTrends:
     def grown(self, count: int) -> "ItemTrends":
         """Return the trends with `count` more items at the end, without events."""
         first_day = np.append(self.first_day, np.full(count, -1, self.first_day.dtype))
-        return ItemTrends(self.n_items + count, self.keys, self.fast, self.slow, self.total, first_day)
+        return replace(self, n_items=self.n_items + count, first_day=first_day)
 
     def save(self, folder: Path) -> None:
-        """Write `.npy` files of eight bytes a record.
+        """Write `.npy` files of twelve bytes a record.
 
-        counts             uint16 (n_items,), records of each item
-        days               uint16 (m,), days since 1970
-        fast, slow, total  float16 (m,), ln(1 + count), off by 0.05 %
-        first_day          int32 (n_items,)
+        counts                             uint16 (n_items,), records of each item
+        days                               uint16 (m,), days since 1970
+        fast, slow, total, buyers, firsts  float16 (m,), ln(1 + count), off by 0.05 %
+        first_day                          int32 (n_items,)
         """
         folder.mkdir(parents=True, exist_ok=True)
         values = {
@@ -128,39 +148,71 @@ class DayTrends:
     """The trends of all items on one day."""
 
     features: np.ndarray
-    """float32 `(n_items, 4)`, TREND_FEATURES."""
+    """float32 `(n_items, 8)`, TREND_FEATURES."""
     popular: np.ndarray
     """int64 `(m,)`, the items with a count, the highest fast one first."""
 
 
-_COUNTS = ("fast", "slow", "total")
+_COUNTS = ("fast", "slow", "total", "buyers", "firsts")
 
 
-def build_trends(items: np.ndarray, times_s: np.ndarray, n_items: int, *, since_s: float | None = None) -> ItemTrends:
-    """Count events by item and day.
+def build_trends(
+    items: np.ndarray,
+    times_s: np.ndarray,
+    n_items: int,
+    *,
+    users: np.ndarray | None = None,
+    since_s: float | None = None,
+) -> ItemTrends:
+    """Count events and users by item and day.
 
     Args:
         items: int64 `(n_events,)` row numbers.
         times_s: int64 `(n_events,)` epoch seconds.
+        users: int64 `(n_events,)` user numbers; None: each event has a user of its own.
         since_s: Days before it are added up into one record an item; values at earlier moments are not to be had.
     """
     days = np.asarray(times_s, np.int64) // _DAY_S
-    keys, counts = np.unique(np.asarray(items, np.int64) * _SHIFT + days, return_counts=True)
+    event_keys = np.asarray(items, np.int64) * _SHIFT + days
+    keys, places, counts = np.unique(event_keys, return_inverse=True, return_counts=True)
+    new_buyers = np.bincount(places, _is_first(items, times_s, users), minlength=len(keys))
     owners, days = keys // _SHIFT, keys % _SHIFT
     first = np.full(n_items, -1, np.int32)
     starts = np.flatnonzero(np.concatenate([[True], owners[1:] != owners[:-1]])) if len(keys) else np.empty(0, int)
     first[owners[starts]] = days[starts]
-    fast, slow = (_decayed(owners, days, counts, half_life) for half_life in (FAST_HALF_LIFE_DAYS, SLOW_HALF_LIFE_DAYS))
-    cumulative = np.cumsum(counts)
-    lengths = np.diff(np.append(starts, len(keys)))
-    total = cumulative - np.repeat(cumulative[starts] - counts[starts], lengths)
     kept = _kept(owners, days, since_s)
-    return ItemTrends(n_items, keys[kept], fast[kept], slow[kept], total[kept].astype(np.float32), first)
+    sums = {
+        "fast": _decayed(owners, days, counts, FAST_HALF_LIFE_DAYS),
+        "slow": _decayed(owners, days, counts, SLOW_HALF_LIFE_DAYS),
+        "total": _added_up(counts, starts),
+        "buyers": _added_up(new_buyers, starts),
+        "firsts": _decayed(owners, days, new_buyers, FAST_HALF_LIFE_DAYS),
+    }
+    return ItemTrends(n_items, keys[kept], first_day=first, **{name: values[kept] for name, values in sums.items()})
 
 
 def no_trends(n_items: int) -> ItemTrends:
     """Return the trends of a catalogue in which nothing ever happened."""
     return build_trends(np.empty(0, np.int64), np.empty(0, np.int64), n_items)
+
+
+def _is_first(items: np.ndarray, times_s: np.ndarray, users: np.ndarray | None) -> np.ndarray:
+    """Return float64 `(n_events,)`: 1 for a user's first event with an item, else 0."""
+    if users is None:
+        return np.ones(len(items))
+    by_pair = np.lexsort((times_s, items, users))
+    users, items = np.asarray(users)[by_pair], np.asarray(items)[by_pair]
+    first = np.zeros(len(items))
+    first[by_pair] = np.append(True, (users[1:] != users[:-1]) | (items[1:] != items[:-1]))[: len(items)]
+    return first
+
+
+def _added_up(counts: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Return the running sum of each owner's counts, float32 `(m,)`; `starts` are the owners' first places."""
+    sums = np.cumsum(counts)
+    before = np.repeat(sums[starts] - counts[starts], np.diff(np.append(starts, len(counts))))
+    total: np.ndarray = (sums - before).astype(np.float32)
+    return total
 
 
 def _decayed(owners: np.ndarray, days: np.ndarray, counts: np.ndarray, half_life_days: float) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from pipelines.compression.chosen_tower import choose_tower, item_text_tower, study_of
+from pipelines.compression.chosen_tower import choose_tower, item_text_tower, item_tower_metrics, study_of
 from pipelines.compression.packaging import (
     ExportedModels,
     Knowledge,
@@ -201,7 +201,7 @@ def _write(
                 exported,
                 query_tower=tower.folder,
                 item_text_tower=reads_items,
-                metrics={**exported.metrics, **tower.metrics},
+                metrics={**exported.metrics, **tower.metrics, **item_tower_metrics(study, reads_items)},
             ),
             build_text_tables(catalog.texts, config.ranker, progress),
             then=Knowledge(then, catalog.popularity),

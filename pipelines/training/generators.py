@@ -55,7 +55,7 @@ def build_behavior_tables(
     progress.update(stage, 2, 3)
     newest = float(times.max(initial=0))
     since = None if config.trend_days is None else newest - config.trend_days * _DAY_S
-    trends = build_trends(items, times, len(item_ids), since_s=since)
+    trends = build_trends(items, times, len(item_ids), users=users, since_s=since)
     progress.update(stage, 3, 3)
     return Generators({ITEM_TO_ITEM: recent, SUCCESSORS: successors}, trends)
 

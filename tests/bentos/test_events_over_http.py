@@ -131,6 +131,9 @@ def test_an_event_changes_the_next_answer_in_every_worker(home):
                 for _ in range(8):  # whichever worker answers: what was bought is not recommended
                     answer = recommended(client, user)
                     assert item not in item_ids(answer) and not answer["degraded"], answer
+        for _ in range(8):
+            status, told = client.post("explain", {"request_id": answer["request_id"]})
+            assert (status, told["explains"]["request_id"]) == (200, answer["request_id"])
         assert home.known("ann").item_ids == ["c", *ITEMS]
 
 

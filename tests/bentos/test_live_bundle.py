@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from bentos.recommender.bundles.live_bundle import LiveBundle, QueryCache, find_bundle
+from bentos.recommender.bundles.live_bundle import LiveBundle, find_bundle
+from bentos.recommender.bundles.serving import QueryCache
 from pipelines.errors import BundleError, ConfigError
 from pipelines.inference.bundle import default_texts, load_bundle
 from pipelines.inference.new_items import NewItems

@@ -11,7 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from bentos.recommender.answering.answers import Answers
-from bentos.recommender.bundles.live_bundle import LiveBundle, open_serving
+from bentos.recommender.bundles.live_bundle import LiveBundle
+from bentos.recommender.bundles.serving import open_serving
 from bentos.recommender.contract.requests import (
     DeleteItemBody,
     FiltersBody,

@@ -10,7 +10,8 @@ import pytest
 from bentos.recommender.answering.answers import Answers
 from bentos.recommender.answering.arranging import Asked
 from bentos.recommender.answering.finding import Finder
-from bentos.recommender.bundles.live_bundle import LiveBundle, Serving
+from bentos.recommender.bundles.live_bundle import LiveBundle
+from bentos.recommender.bundles.serving import Serving
 from bentos.recommender.contract.requests import (
     ExplainBody,
     FiltersBody,
@@ -441,9 +442,7 @@ def test_a_user_or_a_query_and_an_item_are_explained_anew(shop):
         pytest.param({}, 422, "needs `request_id`, or `item_id` with `user_id`, `query` or both", id="nothing"),
         pytest.param({"user_id": "ann"}, 422, "needs `request_id`, or", id="no item"),
         pytest.param({"item_id": "a"}, 422, "needs `request_id`, or", id="nobody"),
-        pytest.param(
-            {"request_id": "zzz"}, 404, "'zzz' is not one of the last 2 answers of this process", id="unknown"
-        ),
+        pytest.param({"request_id": "zzz"}, 404, "'zzz' is not one of the last 2 answers of any process", id="unknown"),
         pytest.param(
             {"user_id": "ann", "item_id": "zzz"}, 404, "`item_id`: the item 'zzz' is not in", id="no such item"
         ),

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from bentos.recommender.answering.preparing import Preparing
-from bentos.recommender.bundles.live_bundle import Serving
+from bentos.recommender.bundles.serving import Serving
 from pipelines.config import ServingConfig
 from pipelines.inference.bundle import load_bundle
 from pipelines.ranking.answers import recommend

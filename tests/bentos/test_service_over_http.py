@@ -117,8 +117,8 @@ class Client:
 
 @contextmanager
 def running(command: list[str], environment: dict[str, str], port: int, log: Path, end_with: int = signal.SIGTERM):
-    """Run a service until it is ready, and end it with the block."""
-    with log.open("wb") as output:
+    """Run a service until it is ready, and end it with the block; a worker that outlives it writes on in its log."""
+    with log.open("ab") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=log.parent)
     try:
         client = Client(port)

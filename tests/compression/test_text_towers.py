@@ -7,8 +7,9 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
+from pipelines.compression.chosen_tower import item_text_tower
 from pipelines.compression.combined_tower import write_combined
 from pipelines.compression.distillation import Lessons, distil, distillation_loss, make_lessons
 from pipelines.compression.half_precision import export_half
@@ -175,6 +176,29 @@ def test_a_tower_for_items_learns_each_text_once_and_only_those_that_it_may_see(
     np.testing.assert_array_equal(lessons.item_vectors, vectors[[0, 3]])
     few = dataclasses.replace(study, config=CompressionConfig(distillation=DistillationConfig(texts=2)))
     assert len(few.item_lessons()) == 2 < len(study.item_lessons())
+
+
+@pytest.mark.parametrize(
+    ("setting", "kind"), [("encoder", "WordPiece"), ("6-layer int8", "WordPiece"), ("static", "BPE")]
+)
+def test_the_encoder_alone_reads_new_items_where_it_should_or_must(full, tmp_path, setting, kind):
+    if kind == "BPE":
+        Tokenizer(models.BPE()).save(str(tmp_path / "tokenizer.json"))
+        full = dataclasses.replace(full, tokenizer_file=tmp_path / "tokenizer.json")
+    study = Study(
+        full=full,
+        tokenizer=None,
+        item_vectors=np.eye(4, dtype=np.float32),
+        served_vectors=np.eye(4, dtype=np.float32),
+        queries=HeldOutQueries([], [], []),
+        lesson_texts=list,
+        item_texts=["red tea", "cup", "red tea", "pot"],
+        text_vectors=np.eye(4, dtype=np.float32),
+        config=CompressionConfig(item_text_tower=setting),
+        seed=0,
+        progress=SilentProgress(),
+    )
+    assert item_text_tower(study, tmp_path / "towers") is None
 
 
 def test_what_is_built_is_not_built_again(full, lessons, tmp_path):

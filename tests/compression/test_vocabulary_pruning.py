@@ -4,7 +4,12 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from pipelines.compression.text_towers import token_batches
-from pipelines.compression.vocabulary_pruning import domain_tokens, prune_vocabulary, write_pruned_tokenizer
+from pipelines.compression.vocabulary_pruning import (
+    domain_tokens,
+    is_prunable,
+    prune_vocabulary,
+    write_pruned_tokenizer,
+)
 from pipelines.errors import ConfigError
 from pipelines.model.encoder import encode_texts, load_encoder
 from pipelines.progress import SilentProgress
@@ -75,7 +80,9 @@ def test_the_encoder_gives_the_same_vectors_with_fewer_tokens(tiny_encoder_folde
     assert found == pytest.approx(expected, abs=1e-6)
 
 
-def test_another_kind_of_tokenizer_is_refused(tmp_path):
+def test_another_kind_of_tokenizer_is_refused(tmp_path, tiny_encoder_folder):
     Tokenizer(models.BPE()).save(str(tmp_path / "bpe.json"))
+    assert is_prunable(tiny_encoder_folder / "tokenizer.json")
+    assert not is_prunable(tmp_path / "bpe.json")
     with pytest.raises(ConfigError, match="The vocabulary of a BPE tokenizer"):
         domain_tokens(tmp_path / "bpe.json", ["tea"])

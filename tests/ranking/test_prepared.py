@@ -154,3 +154,15 @@ def test_memory_for_users_is_bounded(bundle):
     for user in users:
         answer(bundle, user, NOW_S, prepared=prepared)
     assert 0 < sum(prepared.user(bundle, user) is not None for user in users) < 5
+
+
+def test_what_is_remembered_of_a_user_ends_with_the_features(bundle):
+    prepared = Prepared(SERVING)
+    kept = shopper()
+    answer(bundle, kept, NOW_S, prepared=prepared)
+    for _ in range(5):
+        answer(bundle, shopper(), NOW_S, prepared=prepared)  # each an object of its own, as after an event
+    answer(bundle, other := shopper(), NOW_S, prepared=prepared)
+    assert len(prepared._users._values) == 2
+    assert prepared._users._held == sum(user.size for _, user in prepared._users._values.values())
+    assert prepared.user(bundle, kept) is not None and prepared.user(bundle, other) is not None

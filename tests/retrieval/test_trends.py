@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipelines.errors import DataError
-from pipelines.retrieval.trends import ItemTrends, build_trends, no_trends
+from pipelines.retrieval.trends import TREND_FEATURES, ItemTrends, build_trends, no_trends
 
 DAY = 86_400
 
@@ -25,12 +25,33 @@ def test_a_count_halves_with_age(trends):
 
 
 def test_the_day_itself_and_what_comes_later_are_not_known(trends):
-    assert trends.at(10 * DAY + 80_000).tolist() == [[0] * 4] * 3
+    assert trends.at(10 * DAY + 80_000).tolist() == [[0] * len(TREND_FEATURES)] * 3
     np.testing.assert_allclose(np.expm1(trends.at(40 * DAY + 80_000)[0, 2]), 2, rtol=1e-6)
 
 
 def test_total_and_age(trends):
-    np.testing.assert_allclose(np.expm1(trends.at(50 * DAY)[:, 2:]), [[3, 40], [1, 30], [0, 0]], rtol=1e-5)
+    of_item = dict(zip(TREND_FEATURES, np.expm1(trends.at(50 * DAY)).T, strict=True))
+    np.testing.assert_allclose(of_item["log_total"], [3, 1, 0], rtol=1e-5)
+    np.testing.assert_allclose(of_item["log_age_days"], [40, 30, 0], rtol=1e-5)
+
+
+def test_users_are_counted_once_and_first_events_fade():
+    # item 0: user 7 on days 10 and 40, user 8 on day 40; item 1: user 7 on day 40
+    items, users = np.array([0, 0, 0, 1]), np.array([7, 7, 8, 7])
+    trends = build_trends(items, np.array([10, 40, 40, 40]) * DAY, 2, users=users)
+    then, later = (dict(zip(TREND_FEATURES, np.expm1(trends.at(day * DAY)).T, strict=True)) for day in (40, 70))
+    np.testing.assert_allclose(then["log_buyers"], [1, 0], rtol=1e-5)
+    np.testing.assert_allclose(later["log_buyers"], [2, 1], rtol=1e-5)
+    np.testing.assert_allclose(later["log_total"], [3, 1], rtol=1e-5)
+    np.testing.assert_allclose(then["log_firsts"], [0.5, 0], rtol=1e-5)
+    np.testing.assert_allclose(later["log_firsts"], [(0.5 + 1) * 0.5, 0.5], rtol=1e-5)
+    np.testing.assert_allclose(later["log_per_buyer"], [(1 + 3) / (1 + 2) - 1, 0], rtol=1e-5)
+    np.testing.assert_allclose(later["log_per_first"], [(1 + 1.25) / (1 + 0.75) - 1, 0], rtol=1e-5)
+
+
+def test_a_first_event_is_the_oldest_in_whatever_order_events_come():
+    trends = build_trends(np.array([0, 0]), np.array([40, 10]) * DAY, 1, users=np.array([7, 7]))
+    assert np.expm1(trends.at(20 * DAY)[0, TREND_FEATURES.index("log_buyers")]) == pytest.approx(1)
 
 
 def test_some_items_can_be_asked_for(trends):
@@ -47,12 +68,12 @@ def test_old_days_are_added_up_and_later_values_stay(trends):
 
 
 def test_nothing_happened():
-    assert no_trends(2).at(DAY).tolist() == [[0] * 4] * 2
+    assert no_trends(2).at(DAY).tolist() == [[0] * len(TREND_FEATURES)] * 2
 
 
 def test_new_items_have_no_past(trends):
     assert trends.grown(1).at(50 * DAY)[:3].tolist() == trends.at(50 * DAY).tolist()
-    assert trends.grown(1).at(50 * DAY)[3].tolist() == [0] * 4
+    assert trends.grown(1).at(50 * DAY)[3].tolist() == [0] * len(TREND_FEATURES)
 
 
 def test_written_and_read(trends, tmp_path):

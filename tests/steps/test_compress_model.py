@@ -78,6 +78,8 @@ def test_the_declared_tower_reads_queries_and_the_encoder_reads_items(shop, tiny
     np.testing.assert_array_equal(small.encode_items(["red tea"]), whole.encode_items(["red tea"]))
     np.testing.assert_array_equal(whole.encode_queries(["red tea"]), whole.encode_items(["red tea"]))
     assert not small.manifest.has_item_text_tower
+    assert "item_text_tower.cosine_mean" not in small.metrics
+    assert 0.5 < whole.metrics["item_text_tower.cosine_mean"] < 1
     assert {"item_text_tower/model.onnx", "item_text_tower/tokenizer.json"} <= set(whole.manifest.files)
     texts = whole.titles[:20]
     cosines = (whole.encode_items(texts, at_first=True) * whole.encode_items(texts)).sum(1)

@@ -44,7 +44,7 @@ def test_pictures_are_learnt_from_and_packed_and_missed_when_they_are_gone(
             image_encoder=str(write_color_encoder(tmp_path / "colors.onnx")),
             image_folder=pictures,
         ),
-        compression=CompressionConfig(min_cosine=0.5),
+        compression=CompressionConfig(min_cosine=0.5, item_text_tower="encoder"),
     )
     tables = toy_tables(tmp_path, "expressions: {image: \"concat(sku, '.png')\"}")
     training_set = write_training_set(places.training / "run-1", toy_rows())

@@ -222,7 +222,7 @@ class GateShop:
                 max_tokens=16,
                 behavior_dim=16,
             ),
-            compression=CompressionConfig(min_cosine=0.5),
+            compression=CompressionConfig(min_cosine=0.5, item_text_tower="encoder"),
             ranker=RankerConfig(min_rows=20, epochs=10, min_steps=0, batch=16, width=16),
             evaluation=EvaluationConfig(bootstrap_samples=300, latency_requests=60, memory_requests=20, examples=3),
             promotion=PromotionConfig(min_slice_rows=30),

@@ -1,23 +1,26 @@
-"""What the service answers, apart from HTTP: who asks, which bundle answers, who learns of it, and what goes out."""
+"""What the service answers, apart from HTTP: who asks, who learns of it, and what goes out."""
 
 import logging
 import math
-import random
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from bentos.recommender.answering.arranging import Asked
+from bentos.recommender.answering.bundle_choice import BundleChoice
 from bentos.recommender.answering.cursors import BEGINNING, Cursors, bundle_mark
 from bentos.recommender.answering.explaining import Explainer, Remembered
-from bentos.recommender.answering.finding import Find, Finder, Found, filters_of, require_items, sound, timed
+from bentos.recommender.answering.finding import Finder, Found, filters_of, require_items
 from bentos.recommender.answering.live_rules import LiveRules
 from bentos.recommender.answering.preparing import Preparing
+from bentos.recommender.answering.shared_explanations import SharedExplanations
 from bentos.recommender.bundles.item_intake import ItemIntake
-from bentos.recommender.bundles.live_bundle import LiveBundle, Serving
-from bentos.recommender.bundles.trials import Canary, ShadowQuestion, Trials
+from bentos.recommender.bundles.live_bundle import LiveBundle
+from bentos.recommender.bundles.serving import Serving
+from bentos.recommender.bundles.trials import Trials
 from bentos.recommender.contract.requests import (
     AnswerBody,
     Body,
@@ -44,8 +47,6 @@ from pipelines.stores.served_features import ServedFeaturesLog
 from pipelines.stores.served_requests import Call, ServedRequestsLog
 from pipelines.stores.shown_lists import ShownListsLog
 
-_CLICKS = frozenset({"click", "view", "cart", "purchase"})
-"""What counts as a click on an item that was shown."""
 _NOT_KEPT = {"timings", "cursor", "rules", "context"}
 """Fields of a body that say nothing about how a bundle answers, or whatever a caller puts there."""
 _just_known: ContextVar[tuple[str, str, FeatureAnswer] | None] = ContextVar("headrace_just_known", default=None)
@@ -70,6 +71,7 @@ class Answers:
         trials: Trials | None = None,
         catching_up: Callable[[UserStates], CatchingUp] | None = None,
         validation: ValidationConfig | None = None,
+        workers: Path | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Take what was opened.
@@ -81,6 +83,7 @@ class Answers:
             trials: The bundles that are tried beside the live one; None tries none.
             catching_up: Makes what pushes the events of the log that the feature store lacks; None pushes none.
             validation: What an item must look like; None means the production defaults.
+            workers: Where the processes of this machine find each other; None: this one is alone.
         """
         self.serving = serving
         self._served = served
@@ -90,12 +93,14 @@ class Answers:
         self._cursors = Cursors(pseudonymizer.derived_key("cursors"))
         self._trials = trials
         self._live = live
+        self._choice = BundleChoice(live, trials, now)
         self._users = UserStates(features, serving, clock=lambda: now().timestamp())
         self._pseudonymizer = pseudonymizer
         self._preparing = Preparing(live, serving, now=now)
         self._users.changed = self._preparing.changed
         self._finder = Finder(serving)
         self._explainer = Explainer(self._finder, serving)
+        self._explanations = SharedExplanations(self._explainer, lambda: live.current, workers)
         live.prepare = self.rules.of
         self._intake = EventIntake(
             event_log=event_log,
@@ -137,15 +142,17 @@ class Answers:
         self._finder.warm_up(self._live.current, self._now().timestamp())
 
     def start(self) -> None:
-        """Begin to push the events of the log that the feature store lacks."""
+        """Begin to push the events of the log that the feature store lacks, and to answer the other processes."""
         if self._catching_up is not None:
             self._catching_up.start()
+        self._explanations.start()
 
     def close(self) -> None:
         """Stop the background work."""
         self._live.close()
         self.rules.close()
         self._preparing.close()
+        self._explanations.close()
         for part in (self._catching_up, self._users, self._trials, self._served, self._requests, self._shown):
             if part is not None:
                 part.close()
@@ -192,7 +199,7 @@ class Answers:
     def explain(self, body: ExplainBody) -> dict[str, Any]:
         """Why an answer shows what it shows, or why a user is or is not shown an item."""
         if body.request_id is not None:
-            explanation = self._explainer.of_request(body.request_id, body.item_id, self._live.current)
+            explanation = self._explanations.of_request(body.request_id, body.item_id)
         elif body.item_id is None or (body.user_id is None and body.query is None):
             raise RequestError(
                 422, "An explanation needs `request_id`, or `item_id` with `user_id`, `query` or both: add them."
@@ -206,16 +213,14 @@ class Answers:
                 now_s=self._now().timestamp(),
                 query=body.query,
             )
-            canary = self._trials.canary_for(user_id) if self._trials is not None else None
-            serving = canary.serving if canary is not None else self._live.current
-            explanation = self._explainer.of_item(serving, asked, user, body.item_id)
+            explanation = self._explainer.of_item(self._choice.serving_of(user_id), asked, user, body.item_id)
         return {**explanation, "request_id": request_id()}
 
     def events(self, body: EventsBody) -> dict[str, Any]:
         """Keep events: on disk first, then in the users' histories."""
         now = self._now()
         kept = self._intake.keep(body, now)
-        self._count_clicks(kept.events, now)
+        self._choice.count_clicks(kept.events, now)
         return {
             "accepted": len(kept.events),
             **self._common(self._live.current, [kept.problem] if kept.problem else []),
@@ -240,7 +245,7 @@ class Answers:
             raise RequestError(409, f"Bundle {self.model_version} goes on answering: {refused}")
         return {"changed": changed, **self._common(self._live.current, [])}
 
-    # Which bundle answers, and who learns of it
+    # Inside
 
     def _answer(self, asked: Asked, body: AnswerBody, raw_user_id: str | None) -> dict[str, Any]:
         call, watch = asked.call, Stopwatch()
@@ -250,10 +255,7 @@ class Answers:
         def find(serving: Serving) -> Found:
             return self._finder.find(serving, asked, user, watch)
 
-        canary = self._trials.canary_for(user_id) if self._trials is not None else None
-        found = self._by_canary(canary, call, user_id, find) if canary is not None and user_id is not None else None
-        if found is None:
-            found = self._by_live(call, user_id, find, has_canary=canary is not None)
+        found = self._choice.ask(call, user_id, find)
         watch.lap("rank")
         if self._requests is not None:
             question = body.model_dump(mode="json", exclude_unset=True, exclude=_NOT_KEPT)
@@ -293,69 +295,6 @@ class Answers:
         if (dropped := self._shown.dropped) > self._dropped_lists:
             metrics.DROPPED_LISTS.inc(dropped - self._dropped_lists)
             self._dropped_lists = dropped
-
-    def _by_live(self, call: Call, user_id: str | None, find: Find, *, has_canary: bool) -> Found:
-        """Answer from the live bundle; the guard of a canary and the shadow learn of it."""
-        found = timed(find, self._live.current)
-        if self._trials is None:
-            return found
-        now = self._now()
-        canary = self._trials.canary
-        if canary is not None and user_id is not None and not has_canary:
-            canary.guard.live_answer(call, user_id, found.item_ids, found.latency_ms, now.timestamp())
-            self._trials.stop_if_bad(canary)
-        if self._trials.shadow is not None:
-            question = ShadowQuestion(
-                call=call,
-                live=found.serving.bundle.bundle_id,
-                live_items=found.item_ids,
-                live_ms=found.latency_ms,
-                ask=lambda serving: sound(find(serving)).item_ids,
-                now=now,
-            )
-            self._trials.ask_shadow(question, random.random())  # noqa: S311 - a sample, not a secret
-        return found
-
-    def _by_canary(self, canary: Canary, call: Call, user_id: str, find: Find) -> Found | None:
-        """Answer from the canary; None where it fails or finds nothing, which its guard learns."""
-        assert self._trials is not None  # noqa: S101 - it gave the canary
-        if canary.serving.bundle.bundle_id == self._live.current.bundle.bundle_id:
-            return None  # promoted meanwhile
-        try:
-            found = timed(find, canary.serving)
-            is_sound = found.problem is None
-        except RequestError:  # about an item that the canary does not have: not its fault, nor a failure
-            return None
-        except Exception:
-            _logger.exception("The canary %s failed", canary.trial.bundle)
-            found, is_sound = None, False
-        if found is None or not is_sound or not len(found.ranking.rows):
-            instead = find(self._live.current)  # raises what is wrong with the request itself
-            if not is_sound and instead.problem is None:
-                canary.guard.canary_failed()
-            elif is_sound and len(instead.ranking.rows):
-                canary.guard.canary_failed(empty=True)
-            self._trials.stop_if_bad(canary)
-            return instead
-        try:
-            canary.guard.canary_answer(call, user_id, found.item_ids, found.latency_ms, self._now().timestamp())
-            self._trials.stop_if_bad(canary)
-        except Exception:  # an answer that is there is sent, whatever its guard makes of it
-            _logger.exception("The guard of the canary %s failed", canary.trial.bundle)
-        return found
-
-    def _count_clicks(self, events: Sequence[Mapping[str, Any]], now: datetime) -> None:
-        """Tell the guard of a canary what users did with what they were shown."""
-        canary = self._trials.canary if self._trials is not None else None
-        if canary is None or self._trials is None:
-            return
-        clicked: dict[str, list[str]] = {}
-        for event in events:
-            if event["event_type"] in _CLICKS:
-                clicked.setdefault(event["user_id"], []).append(event["item_id"])
-        for user_id, item_ids in clicked.items():
-            canary.guard.clicked(user_id, item_ids, now.timestamp())
-        self._trials.stop_if_bad(canary)
 
     def _known(self, raw_user_id: str | None) -> tuple[str | None, FeatureAnswer]:
         """Return the pseudonym and the features of a user, a sample of which is kept for the skew audit."""

@@ -17,7 +17,7 @@ import numpy as np
 from bentos.recommender.answering.arranging import Asked
 from bentos.recommender.answering.cursors import item_mark
 from bentos.recommender.answering.finding import Finder, Found, unknown_item
-from bentos.recommender.bundles.live_bundle import Serving
+from bentos.recommender.bundles.serving import Serving
 from bentos.recommender.contract.requests import RequestError
 from bentos.recommender.telemetry.stopwatch import Stopwatch
 from bentos.recommender.users.user_states import FeatureAnswer
@@ -90,6 +90,11 @@ class Explainer:
             if len(self._last) > self._settings.explained_requests:
                 self._last.popitem(last=False)
 
+    def remembers(self, request_id: str) -> bool:
+        """Whether this process gave the answer, and lately."""
+        with self._lock:
+            return request_id in self._last
+
     def of_request(self, request_id: str, item_id: str | None, live: Serving) -> dict[str, Any]:
         """Explain an answer, or what became of one item in it.
 
@@ -102,7 +107,8 @@ class Explainer:
             raise RequestError(
                 404,
                 f"`request_id`: {request_id[:60]!r} is not one of the last {self._settings.explained_requests:,} "
-                "answers of this process: ask sooner, ask the process that gave it, or send `user_id` and `item_id`.",
+                "answers of any process on this machine: ask sooner, ask the machine that gave it, or send `user_id` "
+                "and `item_id`.",
             )
         serving = self._serving_of(answer, live)
         if serving is None:

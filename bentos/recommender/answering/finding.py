@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bentos.recommender.answering.arranging import Arranger, Asked, Stage
-from bentos.recommender.bundles.live_bundle import Serving
+from bentos.recommender.bundles.serving import Serving
 from bentos.recommender.contract.requests import AnswerBody, RequestError
 from bentos.recommender.telemetry import metrics
 from bentos.recommender.telemetry.stopwatch import Stopwatch

@@ -5,8 +5,6 @@ nobody while a request is there. What is not reached in time is found when they 
 """
 
 import logging
-import os
-import sys
 import threading
 import time
 from collections import OrderedDict
@@ -25,7 +23,6 @@ _LOOK_S = 0.002
 _PATIENCE_S = 2.0
 """Who has waited for so long is let go: the service has no time to spare."""
 _CLOSE_TIMEOUT_S = 2.0
-_NICE = 10
 _logger = logging.getLogger("headrace.serving")
 
 
@@ -93,15 +90,10 @@ class Preparing:
     def _asked(self, before: UserFeatures) -> bool | None:
         """Return whether a user was answered with candidates (True), without (False), or not since that change."""
         serving = self._live.current
-        prepared = serving.prepared(self._serving)
-        user = prepared.user(serving.bundle, before)
-        if user is None:
-            return None
-        prepared.forget(before)
-        return user.candidates is not None
+        user = serving.prepared(self._serving).user(serving.bundle, before)
+        return None if user is None else user.candidates is not None
 
     def _run(self) -> None:
-        _come_last()
         while (one := self._next()) is not None:
             outcome = "done"
             try:
@@ -147,9 +139,3 @@ class Preparing:
         while self._waiting and next(iter(self._waiting.values())).since < before:
             self._waiting.popitem(last=False)
             metrics.PREPARED_AHEAD.labels("dropped").inc()
-
-
-def _come_last() -> None:
-    """Let the system run other threads first, where it knows priorities of single threads."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)

@@ -6,29 +6,19 @@ import logging
 import threading
 import time
 import weakref
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from bentos.recommender.bundles.live_items import LiveItems
+from bentos.recommender.bundles.serving import Serving, items_stamp, open_serving
 from bentos.recommender.file_stamp import file_stamp
-from pipelines.config import ServingConfig
-from pipelines.errors import BundleError, ConfigError, HeadraceError
-from pipelines.inference.bundle import Bundle, load_bundle
+from pipelines.errors import ConfigError, HeadraceError
+from pipelines.inference.bundle import Bundle
 from pipelines.places import Places
-from pipelines.ranking.carried import ItemChanges
-from pipelines.ranking.prepared import Prepared
 from pipelines.stores.item_log import ItemLog
-from pipelines.stores.new_items_store import find_pointer, pointer_path, read_new_items
-from pipelines.stores.qdrant_index import with_vector_engine
 from pipelines.stores.service_status import StatusFile
 from pipelines.stores.serving_pointer import read_pointer
-from pipelines.stores.vector_index_files import indexed
 
 BUNDLE_VARIABLE = "HEADRACE_BUNDLE"
 PACKED = Path(__file__).resolve().parents[3] / "bundle"
@@ -37,15 +27,10 @@ _WATCH_INTERVAL_S = 0.25
 _ITEMS_PAUSE_S, _VECTORS_PAUSE_S = 0.2, 0.05
 """Between two looks at the item log, however much comes in, and between two steps of making vectors: requests have the
 processor in between, and what is remembered of users for a bundle is not forgotten more often."""
-_EMBED_BUDGET_S = 0.4
-"""Time for new vectors of items in one look."""
-_EMBED_BUDGET_AT_START_S = 2.0
-"""The same before a bundle answers; what is left then is found by its words until its turn comes."""
 _CLOSE_TIMEOUT_S = 2.0
 _RELEASE_TIMEOUT_S = 5.0
 """Longer than almost every request; what is in flight still goes with the next swap."""
 _RELEASE_INTERVAL_S = 0.02
-_CACHED_QUERIES = 4_096
 _logger = logging.getLogger("headrace.serving")
 
 
@@ -66,72 +51,6 @@ def find_bundle(places: Places, environment: Mapping[str, str], packed: Path = P
         f"There is no bundle to serve: {BUNDLE_VARIABLE} is not set and nothing was deployed in {places.home}. "
         "Run `headrace loop` (it trains and deploys one), or set HEADRACE_BUNDLE to a bundle's folder."
     )
-
-
-class QueryCache:
-    """Embeddings of the last queries; safe for several threads."""
-
-    def __init__(self, size: int = _CACHED_QUERIES) -> None:
-        self._size = size
-        self._vectors: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, query: str) -> np.ndarray | None:
-        """Return float32 `(dim,)`, or None where the query is not cached."""
-        with self._lock:
-            vector = self._vectors.get(query)
-            if vector is not None:
-                self._vectors.move_to_end(query)
-            return vector
-
-    def put(self, query: str, vector: np.ndarray) -> None:
-        """Remember an embedding and forget the oldest one beyond the size."""
-        with self._lock:
-            self._vectors[query] = vector
-            self._vectors.move_to_end(query)
-            if len(self._vectors) > self._size:
-                self._vectors.popitem(last=False)
-
-
-class Serving:
-    """A bundle with what is remembered for it; replaced as a whole."""
-
-    def __init__(self, bundle: Bundle, queries: QueryCache | None = None, items: LiveItems | None = None) -> None:
-        """Take a bundle, the embeddings of queries where the same encoder made them, and how its items are followed."""
-        self.bundle = bundle
-        self.queries = queries or QueryCache()
-        self.items = items
-        self._prepared: Prepared | None = None
-
-    def followed(self, budget_s: float = _EMBED_BUDGET_S) -> "Iterator[Serving]":
-        """Yield what answers in its place, whenever the item log has changed the bundle.
-
-        Args:
-            budget_s: Time for new vectors.
-        """
-        if self.items is not None:
-            serving = self
-            for bundle, changes in self.items.follow(budget_s):
-                serving = serving._after(bundle, changes)
-                yield serving
-
-    def _after(self, bundle: Bundle, changes: ItemChanges) -> "Serving":
-        other = Serving(bundle, self.queries, self.items)
-        other._prepared = self._prepared.carried(changes) if self._prepared is not None else None
-        return other
-
-    def newest(self, budget_s: float = _EMBED_BUDGET_S) -> "Serving":
-        """Return what answers in its place once the item log is followed: itself where nothing changed."""
-        newest = self
-        for serving in self.followed(budget_s):
-            newest = serving
-        return newest
-
-    def prepared(self, settings: ServingConfig) -> Prepared:
-        """Return what is remembered of users and of results, which hold for this bundle alone."""
-        if self._prepared is None:
-            self._prepared = Prepared(settings)
-        return self._prepared
 
 
 class LiveBundle:
@@ -263,17 +182,18 @@ class LiveBundle:
         """Take over the items that stand beside the bundle, if they are others; the bundle is opened anew for them."""
         # No name for the bundle itself: it would hold what is to be released.
         folder, bundle_id = self.current.bundle.folder, self.current.bundle.bundle_id
-        if self._new_items is None or (stamp := _items_stamp(self._new_items, bundle_id)) == self._seen_items:
+        if self._new_items is None or (stamp := items_stamp(self._new_items, bundle_id)) == self._seen_items:
             return False
         self._seen_items = stamp
         try:
-            beside = _known_beside(self._new_items, bundle_id)
-            grown = _grown(_open(folder), self._new_items)
+            grown, _ = open_serving(
+                folder, self._new_items, self.item_log, queries=self.current.queries, alone_if_need_be=False
+            )
         except (HeadraceError, OSError) as error:
             _logger.error("Bundle %s goes on answering: %s", bundle_id, error)
             return False
-        added = grown.n_items - grown.manifest.n_items
-        self._replace(_following(grown, self.item_log, beside, self.current.queries))
+        added = grown.bundle.n_items - grown.bundle.manifest.n_items
+        self._replace(grown)
         _logger.warning("Bundle %s answers with %d items that arrived since it was made", bundle_id, added)
         return True
 
@@ -332,48 +252,6 @@ class LiveBundle:
             self._stop.wait(max(0.0, self._followed_s + _ITEMS_PAUSE_S - time.monotonic()))
 
 
-def open_serving(
-    folder: Path, new_items: Path | None, item_log: ItemLog | None = None
-) -> tuple[Serving, tuple[int, int] | None]:
-    """Open a bundle with the items beside it; alone where those cannot be used.
-
-    Args:
-        new_items: Where such items are; None takes none.
-        item_log: What is told of items; None follows nothing.
-
-    Returns:
-        What answers, and the stamp of the items that were there.
-
-    Raises:
-        BundleError: the bundle cannot be opened.
-    """
-    bundle = _open(folder)
-    stamp, beside = None, None
-    if new_items is not None:
-        stamp = _items_stamp(new_items, bundle.bundle_id)
-        try:
-            beside = _known_beside(new_items, bundle.bundle_id)
-            bundle = _grown(bundle, new_items)
-        except HeadraceError as error:
-            beside = None
-            _logger.error("Bundle %s answers without new items: %s", bundle.bundle_id, error)
-    return _following(bundle, item_log, beside) if item_log is not None else Serving(bundle), stamp
-
-
-def _following(
-    bundle: Bundle, item_log: ItemLog, beside: Mapping[str, Any] | None, queries: QueryCache | None = None
-) -> Serving:
-    """Return what answers from a bundle with all that the item log says."""
-    items = LiveItems(bundle, item_log, beside=beside)
-    return Serving(bundle, queries, items).newest(_EMBED_BUDGET_AT_START_S)
-
-
-def _known_beside(new_items: Path, bundle_id: str) -> Mapping[str, Any] | None:
-    """Return the place in the item log up to which the items beside a bundle are known."""
-    pointer = find_pointer(new_items, bundle_id)
-    return pointer.items_cursor if pointer else None
-
-
 def release(old: "weakref.ref[Bundle]") -> None:
     """Give back the memory of a bundle that does not answer any more.
 
@@ -392,34 +270,3 @@ def _trim_heap() -> None:
     """Let the C library return freed memory to the system, where it can be asked to (glibc)."""
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _items_stamp(new_items: Path, bundle_id: str) -> tuple[int, int] | None:
-    return file_stamp(pointer_path(new_items, bundle_id))
-
-
-def _grown(bundle: Bundle, new_items: Path) -> Bundle:
-    """Return the bundle with what stands beside it.
-
-    Raises:
-        BundleError: that cannot be read.
-        DataError: it does not fit the bundle.
-    """
-    new = read_new_items(new_items, bundle.bundle_id)
-    return bundle if new is None else _warmed(bundle.with_new_items(new))
-
-
-def _open(folder: Path) -> Bundle:
-    """Load and verify a bundle, and touch what the first request would compute.
-
-    Raises:
-        BundleError: see `load_bundle`.
-    """
-    return _warmed(with_vector_engine(indexed(load_bundle(folder))))
-
-
-def _warmed(bundle: Bundle) -> Bundle:
-    for warm in (bundle.categories, bundle.brands, bundle.popularity_score, bundle.display):
-        if len(warm) == 0:
-            raise BundleError(f"The bundle {bundle.bundle_id} is empty: use another one.")
-    return bundle

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from bentos.recommender.bundles.live_bundle import Serving, open_serving
+from bentos.recommender.bundles.serving import Serving, open_serving
 from bentos.recommender.file_stamp import file_stamp
 from pipelines.config import CanaryConfig, ShadowConfig
 from pipelines.errors import HeadraceError

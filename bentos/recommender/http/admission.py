@@ -17,6 +17,9 @@ from bentos.recommender.telemetry import metrics
 _NEWEST_WEIGHT = 0.05
 """Weight of the latest request in the running mean of the time that one takes."""
 
+_MOST_TIMES, _LEAST_S = 10.0, 0.005
+"""A request counts for at most so many times the mean so far (or so many seconds): one in which the process stood still
+says nothing of the next ones, while many slow ones are believed within a dozen."""
 _TELL_INTERVAL_S = 10.0
 _logger = logging.getLogger("headrace.serving")
 
@@ -143,7 +146,8 @@ class Lane:
     def leave(self, entered: float, *, counts: bool = True) -> None:
         """Give the place to the next one; `counts` says whether this one tells how long others will take."""
         if counts:
-            self._mean_s += _NEWEST_WEIGHT * (self._clock() - entered - self._mean_s)
+            took_s = min(self._clock() - entered, max(_MOST_TIMES * self._mean_s, _LEAST_S))
+            self._mean_s += _NEWEST_WEIGHT * (took_s - self._mean_s)
         self._pass_on()
 
     def _pass_on(self) -> None:
