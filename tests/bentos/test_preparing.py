@@ -21,7 +21,7 @@ class Shop:
     """A bundle that answers, and what prepares its users."""
 
     def __init__(self, bundle, **settings) -> None:
-        self.settings = ServingConfig(**settings)
+        self.settings = ServingConfig(**{"prepared_ahead": 512, **settings})
         self.current = Serving(bundle)
         self.requests = 0
         self.preparing = Preparing(self, self.settings, now=lambda: NOW)

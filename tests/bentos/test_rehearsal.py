@@ -11,6 +11,7 @@ import pytest
 from bentos.recommender.rehearsal import rehearse
 from pipelines.config import ServingConfig
 from pipelines.errors import BundleError, StoreError
+from pipelines.inference.bundle import read_manifest
 from pipelines.steps.deploy_bundle import rehearse_beside
 from pipelines.stores.served_requests import KnownUser, ServedRequest
 from tests.toys.event_tables import day
@@ -45,7 +46,9 @@ def test_it_answers_derived_and_kept_requests(tmp_path):
         "recommend after d",
         "similar to d",
     ]
-    assert found.checked["files"] == "29 files have the SHA-256 of the manifest"
+    n_files = len(read_manifest(tmp_path / "b1").files)
+    assert n_files > 10
+    assert found.checked["files"] == f"{n_files} files have the SHA-256 of the manifest"
     assert found.checked["search 'rye bread'"] == "5 items"
     assert (found.replayed, found.left_out) == (5, 1)
     assert 0 < found.median_ms <= found.p95_ms

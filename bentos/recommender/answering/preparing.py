@@ -19,7 +19,7 @@ from pipelines.inference.preprocessing import UserFeatures
 from pipelines.ranking.answers import prepare
 
 _LOOK_S = 0.002
-"""Between two looks whether requests are there."""
+"""Between two users, and between two looks whether requests are there."""
 _PATIENCE_S = 2.0
 """Who has waited for so long is let go: the service has no time to spare."""
 _CLOSE_TIMEOUT_S = 2.0
@@ -122,13 +122,16 @@ class Preparing:
                 self._doing = None
                 while not self._waiting and not self._closed:
                     self._changed.wait()
+            # Also between two users: a thread that lets go of the interpreter and takes it again at once, as NumPy
+            # does, can keep the event loop from it for as long as it goes on.
+            time.sleep(_LOOK_S)
+            with self._changed:
                 if self._closed:
                     return None
-                if not self._is_busy():
+                if self._waiting and not self._is_busy():
                     _, self._doing = self._waiting.popitem()
                     return self._doing
                 self._let_go()
-            time.sleep(_LOOK_S)
 
     def _let_go(self) -> None:
         """Forget those who have waited for too long."""
