@@ -141,6 +141,12 @@ def tracked() -> list[str]:
     return subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
+def test_the_top_level_holds_what_belongs_there_and_nothing_else():
+    files = {"CHANGELOG.md", "LICENSE", "Makefile", "README.md", "constraints.txt", "pyproject.toml"}
+    found = {path.partition("/")[0] for path in tracked()}
+    assert {name for name in found if not name.startswith(".")} == files | set(TOP_LEVEL)
+
+
 def test_everything_in_the_readme_tree_exists():
     missing = {path for path in tree_in_readme() if not (ROOT / path).exists()}
     assert not missing
