@@ -368,7 +368,8 @@ def _build_training_set(
     champion = None if choices.from_scratch else wiring.registry.champion()
     before = wiring.records.find(champion.run, "training_inputs", TrainingInputs) if champion else None
     as_before = before is not None and before.settings == inputs.settings and choices.until is None
-    if champion and before and as_before and before.tables == inputs.tables and not force:
+    can_serve = champion is not None and not _is_of_another_version(wiring.places.bundles / champion.bundle)
+    if champion and can_serve and before and as_before and before.tables == inputs.tables and not force:
         raise NothingNew(
             f"Nothing new: champion {champion.bundle} was trained on these tables with these settings "
             "(`--force` trains again)."
@@ -381,7 +382,7 @@ def _build_training_set(
             config=config.training_set,
             model_fingerprint=settings_fingerprint(*model),
             champion=champion.bundle if champion else None,
-            parent=find_receipt(wiring.places.training / champion.bundle / "model") if champion else None,
+            parent=find_receipt(wiring.places.training / champion.bundle / "model") if champion and can_serve else None,
             until=choices.until,
             force=force,
             progress=wiring.progress,
@@ -400,6 +401,19 @@ def _build_training_set(
             )
     wiring.records.save(training_set.run, "training_inputs", inputs)
     return training_set.run, training_set
+
+
+def _is_of_another_version(bundle: Path) -> bool:
+    """Return whether nothing can serve a champion's bundle: its successor is trained even if no event came since."""
+    from pipelines.inference.bundle import OtherVersionError, read_manifest
+
+    try:
+        read_manifest(bundle)
+    except OtherVersionError:
+        return True
+    except BundleError:  # away or broken: the registry has another copy
+        return False
+    return False
 
 
 def _check_leaks(wiring: Wiring, *, run: str | None = None) -> tuple[str, Record]:

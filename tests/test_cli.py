@@ -113,6 +113,13 @@ def test_a_list_that_names_no_tower_is_refused(tmp_path):
     assert "names no tower" in found.output
 
 
+@pytest.mark.parametrize("command", ["recommend", "search", "freshness"])
+def test_a_picture_of_no_kind_is_refused_before_anything_is_measured(command):
+    found = CliRunner().invoke(cli, ["bench", command, "--data", "nowhere", "--plot", "a.doc"])
+    assert found.exit_code == 2
+    assert "end it in .png or .svg" in found.output
+
+
 def test_a_misspelt_setting_is_named(tmp_path):
     (tmp_path / "settings.yaml").write_text("training: {tower_stepps: 5}\n")
     done = headrace("ingest_tables", home=tmp_path, HEADRACE_CONFIG=str(tmp_path / "settings.yaml"))

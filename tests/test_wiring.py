@@ -2,10 +2,12 @@
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +18,7 @@ from pipelines.places import Places
 from pipelines.progress import SilentProgress
 from pipelines.schemas import Record
 from pipelines.stores.step_records import StepRecords
-from pipelines.wiring import FEATURE_STEPS, STEPS, Wiring, run_step
+from pipelines.wiring import FEATURE_STEPS, STEPS, NothingNew, Wiring, run_step
 from tests.toys.catalogue import toy_tables
 from tests.toys.event_tables import day, event, tables_with
 from tests.toys.toy_bundle import write_toy_bundle
@@ -124,3 +126,27 @@ def test_a_bundle_goes_live_with_the_items_that_arrived_while_it_was_made(tmp_pa
     tables_with(places.home, [event("u", "rye milk", day(1))], until=day(2))
     run_step("deploy_bundle", bundle="b1", wiring=Wiring(places, HeadraceConfig(), SilentProgress()))
     assert LiveBundle(places, {}).current.bundle.row_of("rye milk") is not None
+
+
+def test_a_champion_that_no_version_serves_any_more_is_trained_again_though_nothing_is_new(tmp_path, monkeypatch):
+    places, read = Places(tmp_path), []
+    write_toy_bundle(places.bundles / "b1")
+    tables_with(places.home, [event("u", "rye milk", day(1))], until=day(2))
+    wiring = Wiring(places, HeadraceConfig(), SilentProgress())
+    wiring.registry = SimpleNamespace(champion=lambda: SimpleNamespace(run="b1", bundle="b1"))
+    wiring.feature_store = None
+    monkeypatch.setattr("pipelines.training.receipt.find_receipt", lambda folder: f"receipt of {folder.parent.name}")
+
+    def build(**given):
+        read.append((given["champion"], given["parent"]))
+        return SimpleNamespace(run="b1")
+
+    monkeypatch.setattr("pipelines.steps.build_training_set.build_training_set", build)
+    step = STEPS["build_training_set"]
+    step(wiring)
+    with pytest.raises(NothingNew, match="Nothing new: champion b1"):
+        step(wiring)
+    manifest = places.bundles / "b1" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 3}))
+    step(wiring)
+    assert read == [("b1", "receipt of b1"), ("b1", None)]

@@ -27,6 +27,8 @@ DEFAULT_EVENT_TYPE = "purchase"
 _NO_INTERACTION = ("impression", "search")
 """Event types that say nothing of what a user wants of an item."""
 _NEWEST_S = datetime(2200, 1, 1, tzinfo=UTC).timestamp()
+_FIRST_ROUNDED = 2.0**53
+"""From here on float64 does not tell all whole numbers apart."""
 _SHOWN = 3
 """Bad rows that a message names."""
 _SHOWN_WORDS = 5
@@ -129,7 +131,7 @@ def read_recommend_folder(path: Path) -> RecommendFolder:
     users = _ids(table, "user_id", where)
     rows = _known_rows(_ids(table, "item_id", where), items, where)
     times = _epoch_seconds(table["timestamp"], where)
-    positions = _whole_numbers(table, "pos", where) if "pos" in table.column_names else None
+    positions = _positions(table, where) if "pos" in table.column_names else None
     named = pc.unique(users).sort()
     numbers = pc.index_in(users, value_set=named).to_numpy().astype(np.int64)
     order = np.lexsort((times, numbers) if positions is None else (positions, numbers))
@@ -273,7 +275,7 @@ def _read(path: Path, file: str, needed: Sequence[str], optional: Sequence[str])
             )
         table = pq.read_table(where, columns=[*needed, *(name for name in optional if name in schema.names)])
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{where} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{where} cannot be read as Parquet ({str(error).splitlines()[0]}): write it again.") from None
     if table.num_rows == 0:
         raise DataError(f"{where} has no rows: there is nothing to measure.")
     return table
@@ -312,12 +314,14 @@ def _epoch_seconds(column: pa.ChunkedArray, where: Path | str) -> np.ndarray:
     if pa.types.is_date(values.type):
         values = pc.cast(values, pa.timestamp("s"))
     if pa.types.is_timestamp(values.type):
-        values = pc.divide(pc.cast(pc.cast(values, pa.timestamp("us", values.type.tz)), pa.int64()), 1_000_000)
+        values = pc.divide(
+            pc.cast(pc.cast(values, pa.timestamp("us", values.type.tz), safe=False), pa.int64()), 1_000_000
+        )
     elif not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
         raise DataError(
             f"`timestamp` of {where} has the type {values.type}: epoch seconds or a timestamp type are needed."
         )
-    seconds = pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False)
+    seconds = pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     if (bad := np.flatnonzero(~np.isfinite(seconds))).size:
         raise DataError(f"`timestamp` is missing in {_rows_named(bad)} of {where}: every event needs its time.")
     if (early := np.flatnonzero(seconds < 0)).size:
@@ -328,24 +332,28 @@ def _epoch_seconds(column: pa.ChunkedArray, where: Path | str) -> np.ndarray:
     if (late := np.flatnonzero(seconds > _NEWEST_S)).size:
         raise DataError(
             f"`timestamp` is after the year 2200 in {_rows_named(late)} of {where} ({seconds[late[0]]:.0f}): seconds "
-            "since 1970 are needed; divide milliseconds by 1,000."
+            "since 1970 are needed; divide milliseconds by 1,000, nanoseconds by 1,000,000,000."
         )
     return seconds.astype(np.int64)
 
 
 def _numbers(table: pa.Table, column: str, where: Path | str) -> np.ndarray:
-    """Return a column as float64, NaN where it is missing."""
+    """Return a column as float64, NaN where it is missing; whole numbers beyond ±2^53 are rounded."""
     values = table[column].combine_chunks()
     kind = values.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
         raise DataError(f"`{column}` of {where} has the type {kind}: numbers are needed.")
-    return np.asarray(pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False), np.float64)
+    return np.asarray(pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
 
 
-def _whole_numbers(table: pa.Table, column: str, where: Path | str) -> np.ndarray:
-    numbers = _numbers(table, column, where)
-    if (bad := np.flatnonzero(~(np.isfinite(numbers) & (numbers == np.rint(numbers))))).size:
-        raise DataError(f"`{column}` is not a whole number in {_rows_named(bad)} of {where}.")
+def _positions(table: pa.Table, where: Path | str) -> np.ndarray:
+    """Return `pos` as int64."""
+    numbers = _numbers(table, "pos", where)
+    if (bad := np.flatnonzero(~((np.abs(numbers) < _FIRST_ROUNDED) & (numbers == np.rint(numbers))))).size:
+        raise DataError(
+            f"`pos` is not a whole number in {_rows_named(bad)} of {where}, or one beyond 2^53: it is the place of the "
+            "event in the user's history, so number each user's events, or leave the column out."
+        )
     return numbers.astype(np.int64)
 
 

@@ -35,6 +35,7 @@ from pipelines.benchmarks.time_left import in_words
 from pipelines.benchmarks.weekly import WEEK_S, WeeklyShop, reservoir, some_users, weekly_shop
 from pipelines.config import TrainingConfig
 from pipelines.errors import DataError
+from pipelines.experiments.plots import save_figure
 from pipelines.features.activity import ACTIVITY_FEATURES
 from pipelines.features.baskets import replay_rows
 from pipelines.inference.preprocessing import Preprocessing
@@ -103,8 +104,7 @@ def bench_freshness(
     if json_file:
         write_records(records, json_file)
     if plot_file:
-        with replacing_file(plot_file) as temporary:
-            quality_over_time(results, name).savefig(temporary, format=plot_file.suffix.lstrip(".") or "png")
+        save_figure(quality_over_time(results, name), plot_file)
 
 
 def _work_folder(source: Path, shop: WeeklyShop, plan: FreshnessPlan, config: TrainingConfig) -> Path:

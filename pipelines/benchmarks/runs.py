@@ -141,16 +141,14 @@ def publish(
 
 def draw(records: Sequence[BenchmarkRecord], metrics: Sequence[str], path: Path) -> None:
     """Draw one panel a metric and one bar a case."""
-    from pipelines.experiments.plots import metric_bars
-    from pipelines.stores.files import replacing_file
+    from pipelines.experiments.plots import metric_bars, save_figure
 
     values: dict[str, dict[str, Metric]] = {}
     for record in records:
         if record.metric in metrics and ": gain over" not in record.case:
             found = Metric(value=record.value, low=record.low, high=record.high)
             values.setdefault(record.case, {})[record.metric] = found
-    with replacing_file(path) as temporary:
-        metric_bars(values, list(metrics)).savefig(temporary, format="png")
+    save_figure(metric_bars(values, list(metrics)), path)
 
 
 def _model_results(

@@ -1,6 +1,11 @@
 """Options that commands of several files share."""
 
+from pathlib import Path
+
 import click
+
+PICTURES = (".png", ".svg")
+"""How the name of a picture may end."""
 
 window_days_option = click.option(
     "--window-days", type=click.IntRange(min=1), help="Days of baskets to train on, such as 90 (default: settings)."
@@ -25,6 +30,17 @@ from_scratch_option = click.option(
 
 
 until_option = click.option("--until", metavar="DAY", help="Take baskets before this day (UTC), such as 2026-01-31.")
+
+
+def picture_file(_context: click.Context, _option: click.Parameter, file: Path | None) -> Path | None:
+    """Return the file of `--plot`, refused before the work begins where a picture cannot be written to it.
+
+    Raises:
+        click.BadParameter: the name does not end in .png or .svg.
+    """
+    if file is not None and file.suffix not in PICTURES:
+        raise click.BadParameter(f"{str(file)!r} names no picture: end it in {' or '.join(PICTURES)}.")
+    return file
 
 
 def names_of(listed: str | None) -> tuple[str, ...] | None:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from pipelines.cli.benches import bench
-from pipelines.cli.options import names_of
+from pipelines.cli.options import names_of, picture_file
 
 
 @bench.command("freshness")
@@ -24,7 +24,13 @@ from pipelines.cli.options import names_of
 @click.option("--seed", type=int, default=13, show_default=True, help="Of weights, batches and samples.")
 @click.option("--quick", is_flag=True, help="A smoke run of minutes: few users, weeks and steps.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the records.")
-@click.option("--plot", "plot_file", type=click.Path(dir_okay=False, path_type=Path), help="Picture, .png or .svg.")
+@click.option(
+    "--plot",
+    "plot_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=picture_file,
+    help="Picture, .png or .svg.",
+)
 @click.option("--work", type=click.Path(file_okay=False, path_type=Path), help="Finished parts (default: in the home).")
 def bench_freshness(quick: bool, **options: Any) -> None:
     """Compare ways to stay fresh, week by week: incremental with and without replay, from zero, frozen.
@@ -51,7 +57,13 @@ def _quality_options(command: Any) -> Any:
             click.option("--quick", is_flag=True, help="A smoke run on a sample; says so in every output."),
             click.option("--fresh", is_flag=True, help="Measure again what is stored."),
             click.option("--json", "json_file", type=file, help="File for the records."),
-            click.option("--plot", "plot_file", type=file, help="Picture (default: next to the records, .png)."),
+            click.option(
+                "--plot",
+                "plot_file",
+                type=file,
+                callback=picture_file,
+                help="Picture, .png or .svg (default: next to the records, .png).",
+            ),
             click.option("--work", type=folder, help="Unfinished and finished work (default: benchmarks in the home)."),
             click.option("--cache", type=folder, help="Text embeddings (default: the cache in the home)."),
             click.option("--encoder", metavar="NAME", help="Of the untouched baseline (default: that of training)."),

@@ -280,8 +280,8 @@ def read_manifest(folder: Path) -> Manifest:
         found = values.get("format") if isinstance(values, dict) else None
         if found != FORMAT:
             raise OtherVersionError(
-                f"The bundle {folder} has format {found}, this version reads format {FORMAT}: train a new bundle, "
-                "or use the version of Headrace that wrote it."
+                f"The bundle {folder} has format {found}, this version reads format {FORMAT}: run "
+                "`headrace loop`, which trains a new bundle, or use the version of Headrace that wrote it."
             )
         return Manifest.model_validate(values)
     except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:

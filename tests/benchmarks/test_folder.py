@@ -62,6 +62,7 @@ def test_basket_ids_make_the_baskets_where_they_are_there(folder):
         pytest.param(
             pa.array([datetime.fromtimestamp(n, UTC) for n in (1, 2)], pa.timestamp("ms", "UTC")), id="timestamps"
         ),
+        pytest.param(pa.array([1_000_000_001, 2_000_000_999], pa.timestamp("ns")), id="timestamps in nanoseconds"),
     ],
 )
 def test_times_may_be_seconds_or_timestamps(folder, times):
@@ -124,6 +125,7 @@ def test_unusable_items_are_named(tmp_path, columns, said):
         pytest.param({"timestamp": ["monday", "today"]}, "`timestamp` of", id="time is a text"),
         pytest.param({"timestamp": [1, None]}, "`timestamp` is missing in 1 row", id="no time"),
         pytest.param({"timestamp": [1.7e12, 1.7e12]}, "divide milliseconds by 1,000", id="milliseconds"),
+        pytest.param({"timestamp": [1_700_000_000 * 10**9 + 1] * 2}, "nanoseconds by 1,000,000,000", id="nanoseconds"),
         pytest.param({"timestamp": [5, -1]}, "before the year 1970 in 1 row (first at 1)", id="before 1970"),
         pytest.param(
             {"timestamp": pa.array([datetime(1969, 7, 20, tzinfo=UTC)] * 2, pa.timestamp("ms", "UTC"))},
@@ -133,6 +135,7 @@ def test_unusable_items_are_named(tmp_path, columns, said):
         pytest.param({"event_type": [["buy"], ["view"]]}, "`event_type` of", id="event type is a list"),
         pytest.param({"pos": [0, 0]}, "`pos` of", id="a place twice"),
         pytest.param({"pos": [0.5, 1]}, "`pos` is not a whole number in 1 row", id="a place between places"),
+        pytest.param({"pos": [0, 2**60 + 1]}, "or one beyond 2^53", id="a place beyond all places"),
     ],
 )
 def test_unusable_interactions_are_named(folder, columns, said):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pipelines.benchmarks.case_store import CaseStore
-from pipelines.benchmarks.runs import BenchOptions, run_cases
+from pipelines.benchmarks.records import BenchmarkRecord
+from pipelines.benchmarks.runs import BenchOptions, draw, run_cases
 from pipelines.benchmarks.time_left import TimeLeft
 from pipelines.errors import ConfigError
 from pipelines.progress import SilentProgress
@@ -131,3 +132,12 @@ def test_a_part_that_the_model_came_out_without_is_named(bench):
     bench.fit = lambda seed: {"headrace": "headrace"}
     with pytest.raises(ConfigError, match=r"--cases without words: the model came out without \(it has: headrace\)"):
         bench.run(cases=("without words",))
+
+
+@pytest.mark.parametrize(("name", "begins"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml")])
+def test_a_picture_is_of_the_kind_that_its_name_says(tmp_path, name, begins):
+    record = BenchmarkRecord(
+        bench="recommend", data="shop", case="popularity", metric="ndcg@10", value=0.5, unit="", seeds=1
+    )
+    draw([record], ["ndcg@10"], tmp_path / name)
+    assert (tmp_path / name).read_bytes().startswith(begins)

@@ -49,6 +49,26 @@ def test_users_are_counted_once_and_first_events_fade():
     np.testing.assert_allclose(later["log_per_first"], [(1 + 1.25) / (1 + 0.75) - 1, 0], rtol=1e-5)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_known_of_a_day_is_what_counting_by_hand_gives(seed):
+    chance = np.random.default_rng(seed)
+    items, users = chance.integers(0, 4, 40), chance.integers(0, 5, 40)
+    times = chance.integers(0, 30 * DAY, 40)
+    trends = build_trends(items, times, 5, users=users)
+    for day in (0, 3, 15, 29, 60):
+        found = np.expm1(trends.at(day * DAY + chance.integers(DAY)))
+        for item in range(5):
+            known = [(time, user) for time, user, of in zip(times, users, items, strict=True) if of == item]
+            known = sorted((time, user) for time, user in known if time < day * DAY)
+            ages = [day - time // DAY for time, _ in known]
+            first_ages = [day - time // DAY for time, _ in {user: (time, user) for time, user in known[::-1]}.values()]
+            fast, firsts = (sum(0.5 ** (age / 30) for age in some) for some in (ages, first_ages))
+            slow, total, buyers = sum(0.5 ** (age / 180) for age in ages), len(ages), len(first_ages)
+            per_buyer, per_first = (1 + total) / (1 + buyers) - 1, (1 + fast) / (1 + firsts) - 1
+            expected = [fast, slow, total, buyers, firsts, per_buyer, per_first, max(ages, default=0)]
+            np.testing.assert_allclose(found[item], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_first_event_is_the_oldest_in_whatever_order_events_come():
     trends = build_trends(np.array([0, 0]), np.array([40, 10]) * DAY, 1, users=np.array([7, 7]))
     assert np.expm1(trends.at(20 * DAY)[0, TREND_FEATURES.index("log_buyers")]) == pytest.approx(1)
