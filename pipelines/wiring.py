@@ -533,9 +533,9 @@ def _deploy_bundle(
 
     With `at_once`, what can wait is left to the caller: `after_rollback`.
     """
-    from pipelines.rollout.trials import follow_registry
     from pipelines.steps.deploy_bundle import deploy_bundle, rehearse_beside
     from pipelines.steps.rollback_champion import withdraw_champion
+    from pipelines.stores.planned_trials import follow_registry
 
     bundle = bundle or wiring.champion_bundle()
     places, config = wiring.places, wiring.config.deployment
@@ -573,7 +573,7 @@ def _deploy_bundle(
 
 def after_rollback(wiring: Wiring, bundle: str) -> None:
     """Do what a rollback need not wait for: new items beside the bundle, and nothing tried that is live."""
-    from pipelines.rollout.trials import follow_registry
+    from pipelines.stores.planned_trials import follow_registry
 
     embed_beside(wiring, bundle)
     if wiring.places.rollout.is_file():

@@ -77,6 +77,11 @@ def test_pure_packages_and_stores_do_not_know_the_steps():
             assert not reaches(set(imports(path)), "pipelines.steps", *(f"pipelines.{name}" for name in ADAPTERS)), path
 
 
+def test_the_rules_of_a_rollout_do_not_know_where_its_plan_is_kept():
+    for path in modules("pipelines/rollout"):
+        assert not reaches(set(imports(path)), "pipelines.stores", "pipelines.places"), path
+
+
 def test_the_service_never_imports_what_only_training_needs():
     for path in modules("bentos"):
         assert not reaches(set(imports(path)), *TRAINING_ONLY, "pipelines.steps", "pipelines.wiring"), path

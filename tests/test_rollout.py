@@ -13,9 +13,9 @@ from pipelines.errors import BundleError, ConfigError, DataError, StoreError
 from pipelines.places import Places
 from pipelines.progress import SilentProgress
 from pipelines.rollout.plan import CanaryStop
-from pipelines.rollout.trials import STOPPED, end_trial, follow_registry, start_trial
 from pipelines.schemas import EvaluationReport, Metric
 from pipelines.steps.prune_bundles import prune_bundles
+from pipelines.stores.planned_trials import STOPPED, end_trial, follow_registry, start_trial
 from pipelines.stores.rollout_file import read_plan, write_stop
 from pipelines.stores.serving_pointer import read_pointer
 from pipelines.wiring import Wiring, run_step

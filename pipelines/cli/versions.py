@@ -110,7 +110,7 @@ def canary(bundle: str | None, share: float, off: bool) -> None:
 def _try_bundle(kind: Any, bundle: str | None, share: float, wiring: Any) -> None:
     from datetime import UTC, datetime
 
-    from pipelines.rollout.trials import end_trial, start_trial
+    from pipelines.stores.planned_trials import end_trial, start_trial
     from pipelines.wiring import embed_beside
 
     if bundle is None:
@@ -132,7 +132,7 @@ def _try_bundle(kind: Any, bundle: str | None, share: float, wiring: Any) -> Non
 
 
 def _follow_registry(wiring: Any) -> Any:
-    from pipelines.rollout.trials import follow_registry
+    from pipelines.stores.planned_trials import follow_registry
 
     return follow_registry(wiring.registry, wiring.places)
 
