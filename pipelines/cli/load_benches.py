@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from pipelines.cli.benches import bench
+from pipelines.cli.options import json_file_option
 
 _work_dir = click.option(
     "--work-dir",
@@ -17,7 +18,7 @@ _work_dir = click.option(
 
 
 @bench.command("serving")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the records.")
+@json_file_option
 def bench_serving(json_file: Path | None) -> None:
     """Time the service's answers, and print each figure beside its bar; takes about three minutes.
 
@@ -39,7 +40,7 @@ def bench_serving(json_file: Path | None) -> None:
 )
 @click.option("--seconds", type=click.FloatRange(min=1), default=20, show_default=True, help="How long.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes of the service.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the records.")
+@json_file_option
 def bench_event_effect(rate: float, seconds: float, workers: int, json_file: Path | None) -> None:
     """Measure the time from an event to the first answer that shows it, under load; exit code 1 if a bar is missed.
 
@@ -57,7 +58,7 @@ def bench_event_effect(rate: float, seconds: float, workers: int, json_file: Pat
 @click.option("--rate", type=click.FloatRange(min=1), default=60, show_default=True, help="Requests a second.")
 @click.option("--scale", type=click.FloatRange(min=0.1), default=1, show_default=True, help="Times as long each phase.")
 @_work_dir
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the records.")
+@json_file_option
 def bench_chaos(rate: float, scale: float, work_dir: Path | None, json_file: Path | None) -> None:
     """Break what the service stands on, under load; exit code 1 if a request fails or an event is lost.
 
@@ -76,7 +77,7 @@ def bench_chaos(rate: float, scale: float, work_dir: Path | None, json_file: Pat
 @click.option("--idle", type=click.IntRange(min=0), default=10_000, show_default=True, help="Idle connections.")
 @click.option("--scale", type=click.FloatRange(min=0.1), default=1, show_default=True, help="Times as long each part.")
 @_work_dir
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the records.")
+@json_file_option
 def bench_stress_serving(idle: int, scale: float, work_dir: Path | None, json_file: Path | None) -> None:
     """Send a tenfold burst, and behave badly; exit code 1 if others are not served.
 
@@ -94,7 +95,7 @@ def bench_stress_serving(idle: int, scale: float, work_dir: Path | None, json_fi
 @bench.command("soak")
 @click.option("--minutes", type=click.FloatRange(min=0.1), default=10, show_default=True, help="How long.")
 @_work_dir
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the records.")
+@json_file_option
 def bench_soak(minutes: float, work_dir: Path | None, json_file: Path | None) -> None:
     """Send mixed load and odd bodies for minutes; exit code 1 on a 5xx, a crash or memory that grows.
 
@@ -119,7 +120,7 @@ def _exit_with(problems: Sequence[str]) -> None:
 @click.option("--seconds", type=click.FloatRange(min=3), default=30, show_default=True, help="Time of each part.")
 @click.option("--rate", type=click.FloatRange(min=1), default=100, show_default=True, help="Requests a second.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes of the service.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the records.")
+@json_file_option
 def bench_items(**options: Any) -> None:
     """Time from an accepted item to the answers that show it, and what other requests notice; exit code 1 above 1 s.
 
@@ -134,7 +135,7 @@ def bench_items(**options: Any) -> None:
 
 
 @bench.command("ranking")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the records.")
+@json_file_option
 @click.option(
     "--bundle",
     "bundle_folder",
@@ -155,12 +156,8 @@ def bench_ranking(json_file: Path | None, bundle_folder: Path | None, calls: int
 
 @bench.command("data")
 @click.option("--events", type=click.IntRange(min=1_000), default=10_000_000, show_default=True, help="About so many.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the records.")
-@click.option(
-    "--work-dir",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Where the shop is made and removed again (default: the system's temporary folder).",
-)
+@json_file_option
+@_work_dir
 @click.option("--increments/--no-increments", default=True, show_default=True, help="Also measure single days.")
 def bench_data(events: int, json_file: Path | None, work_dir: Path | None, increments: bool) -> None:
     """Measure ingestion, validation and features on multiplied default data.
@@ -181,7 +178,7 @@ def bench_data(events: int, json_file: Path | None, work_dir: Path | None, incre
     "--kills", type=click.IntRange(min=1), default=100, show_default=True, help="Processes killed, each case."
 )
 @click.option("--seed", type=int, default=13, show_default=True, help="Of the moments and the sizes.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the records.")
+@json_file_option
 @click.option(
     "--work-dir",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -207,12 +204,8 @@ def bench_stress_data(kills: int, seed: int, json_file: Path | None, work_dir: P
 @bench.command("stress-promotion")
 @click.option("--rounds", type=click.IntRange(min=1), default=20, show_default=True, help="Promotions, and rollbacks.")
 @click.option("--rate", type=click.FloatRange(min=1), default=60, show_default=True, help="Requests a second.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the records.")
-@click.option(
-    "--work-dir",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Where the shop is made and removed again (default: the system's temporary folder).",
-)
+@json_file_option
+@_work_dir
 def bench_stress_promotion(rounds: int, rate: float, json_file: Path | None, work_dir: Path | None) -> None:
     """Promote and roll back under load; exit code 1 if a request fails or memory grows by a bundle or more.
 

@@ -43,6 +43,11 @@ def picture_file(_context: click.Context, _option: click.Parameter, file: Path |
     return file
 
 
+json_file_option = click.option(
+    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the records."
+)
+
+
 def names_of(listed: str | None) -> tuple[str, ...] | None:
     """Return the names of a list with commas; None for no list.
 

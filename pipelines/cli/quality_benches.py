@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from pipelines.cli.benches import bench
-from pipelines.cli.options import names_of, picture_file
+from pipelines.cli.options import json_file_option, names_of, picture_file
 
 
 @bench.command("freshness")
@@ -23,7 +23,7 @@ from pipelines.cli.options import names_of, picture_file
 @click.option("--tower-steps", type=click.IntRange(min=1), help="Steps at most from zero (default: settings).")
 @click.option("--seed", type=int, default=13, show_default=True, help="Of weights, batches and samples.")
 @click.option("--quick", is_flag=True, help="A smoke run of minutes: few users, weeks and steps.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the records.")
+@json_file_option
 @click.option(
     "--plot",
     "plot_file",
@@ -56,7 +56,7 @@ def _quality_options(command: Any) -> Any:
             click.option("--cases", default="", metavar="A,B", help="Only these cases (default: all)."),
             click.option("--quick", is_flag=True, help="A smoke run on a sample; says so in every output."),
             click.option("--fresh", is_flag=True, help="Measure again what is stored."),
-            click.option("--json", "json_file", type=file, help="File for the records."),
+            json_file_option,
             click.option(
                 "--plot",
                 "plot_file",
@@ -158,7 +158,7 @@ def bench_joint(data: Path, steps: int | None, **options: Any) -> None:
 @click.option("--item-variants", metavar="A,B", help="Towers that read items (default: 6-layer, 2-layer, static).")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every random choice.")
 @click.option("--quick", is_flag=True, help="A smoke run on a sample; says so in every output.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File for the records.")
+@json_file_option
 @click.option("--work", type=click.Path(file_okay=False, path_type=Path), help="Work (default: in the home).")
 def bench_compress(
     data: str, variants: str | None, item_variants: str | None, work: Path | None, **options: Any
