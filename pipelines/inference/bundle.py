@@ -676,7 +676,8 @@ def _check_models(bundle: Bundle) -> None:
     try:
         query = bundle.encode_queries(["a first query"])
         item = bundle.encode_items(["a first query"])
-        new_item = bundle.encode_items(["a first query"], at_first=True)
+        small = bundle.manifest.has_item_text_tower
+        new_item = bundle.encode_items(["a first query"], at_first=True) if small else item
         user = bundle.user_embeddings([history], [0.0])[0]
     except Exception as error:
         raise _no_answer(bundle, error) from error
