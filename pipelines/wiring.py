@@ -346,6 +346,7 @@ def _build_training_set(
     from_scratch: bool = False,
     until: date | str | None = None,
 ) -> tuple[str, Record]:
+    from pipelines.inference.manifest import is_of_another_version
     from pipelines.steps.build_training_set import build_training_set
     from pipelines.training.receipt import WindowReadError, find_receipt
 
@@ -368,7 +369,7 @@ def _build_training_set(
     champion = None if choices.from_scratch else wiring.registry.champion()
     before = wiring.records.find(champion.run, "training_inputs", TrainingInputs) if champion else None
     as_before = before is not None and before.settings == inputs.settings and choices.until is None
-    can_serve = champion is not None and not _is_of_another_version(wiring.places.bundles / champion.bundle)
+    can_serve = champion is not None and not is_of_another_version(wiring.places.bundles / champion.bundle)
     if champion and can_serve and before and as_before and before.tables == inputs.tables and not force:
         raise NothingNew(
             f"Nothing new: champion {champion.bundle} was trained on these tables with these settings "
@@ -401,19 +402,6 @@ def _build_training_set(
             )
     wiring.records.save(training_set.run, "training_inputs", inputs)
     return training_set.run, training_set
-
-
-def _is_of_another_version(bundle: Path) -> bool:
-    """Return whether nothing can serve a champion's bundle: its successor is trained even if no event came since."""
-    from pipelines.inference.bundle import OtherVersionError, read_manifest
-
-    try:
-        read_manifest(bundle)
-    except OtherVersionError:
-        return True
-    except BundleError:  # away or broken: the registry has another copy
-        return False
-    return False
 
 
 def _check_leaks(wiring: Wiring, *, run: str | None = None) -> tuple[str, Record]:

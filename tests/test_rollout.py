@@ -117,6 +117,8 @@ def test_old_bundles_go_and_what_is_needed_stays(promoted):
     bentos = promoted.places.bentoml / "bentos" / "headrace"
     for bundle in ("b1", "b3"):
         shutil.copytree(promoted.places.bundles / bundle, bentos / f"{bundle}-0a" / "src" / "bundle")
+    manifest = promoted.places.bundles / "b1" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 1}))  # this version cannot open it
     pruned = prune_bundles(registry=promoted.registry, places=promoted.places, config=policy, now=old)
     assert pruned.removed == ("b1", "other")
     assert pruned.kept == {"b2": "champion before", "b3": "live"}

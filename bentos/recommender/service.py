@@ -116,7 +116,7 @@ def check_surroundings() -> None:
     """
     from bentos.recommender.bundles.live_bundle import find_bundle
     from pipelines.config import load_config
-    from pipelines.inference.bundle import read_manifest, verify_files
+    from pipelines.inference.manifest import read_manifest, verify_files
     from pipelines.places import Places
     from pipelines.pseudonyms import Pseudonymizer, load_pseudonym_key, require_key_of_tables
     from pipelines.stores.event_log import open_event_log

@@ -17,7 +17,9 @@ from pipelines.compression.onnx_export import export_encoder, export_item_tower,
 from pipelines.compression.quantization import quantize_int8
 from pipelines.config import HeadraceConfig
 from pipelines.features.activity import ACTIVITY_FEATURES
-from pipelines.inference.bundle import ITEM_COLUMNS, ITEM_TO_ITEM, BundleParts, Manifest, write_bundle
+from pipelines.inference.bundle import ITEM_COLUMNS, ITEM_TO_ITEM
+from pipelines.inference.bundle_writing import BundleParts, write_bundle
+from pipelines.inference.manifest import Manifest
 from pipelines.inference.new_items import item_tower_fields
 from pipelines.inference.preprocessing import Preprocessing
 from pipelines.model.encoder import SentenceEncoder

@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.benchmarks.mixed_load import Mix
 from pipelines.benchmarks.synthetic_shop import Shop, make_shop, write_files, write_shop_bundle
 from pipelines.errors import StoreError
-from pipelines.inference.bundle import Manifest
+from pipelines.inference.manifest import Manifest
 from pipelines.places import HOME_VARIABLE, Places
 from pipelines.pseudonyms import KEY_VARIABLE
 from pipelines.stores.serving_pointer import ServingPointer, read_pointer, write_pointer
@@ -67,7 +67,7 @@ class ShopHome:
 
     def point_to(self, name: str) -> str:
         """Make the pointer name a bundle, as a deployment does; return its id."""
-        from pipelines.inference.bundle import read_manifest
+        from pipelines.inference.manifest import read_manifest
 
         folder = self.places.bundles / name
         bundle = read_manifest(folder).bundle_id

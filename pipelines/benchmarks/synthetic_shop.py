@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipelines.inference.bundle import BundleParts, Manifest, Preprocessing, write_bundle
+from pipelines.inference.bundle_writing import BundleParts, write_bundle
+from pipelines.inference.manifest import Manifest
+from pipelines.inference.preprocessing import Preprocessing
 from pipelines.retrieval.neighbors import NeighborTable
 
 MAPPING = """\

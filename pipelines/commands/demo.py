@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.airflow_home import stop_groups
 from pipelines.errors import ConfigError, StoreError
+from pipelines.inference.manifest import is_of_another_version
 from pipelines.loop import live_bundle, run_loop
 from pipelines.places import HOME_VARIABLE, Places
 from pipelines.ports import refuse_taken_port
@@ -54,6 +55,9 @@ def run_demo(
     """
     refuse_taken_port(port, "headrace demo --port")
     live = live_bundle(places)
+    if live is not None and is_of_another_version(places.bundles / live):
+        console.print(f"Another version of Headrace wrote the live bundle {live}: its successor is trained.")
+        live = None
     if live is None:
         run_loop(places, parameters={}, console=console, environment=environment)
         live = live_bundle(places)

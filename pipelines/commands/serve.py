@@ -48,7 +48,7 @@ def check_surroundings(places: Places, *, host: str, port: int, environment: Map
             tables, the file of the API keys is broken, or the online store is of an unknown kind.
         BundleError: the bundle is incomplete or was changed.
     """
-    from pipelines.inference.bundle import read_manifest, verify_files
+    from pipelines.inference.manifest import read_manifest, verify_files
     from pipelines.stores.api_keys import read_keys
     from pipelines.stores.feast_settings import online_store_from_environment, online_store_settings
     from pipelines.stores.serving_pointer import read_pointer

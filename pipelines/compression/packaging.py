@@ -16,7 +16,9 @@ from pipelines.compression.onnx_export import export_encoder, export_item_tower,
 from pipelines.compression.quantization import quantize_int8
 from pipelines.config import HeadraceConfig
 from pipelines.errors import DataError
-from pipelines.inference.bundle import HALF_ENCODER, BundleParts, Manifest, load_bundle, write_bundle
+from pipelines.inference.bundle import load_bundle
+from pipelines.inference.bundle_writing import BundleParts, write_bundle
+from pipelines.inference.manifest import HALF_ENCODER, Manifest
 from pipelines.inference.new_items import item_tower_fields
 from pipelines.inference.preprocessing import Preprocessing
 from pipelines.inference.sessions import open_session

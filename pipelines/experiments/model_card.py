@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from pipelines.inference.bundle import Manifest
+from pipelines.inference.manifest import Manifest
 from pipelines.schemas import EvaluationReport, Metric
 from pipelines.training.receipt import Receipt
 

@@ -27,10 +27,7 @@ receipt.json              what the training run has read
 
 import copy
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cached_property
 from itertools import repeat
 from pathlib import Path
@@ -39,57 +36,41 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
 from pipelines.errors import BundleError, DataError
 from pipelines.features.activity import ACTIVITY_FEATURES, activity_vector
 from pipelines.features.on_demand import ItemFacts, item_facts
+from pipelines.inference.manifest import (
+    HALF_ENCODER,
+    ITEM_TEXT_TOWER,
+    QUERY_TOWER,
+    Manifest,
+    OtherVersionError,
+    read_manifest,
+    verify_files,
+)
 from pipelines.inference.new_items import NewItems, with_new_items
 from pipelines.inference.preprocessing import (
-    Frozen,
-    Fusion,
     Preprocessing,
     RankerSettings,
-    RecommendFusion,
-    SearchFusion,
     UserFeatures,
     behavior_batch,
 )
 from pipelines.inference.ranker import Ranker
 from pipelines.inference.ranker_features import SEARCH_FEATURES, ranker_features
 from pipelines.inference.sessions import Device, gpu_is_listed, open_session, runs_on_gpu
-from pipelines.inference.text_encoder import TOWER_FILES, TextEncoder, open_text_tower
+from pipelines.inference.text_encoder import TextEncoder, open_text_tower
 from pipelines.inference.user_tower import UserTower
 from pipelines.retrieval.dense import INDEX, VECTORS, DenseIndex, ItemVectors
 from pipelines.retrieval.lexical import LexicalIndex
-from pipelines.retrieval.neighbors import NeighborTable, load_tables, save_tables
-from pipelines.retrieval.trends import ItemTrends, no_trends
+from pipelines.retrieval.neighbors import NeighborTable, load_tables
+from pipelines.retrieval.trends import ItemTrends
 from pipelines.retrieval.vector_index import ExactVectorIndex, VectorIndex
-from pipelines.stores.files import file_sha256, replacing_folder
 
-__all__ = [
-    "Bundle",
-    "BundleParts",
-    "Fusion",
-    "Manifest",
-    "OtherVersionError",
-    "Preprocessing",
-    "RecommendFusion",
-    "SearchFusion",
-    "load_bundle",
-    "read_manifest",
-    "verify_files",
-    "write_bundle",
-]
-
-FORMAT = 4
 ITEM_TO_ITEM = "item_to_item"
 """The table that `goes with` answers from; every bundle has it."""
 DENSE = "dense"
 """The generator that compares vectors."""
-MANIFEST = "manifest.json"
-HALF_ENCODER = "encoder_half.onnx"
-QUERY_TOWER, ITEM_TEXT_TOWER = "query_tower", "item_text_tower"
 ITEM_COLUMNS = pa.schema(
     [
         pa.field("item_id", pa.string(), nullable=False),
@@ -101,211 +82,9 @@ ITEM_COLUMNS = pa.schema(
         pa.field("available", pa.bool_(), nullable=False),
     ]
 )
-_NORM_TOLERANCE = 2e-2
+NORM_TOLERANCE = 2e-2
 _USER_BATCH = 256
 T = TypeVar("T")
-
-
-class OtherVersionError(BundleError):
-    """Another version of Headrace wrote the bundle: another format, or features that this one does not compute."""
-
-
-class FileEntry(Frozen):
-    """One file of a bundle."""
-
-    sha256: str
-    bytes: int
-
-
-class Manifest(Frozen):
-    """What a bundle says about itself."""
-
-    format: int
-    bundle_id: str
-    created_at: datetime
-    parent: str | None
-    """Bundle that training started from."""
-    dim: int
-    n_items: int
-    encoder: str
-    files: dict[str, FileEntry]
-    items_cursor: dict[str, Any] | None = None
-    """Place in the item log up to which the catalogue knows it; None: it was made before there was one."""
-
-    @property
-    def size_mib(self) -> float:
-        """Size of all files, MiB."""
-        return sum(entry.bytes for entry in self.files.values()) / 2**20
-
-    @property
-    def has_query_tower(self) -> bool:
-        """Whether a smaller tower reads queries."""
-        return any(name.startswith(f"{QUERY_TOWER}/") for name in self.files)
-
-    @property
-    def has_item_text_tower(self) -> bool:
-        """Whether a smaller tower is the first to read items that arrive."""
-        return any(name.startswith(f"{ITEM_TEXT_TOWER}/") for name in self.files)
-
-
-@dataclass(frozen=True)
-class BundleParts:
-    """What a bundle is made of."""
-
-    encoder: Path
-    """ONNX file of the encoder."""
-    encoder_name: str
-    """Name of the pre-trained encoder it came from."""
-    tokenizer: Path
-    """`tokenizer.json` of the encoder."""
-    user_tower: Path
-    """ONNX file of the user tower."""
-    item_vectors: np.ndarray
-    """float `(n_items, dim)`, each row L2 norm 1."""
-    items: pa.Table
-    """The columns of `ITEM_COLUMNS` (others are ignored), in the order of the vectors."""
-    neighbors: Mapping[str, NeighborTable]
-    """Item-to-item tables by generator; `item_to_item` must be there."""
-    popularity: np.ndarray
-    """float32 `(n_items,)`, at least 0."""
-    preprocessing: Preprocessing
-    trends: ItemTrends | None = None
-    """Popularity by day; None: nothing is known."""
-    ranker: Path | None = None
-    """ONNX file of the ranker that `preprocessing.ranker` describes."""
-    search_ranker: Path | None = None
-    """ONNX file of the ranker that `preprocessing.search_ranker` describes."""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    half_encoder: Path | None = None
-    """ONNX file of the encoder in float16."""
-    query_tower: Path | None = None
-    """Folder of what reads queries, with the `TOWER_FILES` that it has; None: the encoder."""
-    item_text_tower: Path | None = None
-    """Folder of what reads items that arrive before the encoder does; None: nothing."""
-    texts: Sequence[str] | None = None
-    """Texts that lexical search looks into, in the order of the vectors; None: title, category and brand."""
-    more_files: Mapping[str, Path] = field(default_factory=dict)
-    """Further files of the bundle, by name."""
-
-
-def write_bundle(
-    folder: Path,
-    *,
-    parts: BundleParts,
-    created_at: datetime,
-    parent: str | None = None,
-    items_cursor: Mapping[str, Any] | None = None,
-) -> Manifest:
-    """Write the bundle to `folder`, whose name is the bundle id; whole or not at all.
-
-    Args:
-        items_cursor: Place in the item log up to which the catalogue knows it.
-
-    Raises:
-        DataError: the parts do not fit together.
-        BundleError: a model does not load or gives vectors that are not of unit length.
-    """
-    items = _item_table(parts)
-    with replacing_folder(folder) as target:
-        shutil.copyfile(parts.encoder, target / "encoder.onnx")
-        shutil.copyfile(parts.tokenizer, target / "tokenizer.json")
-        shutil.copyfile(parts.user_tower, target / "user_tower.onnx")
-        for name, file in parts.more_files.items():
-            shutil.copyfile(file, target / name)
-        if parts.half_encoder is not None:
-            shutil.copyfile(parts.half_encoder, target / HALF_ENCODER)
-        for name, tower in ((QUERY_TOWER, parts.query_tower), (ITEM_TEXT_TOWER, parts.item_text_tower)):
-            if tower is not None:
-                _copy_tower(tower, target / name)
-        ItemVectors.quantized(parts.item_vectors).save(target)
-        pq.write_table(items, target / "items.parquet")
-        save_tables(target / "neighbors", parts.neighbors)
-        (parts.trends or no_trends(len(parts.item_vectors))).save(target / "trends")
-        for name, ranker in (("ranker.onnx", parts.ranker), ("search_ranker.onnx", parts.search_ranker)):
-            if ranker is not None:
-                shutil.copyfile(ranker, target / name)
-        _save(target / "popularity.npy", parts.popularity.astype(np.float32))
-        LexicalIndex.build(parts.texts if parts.texts is not None else default_texts(items)).save(target / "lexical")
-        _write_json(target / "preprocessing.json", parts.preprocessing.model_dump(mode="json"))
-        _write_json(target / "metrics.json", dict(parts.metrics))
-        manifest = Manifest(
-            format=FORMAT,
-            bundle_id=folder.name,
-            created_at=created_at,
-            parent=parent,
-            dim=parts.item_vectors.shape[1],
-            n_items=parts.item_vectors.shape[0],
-            encoder=parts.encoder_name,
-            files=_file_entries(target),
-            items_cursor=dict(items_cursor) if items_cursor else None,
-        )
-        _open(target, manifest, "auto")
-        # What is not there is not written, so that a service of an earlier version reads it too.
-        left_out = set() if items_cursor else {"items_cursor"}
-        _write_json(target / MANIFEST, manifest.model_dump(mode="json", exclude=left_out))
-    return manifest
-
-
-def _copy_tower(source: Path, target: Path) -> None:
-    target.mkdir()
-    for name in TOWER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
-
-
-def default_texts(items: pa.Table) -> list[str]:
-    """Return the text of each item for lexical search: title, category and brand."""
-    return [default_text(item) for item in items.select(["title", "category", "brand"]).to_pylist()]
-
-
-def default_text(item: Mapping[str, Any]) -> str:
-    """Return the text of one item for lexical search: title, category and brand."""
-    parts = (item.get(name) for name in ("title", "category", "brand"))
-    return " ".join(part for part in parts if part)
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """Read what a bundle says about itself.
-
-    Raises:
-        BundleError: there is no readable manifest, or it has another format.
-    """
-    path = folder / MANIFEST
-    if not folder.is_dir():
-        raise BundleError(f"There is no bundle at {folder}: run the training pipeline, or name another bundle.")
-    if not path.is_file():
-        raise BundleError(f"The bundle {folder} has no {MANIFEST}: it was not written to the end. Use another bundle.")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        found = values.get("format") if isinstance(values, dict) else None
-        if found != FORMAT:
-            raise OtherVersionError(
-                f"The bundle {folder} has format {found}, this version reads format {FORMAT}: run "
-                "`headrace loop`, which trains a new bundle, or use the version of Headrace that wrote it."
-            )
-        return Manifest.model_validate(values)
-    except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
-        raise BundleError(
-            f"{path} is not a manifest ({str(error).splitlines()[0]}): use another bundle, or make this one again."
-        ) from None
-
-
-def verify_files(folder: Path, manifest: Manifest) -> None:
-    """Compare every file with its size and SHA-256.
-
-    Raises:
-        BundleError: a file is missing or was changed.
-    """
-    for name, entry in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            raise BundleError(f"{name} is missing from the bundle {folder}: use another bundle, or make it again.")
-        size = path.stat().st_size
-        if size != entry.bytes or file_sha256(path) != entry.sha256:
-            raise BundleError(
-                f"{name} of the bundle {folder} was changed after it was written ({size:,} bytes, {entry.bytes:,} "
-                "expected, or another SHA-256): use another bundle, or make it again."
-            )
 
 
 def load_bundle(folder: Path, *, verify: bool = True, device: Device = "auto") -> "Bundle":
@@ -320,7 +99,7 @@ def load_bundle(folder: Path, *, verify: bool = True, device: Device = "auto") -
     manifest = read_manifest(folder)
     if verify:
         verify_files(folder, manifest)
-    return _open(folder, manifest, device)
+    return open_folder(folder, manifest, device)
 
 
 class Bundle:
@@ -535,7 +314,12 @@ class Bundle:
         return np.stack([activity_vector(user.activity) for user in features])
 
 
-def _open(folder: Path, manifest: Manifest, device: Device) -> Bundle:
+def open_folder(folder: Path, manifest: Manifest, device: Device) -> Bundle:
+    """Open a folder as a manifest describes it, which need not be written yet.
+
+    Raises:
+        BundleError: a part is missing or broken, or the parts do not fit together.
+    """
     preprocessing = _read(
         folder, "preprocessing.json", lambda path: Preprocessing.model_validate_json(path.read_text())
     )
@@ -688,7 +472,7 @@ def _check_models(bundle: Bundle) -> None:
         ("user_tower.onnx", user),
     ):
         norm = float(np.linalg.norm(vectors[0]))
-        if vectors.shape != (1, bundle.dim) or not abs(norm - 1) <= _NORM_TOLERANCE:
+        if vectors.shape != (1, bundle.dim) or not abs(norm - 1) <= NORM_TOLERANCE:
             raise BundleError(
                 f"{name} of the bundle {bundle.bundle_id} gives a vector of shape {vectors.shape[1:]} and length "
                 f"{norm:.3f}; ({bundle.dim},) and length 1 are needed. Use another bundle."
@@ -706,34 +490,6 @@ def _no_answer(bundle: Bundle, error: Exception) -> BundleError:
     )
 
 
-def _item_table(parts: BundleParts) -> pa.Table:
-    n, dim = parts.item_vectors.shape
-    norms = np.linalg.norm(parts.item_vectors.astype(np.float32), axis=1)
-    lengths = {
-        "items": parts.items.num_rows,
-        **{f"neighbors/{name}": len(table) for name, table in parts.neighbors.items()},
-        "popularity": len(parts.popularity),
-        "texts": n if parts.texts is None else len(parts.texts),
-    }
-    if n == 0 or set(lengths.values()) != {n}:
-        raise DataError(f"A bundle needs the same items everywhere: item_vectors has {n} rows, others {lengths}.")
-    if not (np.abs(norms - 1) <= _NORM_TOLERANCE).all():
-        bad = np.flatnonzero(~(np.abs(norms - 1) <= _NORM_TOLERANCE))
-        raise DataError(
-            f"{len(bad)} of {n} item vectors (dim {dim}) are not of length 1, first at rows "
-            f"{', '.join(map(str, bad[:3]))}: normalise them before writing the bundle."
-        )
-    return parts.items.select(ITEM_COLUMNS.names).cast(ITEM_COLUMNS)
-
-
-def _file_entries(folder: Path) -> dict[str, FileEntry]:
-    return {
-        path.relative_to(folder).as_posix(): FileEntry(sha256=file_sha256(path), bytes=path.stat().st_size)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
-    }
-
-
 def _codes(column: pa.ChunkedArray) -> tuple[dict[str, int], np.ndarray]:
     numbers: dict[str, int] = {}
     codes = [-1 if name is None else numbers.setdefault(name.casefold(), len(numbers)) for name in column.to_pylist()]
@@ -745,11 +501,3 @@ def _rows_by_name(numbers: Mapping[str, int], codes: np.ndarray) -> dict[str, np
     order = np.argsort(codes, kind="stable").astype(np.int32)
     starts = np.searchsorted(codes[order], np.arange(len(numbers) + 1))
     return {name: order[starts[number] : starts[number + 1]] for name, number in numbers.items()}
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    np.save(path, np.ascontiguousarray(array), allow_pickle=False)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True), encoding="utf-8")

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.features.on_demand import ItemFacts
-from pipelines.inference.bundle import ITEM_COLUMNS, Bundle, default_text
+from pipelines.inference.bundle import ITEM_COLUMNS, Bundle
+from pipelines.inference.bundle_writing import default_text
 from pipelines.inference.new_items import ItemTower, cached_names, item_text, open_item_tower
 from pipelines.inference.user_tower import UserTower
 from pipelines.retrieval.lexical_overlay import LexicalOverlay, OverlaidLexicalIndex

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from pipelines.errors import ConfigError, StoreError
-from pipelines.inference.bundle import read_manifest, verify_files
+from pipelines.inference.manifest import read_manifest, verify_files
 from pipelines.schemas import BuiltBento
 
 BENTO = "headrace"

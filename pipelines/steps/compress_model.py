@@ -24,7 +24,8 @@ from pipelines.config import CompressionConfig, HeadraceConfig
 from pipelines.evaluation.rows import read_rows
 from pipelines.experiments.model_card import model_card
 from pipelines.features.history import IS_REMEMBERED_SQL
-from pipelines.inference.bundle import load_bundle, read_manifest
+from pipelines.inference.bundle import load_bundle
+from pipelines.inference.manifest import read_manifest
 from pipelines.progress import Progress
 from pipelines.schemas import ITEM_LOG, CompressedBundle, TrainedModel, TrainingSet
 from pipelines.stores.experiment_tracker import ExperimentTracker

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from pipelines.config import DeploymentConfig
 from pipelines.errors import BundleError, ConfigError, StoreError
-from pipelines.inference.bundle import read_manifest, verify_files
+from pipelines.inference.manifest import read_manifest, verify_files
 from pipelines.places import HOME_VARIABLE, Places
 from pipelines.schemas import Deployment, Rehearsal
 from pipelines.stores.service_status import running_services

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipelines.inference.bundle import ITEM_COLUMNS, Bundle, OtherVersionError, default_texts, load_bundle
+from pipelines.inference.bundle import ITEM_COLUMNS, Bundle, load_bundle
+from pipelines.inference.bundle_writing import default_texts
+from pipelines.inference.manifest import OtherVersionError
 from pipelines.inference.new_items import NewItems, embed_items, item_text, read_fields
 from pipelines.progress import Progress
 from pipelines.retrieval.lexical import LexicalIndex

@@ -46,7 +46,8 @@ from pipelines.experiments.plots import (
     slice_intervals,
 )
 from pipelines.experiments.report import evaluation_page
-from pipelines.inference.bundle import Bundle, OtherVersionError, load_bundle
+from pipelines.inference.bundle import Bundle, load_bundle
+from pipelines.inference.manifest import OtherVersionError
 from pipelines.progress import Progress
 from pipelines.promotion.budgets import MEMORY, SIZE
 from pipelines.promotion.cases import CHALLENGER_CASE, CHAMPION_CASE, DENSE_CASE

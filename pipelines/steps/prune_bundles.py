@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipelines.config import DeploymentConfig
 from pipelines.errors import BundleError
-from pipelines.inference.bundle import Manifest, read_manifest
+from pipelines.inference.manifest import Manifest, read_manifest
 from pipelines.places import Places
 from pipelines.rollout.retention import reasons_to_keep
 from pipelines.schemas import PrunedBundles
@@ -52,11 +52,11 @@ def prune_bundles(*, registry: ModelRegistry, places: Places, config: Deployment
 
 
 def _bundles(folder: Path) -> dict[str, Manifest]:
-    """Return the bundles by id; what is not one, or was never finished, is left alone."""
+    """Return the bundles by id, also those of other versions; what is none, or was never finished, is left alone."""
     found = {}
     for path in sorted(folder.glob("[!.]*")):
         try:
-            found[path.name] = read_manifest(path)
+            found[path.name] = read_manifest(path, any_format=True)
         except BundleError:
             continue
     return found
@@ -67,7 +67,7 @@ def _bentos_of(bundles: Collection[str], bentoml_home: Path) -> list[Path]:
     found = []
     for bento in sorted((bentoml_home / "bentos" / BENTO).glob("*/")):
         try:
-            if read_manifest(bento / "src" / "bundle").bundle_id in bundles:
+            if read_manifest(bento / "src" / "bundle", any_format=True).bundle_id in bundles:
                 found.append(bento)
         except BundleError:
             continue

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Literal
 
 from pipelines.errors import BundleError, ConfigError, DataError
-from pipelines.inference.bundle import read_manifest, verify_files
+from pipelines.inference.manifest import read_manifest, verify_files
 from pipelines.places import Places
 from pipelines.rollout.plan import CANARY, SHADOW, CanaryStop, RolloutPlan, Trial
 from pipelines.stores.model_registry import ModelRegistry, ModelVersion

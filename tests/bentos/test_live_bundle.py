@@ -12,7 +12,8 @@ import pytest
 from bentos.recommender.bundles.live_bundle import LiveBundle, find_bundle
 from bentos.recommender.bundles.serving import QueryCache
 from pipelines.errors import BundleError, ConfigError
-from pipelines.inference.bundle import default_texts, load_bundle
+from pipelines.inference.bundle import load_bundle
+from pipelines.inference.bundle_writing import default_texts
 from pipelines.inference.new_items import NewItems
 from pipelines.places import Places
 from pipelines.retrieval.lexical import LexicalIndex

@@ -24,7 +24,8 @@ from bentos.recommender.contract.requests import (
     parse,
 )
 from pipelines.config import ServingConfig, ValidationConfig
-from pipelines.inference.bundle import default_texts, load_bundle
+from pipelines.inference.bundle import load_bundle
+from pipelines.inference.bundle_writing import default_texts
 from pipelines.inference.new_items import NewItems
 from pipelines.places import Places
 from pipelines.pseudonyms import Pseudonymizer

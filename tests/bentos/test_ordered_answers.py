@@ -23,7 +23,8 @@ from bentos.recommender.contract.requests import (
 from bentos.recommender.telemetry.stopwatch import Stopwatch
 from bentos.recommender.users.user_states import FeatureAnswer
 from pipelines.config import ServingConfig
-from pipelines.inference.bundle import Fusion, Preprocessing, RecommendFusion, SearchFusion, load_bundle
+from pipelines.inference.bundle import load_bundle
+from pipelines.inference.preprocessing import Fusion, Preprocessing, RecommendFusion, SearchFusion
 from pipelines.places import Places
 from pipelines.pseudonyms import Pseudonymizer
 from pipelines.stores.event_log import EventLog

@@ -11,7 +11,7 @@ import pytest
 from bentos.recommender.rehearsal import rehearse
 from pipelines.config import ServingConfig
 from pipelines.errors import BundleError, StoreError
-from pipelines.inference.bundle import read_manifest
+from pipelines.inference.manifest import read_manifest
 from pipelines.steps.deploy_bundle import rehearse_beside
 from pipelines.stores.served_requests import KnownUser, ServedRequest
 from tests.toys.event_tables import day

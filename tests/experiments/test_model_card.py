@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from pipelines.experiments.model_card import model_card
-from pipelines.inference.bundle import FileEntry, Manifest
+from pipelines.inference.manifest import FileEntry, Manifest
 from pipelines.schemas import EvaluationReport, Finding, Metric
 from pipelines.training.receipt import Receipt, RowsRead
 

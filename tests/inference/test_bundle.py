@@ -11,7 +11,8 @@ from pipelines.compression.combined_tower import write_combined
 from pipelines.compression.static_tower import StaticTower, static_tower_model
 from pipelines.errors import BundleError, DataError
 from pipelines.features.activity import ACTIVITY_FEATURES
-from pipelines.inference.bundle import Fusion, Preprocessing, RecommendFusion, load_bundle
+from pipelines.inference.bundle import load_bundle
+from pipelines.inference.preprocessing import Fusion, Preprocessing, RecommendFusion
 from pipelines.retrieval.neighbors import NeighborTable
 from tests.toys.toy_bundle import (
     DIM,

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pipelines.config import ServingConfig
-from pipelines.inference.bundle import Bundle, default_texts, load_bundle
+from pipelines.inference.bundle import Bundle, load_bundle
+from pipelines.inference.bundle_writing import default_texts
 from pipelines.inference.item_overlay import ItemOverlay
 from pipelines.ranking.answers import recommend, search, similar
 from pipelines.ranking.filtering import Filters, allowed_items

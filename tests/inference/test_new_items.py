@@ -8,7 +8,8 @@ import pytest
 
 from pipelines.config import ServingConfig
 from pipelines.errors import DataError
-from pipelines.inference.bundle import Bundle, default_texts, load_bundle
+from pipelines.inference.bundle import Bundle, load_bundle
+from pipelines.inference.bundle_writing import default_texts
 from pipelines.inference.new_items import NewItems, embed_items, item_tower_fields, log_price_scale, scaled_log_prices
 from pipelines.ranking.answers import recommend, search, similar
 from pipelines.retrieval.lexical import LexicalIndex

@@ -5,7 +5,8 @@ import pytest
 
 from pipelines.config import ServingConfig
 from pipelines.errors import DataError
-from pipelines.inference.bundle import Fusion, Preprocessing, RecommendFusion, SearchFusion, load_bundle
+from pipelines.inference.bundle import load_bundle
+from pipelines.inference.preprocessing import Fusion, Preprocessing, RecommendFusion, SearchFusion
 from pipelines.ranking.answers import recommend, search, similar
 from pipelines.ranking.filtering import Filters
 from pipelines.ranking.fusion import recommendation_scores

@@ -6,8 +6,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pipelines.config import ServingConfig
-from pipelines.inference.bundle import Preprocessing, load_bundle
-from pipelines.inference.preprocessing import RankerSettings
+from pipelines.inference.bundle import load_bundle
+from pipelines.inference.preprocessing import Preprocessing, RankerSettings
 from pipelines.inference.ranker_features import SEARCH_FEATURES, ranker_features
 from pipelines.ranking.answers import recommend, search
 from pipelines.ranking.explanation import attended, evidence_of_recommendation, evidence_of_search

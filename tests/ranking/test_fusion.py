@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pipelines.inference.bundle import Fusion, Preprocessing, RecommendFusion, load_bundle
+from pipelines.inference.bundle import load_bundle
+from pipelines.inference.preprocessing import Fusion, Preprocessing, RecommendFusion
 from pipelines.ranking.fusion import fit_fusion_weights, recommendation_parts, weighted_mean
 from pipelines.ranking.ordering import distinct_rows, first_allowed, top_rows
 from tests.toys.toy_bundle import User, bought, write_toy_bundle

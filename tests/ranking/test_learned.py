@@ -9,7 +9,8 @@ import torch
 from pipelines.compression.onnx_export import export_ranker
 from pipelines.config import ServingConfig
 from pipelines.errors import BundleError
-from pipelines.inference.bundle import OtherVersionError, load_bundle
+from pipelines.inference.bundle import load_bundle
+from pipelines.inference.manifest import OtherVersionError
 from pipelines.inference.preprocessing import Preprocessing, RankerSettings
 from pipelines.inference.ranker_features import ranker_features
 from pipelines.model.ranker import HEADS, Ranker

@@ -5,7 +5,8 @@ import pytest
 
 from pipelines.benchmarks.synthetic_shop import make_shop, write_shop_bundle
 from pipelines.config import ServingConfig
-from pipelines.inference.bundle import Fusion, SearchFusion, load_bundle
+from pipelines.inference.bundle import load_bundle
+from pipelines.inference.preprocessing import Fusion, SearchFusion
 from pipelines.ranking.answers import search
 from pipelines.ranking.filtering import Filters, allowed_items
 from pipelines.ranking.fusion import weighted_mean

@@ -8,7 +8,9 @@ from onnx import TensorProto, helper, numpy_helper
 from pipelines.config import ServingConfig
 from pipelines.errors import BundleError
 from pipelines.evaluation.bundle_cases import BundleScorer
-from pipelines.inference.bundle import OtherVersionError, Preprocessing, load_bundle
+from pipelines.inference.bundle import load_bundle
+from pipelines.inference.manifest import OtherVersionError
+from pipelines.inference.preprocessing import Preprocessing
 from pipelines.inference.ranker_features import SEARCH_FEATURES
 from pipelines.ranking.answers import search
 from pipelines.ranking.filtering import Filters

@@ -11,7 +11,7 @@ from bentos.recommender.bundles.live_bundle import LiveBundle
 from bentos.recommender.rehearsal import rehearse
 from pipelines.config import DeploymentConfig, ServingConfig
 from pipelines.errors import BundleError, ConfigError, StoreError
-from pipelines.inference.bundle import read_manifest
+from pipelines.inference.manifest import read_manifest
 from pipelines.places import Places
 from pipelines.schemas import Deployment, Rehearsal
 from pipelines.steps.deploy_bundle import deploy_bundle

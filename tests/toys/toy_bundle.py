@@ -16,7 +16,10 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from pipelines.inference.bundle import ITEM_COLUMNS, BundleParts, Manifest, Preprocessing, write_bundle
+from pipelines.inference.bundle import ITEM_COLUMNS
+from pipelines.inference.bundle_writing import BundleParts, write_bundle
+from pipelines.inference.manifest import Manifest
+from pipelines.inference.preprocessing import Preprocessing
 from pipelines.retrieval.neighbors import NeighborTable
 
 WORDS = ("red", "green", "apple", "pear", "bread", "milk", "oat", "rye")
