@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pipelines.airflow_home import stop_groups
-from pipelines.benchmarks.process_accounts import descendants, on_cores, workers
+from pipelines.benchmarks.process_accounts import cpu_s, descendants, on_cores, workers
 from pipelines.errors import StoreError
 from pipelines.places import HOME_VARIABLE, Places
 from pipelines.ports import free_port
@@ -21,6 +21,9 @@ from pipelines.wiring import QUIET
 
 READY_TIMEOUT_S = 120.0
 _POLL_S = 0.02
+_SETTLE_S, _LOOK_S = 10.0, 0.1
+_IDLE_SHARE = 0.1
+"""Of a core: below it a service does nothing but look around."""
 _WORKERS_VARIABLE = "BENTOML_CONFIG_OVERRIDES"
 
 
@@ -106,6 +109,17 @@ class ServiceRun:
             return False
         finally:
             connection.close()
+
+    def settle(self) -> None:
+        """Wait until it does nothing any more, as what it does after an answer belongs to that; ten seconds at most."""
+        deadline = time.monotonic() + _SETTLE_S
+        before = cpu_s(self.process_ids)
+        while time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
+            after = cpu_s(self.process_ids)
+            if before is None or after is None or after - before < _IDLE_SHARE * _LOOK_S:
+                return
+            before = after
 
     @property
     def process_ids(self) -> list[int]:

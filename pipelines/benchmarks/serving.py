@@ -9,14 +9,16 @@ benchmark's users and events never reach the real one. For each case:
     half of it    open loop, Poisson arrivals: the 99th percentile, counted from when a request was due
 
     recommend known user           1,000 users with 50 events each, at random, a tenth of the requests the first of
-                                   their user after an event
+                                   their user after an event, which came seconds before
     search cached query            personalized; the query was asked before
     search new query 6-layer int8  personalized; nobody asked the query before, the int8 encoder runs
     search new query small tower   the same with the bundle's query tower, where it has one
     naive                          search with the PyTorch encoder, an exact float product and a full sort, in process
 
-Beside them: a worker's memory that it does not share, seconds from start to ready, two workers against one, the share
-of the true nearest 100 items that the index finds, and what the load generator itself could send.
+Beside them: one event, and a recommendation right after it. What the service does after an answer, such as preparing
+the user for the next one, counts as that answer's processor time. Then a worker's memory that it does not share,
+seconds from start to ready, two workers against one, the share of the true nearest 100 items that the index finds, and what
+the load generator itself could send.
 """
 
 import gc
@@ -26,19 +28,16 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import numpy as np
-import orjson
 
-from pipelines.benchmarks.http_load import Counting, Tally, closed_loop, open_loop, poisson_times
 from pipelines.benchmarks.index_recall import K, asked_vectors, index_recall
-from pipelines.benchmarks.process_accounts import cpu_s, memory, on_cores, usable_cores
+from pipelines.benchmarks.process_accounts import memory, on_cores, usable_cores
 from pipelines.benchmarks.records import BenchmarkRecord, write_records
 from pipelines.benchmarks.service_runs import ServiceRun
 from pipelines.benchmarks.serving_bars import (
@@ -52,67 +51,37 @@ from pipelines.benchmarks.serving_bars import (
     missed,
     table_with_bars,
 )
+from pipelines.benchmarks.serving_cases import (
+    BENCH,
+    CLIENTS,
+    EVENT,
+    Durations,
+    Figures,
+    Make,
+    measure_case,
+    one_client,
+    record,
+    right_after_an_event,
+    saturate,
+)
 from pipelines.benchmarks.serving_naive import naive_rounds
-from pipelines.benchmarks.serving_traffic import FIRST_VISITS, USERS, Traffic, for_seconds, require_personal
+from pipelines.benchmarks.serving_traffic import USERS, Traffic
 from pipelines.benchmarks.trivial_server import generator_alone
-from pipelines.errors import ConfigError, StoreError
+from pipelines.errors import ConfigError
 from pipelines.places import Places
 from pipelines.pseudonyms import KEY_VARIABLE
 
 if TYPE_CHECKING:
     from pipelines.inference.bundle import Bundle
 
-BENCH = "serving"
-FIRST, EVENT, GENERATOR = "recommend right after an event", "one event", "load generator alone"
-_CLIENTS = 8
-_MEETINGS = 4
+GENERATOR = "load generator alone"
+_MEETINGS = 8
 """Rounds after which each of two workers has met almost every user."""
-_CHECKED = 16
-"""One in so many answers is looked into."""
 _EXPECTED_RATE = 1_000.0
 """Answers a second that two workers are thought to give, to have enough first visits at hand."""
 _NAIVE_REQUESTS = 20
 _RECALL_OF = 100
 """Queries, and as many users."""
-Make = Callable[[int], bytes | None]
-
-
-@dataclass(frozen=True)
-class Durations:
-    """How long each part is measured, seconds."""
-
-    warm_s: float = 0.3
-    round_s: float = 1.2
-    rounds: int = 3
-    capacity_s: float = 2.5
-    half_s: float = 6.0
-    generator_s: float = 0.7
-
-
-@dataclass
-class Figures:
-    """What was measured of one case."""
-
-    case: str
-    p50_ms: list[float] = field(default_factory=list)
-    """At one client, one a round."""
-    cpu_ms: list[float] = field(default_factory=list)
-    """Per request, one a round; empty where the system does not tell."""
-    capacity: Tally | None = None
-    half: Tally | None = None
-
-    def records(self, data: str) -> Iterator[BenchmarkRecord]:
-        """Yield the records: medians over the rounds with their range, and the numbers under load."""
-        for metric, unit, found in (("cpu_ms", "ms", self.cpu_ms), ("p50_ms", "ms", self.p50_ms)):
-            if found:
-                yield _record(data, self.case, metric, float(np.median(found)), unit, found)
-        if self.capacity is not None:
-            yield _record(data, self.case, "rps_per_core", self.capacity.rate, "1/s")
-        if self.half is not None:
-            p99 = self.half.percentile_ms(99)
-            yield _record(data, self.case, "p99_ms", p99, "ms")
-            yield _record(data, self.case, "p99_over_p50", p99 / float(np.median(self.p50_ms)), "times")
-            yield _record(data, self.case, "failures", self.half.failed, "requests")
 
 
 def bench_serving(
@@ -159,9 +128,11 @@ def bench_serving(
                 (SEARCH_SMALL if has_tower else SEARCH_NEW): traffic.search_new,
             }
             measured = [measure_case(case, one, traffic, make, durations) for case, make in cases.items()]
-            extra = [_one_client(FIRST, one, traffic, traffic.recommend_first, durations)]
-            extra.append(_one_client(EVENT, one, traffic, traffic.one_event, durations))
-            records = [_record(data, WORKER, "ready_s", ready_s, "s"), *records]
+            extra = [
+                right_after_an_event(one, traffic, durations),
+                one_client(EVENT, one, traffic, traffic.one_event, durations),
+            ]
+            records = [record(data, WORKER, "ready_s", ready_s, "s"), *records]
         if has_tower:
             without_query_tower(folder)
             with on_cores(ours), ServiceRun(places, environment, cores=theirs) as one:
@@ -172,15 +143,15 @@ def bench_serving(
         else:
             click.echo(f"{SEARCH_SMALL}: the bundle has no query tower (`headrace compress` makes one)", err=True)
         records += _recall(bundle, traffic, data)
-        generator = generator_alone(durations.generator_s, _CLIENTS, theirs)
+        generator = generator_alone(durations.generator_s, CLIENTS, theirs)
         naive = _naive(bundle, traffic, durations)
     one_rate = next(figures.capacity.rate for figures in measured if figures.case == RECOMMEND and figures.capacity)
     two_rate = next(record.value for record in records if (record.case, record.metric) == (TWO_WORKERS, "rps"))
     records = [
         *(record for figures in (*measured, *naive, *extra) for record in figures.records(data)),
         *records,
-        _record(data, TWO_WORKERS, "over_one", two_rate / one_rate, "times"),
-        _record(data, GENERATOR, "rps", generator.rate, "1/s"),
+        record(data, TWO_WORKERS, "over_one", two_rate / one_rate, "times"),
+        record(data, GENERATOR, "rps", generator.rate, "1/s"),
     ]
     click.echo(table_with_bars(records))
     click.echo(
@@ -193,81 +164,19 @@ def bench_serving(
     return missed(records)
 
 
-def measure_case(case: str, service: ServiceRun, traffic: Traffic, make: Make, durations: Durations) -> Figures:
-    """Measure one kind of request: one client, capacity, half of it.
-
-    Raises:
-        StoreError: an answer at one client or a sampled one is not what is to be timed.
-    """
-    figures = _one_client(case, service, traffic, make, durations)
-    expected = 1e3 / figures.p50_ms[0]
-    figures.capacity = _saturate(service.port, traffic, make, durations.capacity_s, expected)
-    rate = figures.capacity.rate / 2
-    traffic.renew(int(FIRST_VISITS * rate * durations.half_s))
-    counting = Counting(_CHECKED)
-    times = poisson_times(rate, durations.half_s, seed=len(case))
-    took = open_loop(service.port, lambda index: make(index) if index < len(times) else None, counting, iter(times))
-    _look_into(counting)
-    figures.half = counting.tally(took)
-    for problem in figures.half.problems[:3]:
-        click.echo(f"{case}: {problem}", err=True)
-    return figures
-
-
-def _one_client(case: str, service: ServiceRun, traffic: Traffic, make: Make, durations: Durations) -> Figures:
-    figures = Figures(case)
-    closed_loop(service.port, for_seconds(durations.warm_s, make), Counting(), clients=1)
-    for _ in range(durations.rounds):
-        traffic.renew(traffic.first_visits_at_most if make == traffic.recommend_first else 100)
-        counting, processes = Counting(_CHECKED), service.process_ids
-        before = cpu_s(processes)
-        took = closed_loop(service.port, for_seconds(durations.round_s, make), counting, clients=1)
-        after = cpu_s(processes)
-        tally = counting.tally(took)
-        if tally.failed or not len(tally.latencies_ms):
-            raise StoreError(f"{case}: {tally.failed} of {len(tally.statuses)} requests failed ({tally.problems[:1]})")
-        _look_into(counting)
-        figures.p50_ms.append(tally.percentile_ms(50))
-        if before is not None and after is not None:
-            figures.cpu_ms.append(1e3 * (after - before) / len(tally.statuses))
-    return figures
-
-
-def _saturate(port: int, traffic: Traffic, make: Make, seconds: float, expected: float) -> Tally:
-    traffic.renew(int(FIRST_VISITS * expected * seconds))
-    counting = Counting(_CHECKED)
-    took = closed_loop(port, for_seconds(seconds, make), counting, clients=_CLIENTS)
-    _look_into(counting)
-    return counting.tally(took)
-
-
-def _look_into(counting: Counting) -> None:
-    for answer in counting.kept:
-        if answer.status == 200:
-            require_personal(orjson.loads(answer.body))
-
-
 def _two_workers(service: ServiceRun, traffic: Traffic, durations: Durations, data: str) -> list[BenchmarkRecord]:
     """Make the users, measure what two workers answer, and what memory each has to itself."""
     service.start()
     traffic.port = service.port
     traffic.make_users()
-    traffic.visit_known(rounds=_MEETINGS, clients=_CLIENTS)
-    traffic.renew(int(FIRST_VISITS * _EXPECTED_RATE * durations.capacity_s))
-    processes, ours = service.process_ids, time.process_time()
-    before = cpu_s(processes)
-    tally = _saturate(service.port, traffic, traffic.recommend, durations.capacity_s, _EXPECTED_RATE)
-    after, ours = cpu_s(processes), time.process_time() - ours
+    traffic.visit_known(rounds=_MEETINGS, clients=CLIENTS)
+    saturated = saturate(service, traffic, traffic.recommend, durations.capacity_s, _EXPECTED_RATE)
     found = [memory(worker) for worker in service.workers]
-    answered = max(1, len(tally.statuses))
-    costs = [_record(data, TWO_WORKERS, "generator_cpu_ms", 1e3 * ours / answered, "ms")]
-    if before is not None and after is not None:
-        costs.append(_record(data, TWO_WORKERS, "cpu_ms", 1e3 * (after - before) / answered, "ms"))
     return [
-        *costs,
-        _record(data, WORKER, "memory_uss_mib", max(one.uss for one in found), "MiB"),
-        _record(data, WORKER, "memory_pss_mib", max(one.pss for one in found), "MiB"),
-        _record(data, TWO_WORKERS, "rps", tally.rate, "1/s"),
+        *saturated.costs(data, TWO_WORKERS),
+        record(data, WORKER, "memory_uss_mib", max(one.uss for one in found), "MiB"),
+        record(data, WORKER, "memory_pss_mib", max(one.pss for one in found), "MiB"),
+        record(data, TWO_WORKERS, "rps", saturated.tally.rate, "1/s"),
     ]
 
 
@@ -280,7 +189,7 @@ def _recall(bundle: "Bundle", traffic: Traffic, data: str) -> list[BenchmarkReco
     users = [traffic.history_of(user, now) for user in traffic.users[:_RECALL_OF]]
     asked = asked_vectors(bundle, queries, users, now)
     found = index_recall(indexed(bundle).vector_index, np.asarray(bundle.item_vectors), asked)
-    return [_record(data, "index", f"recall@{K}", float(found.mean()), "share")]
+    return [record(data, "index", f"recall@{K}", float(found.mean()), "share")]
 
 
 def _naive(bundle: "Bundle", traffic: Traffic, durations: Durations) -> list[Figures]:
@@ -333,19 +242,3 @@ def _where(cores: Sequence[int]) -> str:
     if len(cores) > 1:
         return f"one worker on core {cores[-1]}, the load generator on core {cores[0]}"
     return "one core for the worker and the load generator: nothing is pinned"
-
-
-def _record(
-    data: str, case: str, metric: str, value: float, unit: str, rounds: Sequence[float] = ()
-) -> BenchmarkRecord:
-    return BenchmarkRecord(
-        bench=BENCH,
-        data=data,
-        case=case,
-        metric=metric,
-        value=float(value),
-        low=min(rounds) if rounds else None,
-        high=max(rounds) if rounds else None,
-        unit=unit,
-        seeds=max(1, len(rounds)),
-    )

@@ -45,6 +45,7 @@ class Traffic:
         self._least_visited = max(1, round(_VISITED_SHARE * users))
         self._fresh: list[str] = []
         self._visited: list[str] = []
+        self._acting = ""
         self.visits = self.first_visits = 0
 
     def make_users(self) -> None:
@@ -84,21 +85,15 @@ class Traffic:
             closed_loop(self.port, _each(requests), lambda _: None, clients=clients)
 
     @property
-    def first_visits_at_most(self) -> int:
-        """How many users can wait for a first visit."""
-        return len(self.users) - self._least_visited
-
-    @property
     def new_queries(self) -> Iterator[str]:
         """Queries that nobody asked before."""
         return self._queries
 
-    def user(self, *, first_visits: float = FIRST_VISITS) -> str:
+    def user(self) -> str:
         """Return the user who asks next."""
-        is_first = bool(self._fresh) and self._chooser.random() < first_visits
-        if first_visits == FIRST_VISITS:
-            self.visits += 1
-            self.first_visits += is_first
+        is_first = bool(self._fresh) and self._chooser.random() < FIRST_VISITS
+        self.visits += 1
+        self.first_visits += is_first
         if not is_first:
             return self._visited[self._chooser.randrange(len(self._visited))]
         user = self._fresh.pop()
@@ -109,9 +104,12 @@ class Traffic:
         """A recommendation for a known user."""
         return http_request("recommend", {"user_id": self.user()})
 
-    def recommend_first(self, _: int) -> bytes | None:
-        """A recommendation for a known user, always the first after an event; None where there is no such user left."""
-        return http_request("recommend", {"user_id": self.user(first_visits=1)}) if self._fresh else None
+    def event_then_recommend(self, index: int) -> bytes:
+        """An event of a known user, and then, at odd places, a recommendation for them."""
+        if index % 2 == 0:
+            self._acting = self._visited[self._chooser.randrange(len(self._visited))]
+            return http_request("events", {"events": [self.event(self._acting)]})
+        return http_request("recommend", {"user_id": self._acting})
 
     def search_cached(self, _: int) -> bytes:
         """A personalized search for a query that was asked before."""

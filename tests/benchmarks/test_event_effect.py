@@ -15,8 +15,9 @@ from pipelines.benchmarks.event_effect import (
     probe_item,
     probe_user,
 )
-from pipelines.benchmarks.serving import Durations, bench_serving
+from pipelines.benchmarks.serving import bench_serving
 from pipelines.benchmarks.serving_bars import RECOMMEND, SEARCH_CACHED, SEARCH_NEW, TWO_WORKERS, WORKER
+from pipelines.benchmarks.serving_cases import Durations
 from pipelines.benchmarks.shop_home import ShopHome
 from pipelines.errors import ConfigError, StoreError
 

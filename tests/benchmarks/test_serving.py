@@ -1,11 +1,14 @@
 """The serving benchmark's own parts; the whole of it needs a deployed bundle."""
 
+import json
+
 import numpy as np
 import pytest
 
 from pipelines.benchmarks.http_load import Tally
-from pipelines.benchmarks.serving import Figures, bench_serving, without_query_tower
+from pipelines.benchmarks.serving import bench_serving, without_query_tower
 from pipelines.benchmarks.serving_bars import Bar, missed, table_with_bars
+from pipelines.benchmarks.serving_cases import Figures
 from pipelines.benchmarks.serving_traffic import Traffic
 from pipelines.errors import ConfigError
 from pipelines.inference.bundle import load_bundle
@@ -75,11 +78,15 @@ def test_new_queries_never_repeat(traffic):
 
 
 def test_a_user_waits_for_a_first_visit_only_once(traffic):
-    first = [traffic.user(first_visits=1) for _ in range(2)]
-    assert sorted(first) == ["bench-8", "bench-9"]
-    assert traffic.recommend_first(0) is None
     assert {traffic.user() for _ in range(300)} == set(traffic.users)
-    assert (traffic.visits, traffic.first_visits) == (300, 0)
+    assert (traffic.visits, traffic.first_visits) == (300, 2)
+
+
+def test_the_user_of_an_event_is_the_next_who_asks(traffic):
+    pairs = [
+        [json.loads(traffic.event_then_recommend(index).split(b"\r\n\r\n")[1]) for index in (0, 1)] for _ in range(9)
+    ]
+    assert all(event["events"][0]["user_id"] == asked["user_id"] for event, asked in pairs)
 
 
 def test_a_history_is_of_baskets_before_now(traffic):

@@ -1,0 +1,187 @@
+"""How one kind of request to the service is measured: one client, as many as it can answer, and half of that."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import click
+import numpy as np
+import orjson
+
+from pipelines.benchmarks.http_load import Answer, Counting, Tally, closed_loop, open_loop, poisson_times
+from pipelines.benchmarks.process_accounts import cpu_s
+from pipelines.benchmarks.records import BenchmarkRecord
+from pipelines.benchmarks.service_runs import ServiceRun
+from pipelines.benchmarks.serving_traffic import FIRST_VISITS, Traffic, for_seconds, require_personal
+from pipelines.errors import StoreError
+
+BENCH = "serving"
+FIRST, EVENT = "recommend right after an event", "one event"
+CLIENTS = 8
+"""Connections that ask for as much as can be answered."""
+_CHECKED = 16
+"""One in so many answers is looked into."""
+_RENEWED = 100
+"""Users who had an event before each round of one client."""
+Make = Callable[[int], bytes | None]
+
+
+@dataclass(frozen=True)
+class Durations:
+    """How long each part is measured, seconds."""
+
+    warm_s: float = 0.3
+    round_s: float = 1.2
+    rounds: int = 3
+    capacity_s: float = 2.5
+    half_s: float = 6.0
+    generator_s: float = 0.7
+
+
+@dataclass(frozen=True)
+class Saturated:
+    """As many requests as could be answered."""
+
+    tally: Tally
+    service_cpu_s: float | None
+    """Processor time of the service; None where the system does not tell."""
+    generator_cpu_s: float
+
+    def costs(self, data: str, case: str) -> Iterator[BenchmarkRecord]:
+        """Yield what a request cost both sides."""
+        answered = max(1, len(self.tally.statuses))
+        yield record(data, case, "generator_cpu_ms", 1e3 * self.generator_cpu_s / answered, "ms")
+        if self.service_cpu_s is not None:
+            yield record(data, case, "cpu_ms", 1e3 * self.service_cpu_s / answered, "ms")
+
+
+@dataclass
+class Figures:
+    """What was measured of one case."""
+
+    case: str
+    p50_ms: list[float] = field(default_factory=list)
+    """At one client, one a round."""
+    cpu_ms: list[float] = field(default_factory=list)
+    """Per request, one a round; empty where the system does not tell."""
+    capacity: Tally | None = None
+    half: Tally | None = None
+
+    def records(self, data: str) -> Iterator[BenchmarkRecord]:
+        """Yield the records: medians over the rounds with their range, and the numbers under load."""
+        for metric, unit, found in (("cpu_ms", "ms", self.cpu_ms), ("p50_ms", "ms", self.p50_ms)):
+            if found:
+                yield record(data, self.case, metric, float(np.median(found)), unit, found)
+        if self.capacity is not None:
+            yield record(data, self.case, "rps_per_core", self.capacity.rate, "1/s")
+        if self.half is not None:
+            p99 = self.half.percentile_ms(99)
+            yield record(data, self.case, "p99_ms", p99, "ms")
+            yield record(data, self.case, "p99_over_p50", p99 / float(np.median(self.p50_ms)), "times")
+            yield record(data, self.case, "failures", self.half.failed, "requests")
+
+
+def measure_case(case: str, service: ServiceRun, traffic: Traffic, make: Make, durations: Durations) -> Figures:
+    """Measure one kind of request: one client, capacity, half of it.
+
+    Raises:
+        StoreError: an answer at one client or a sampled one is not what is to be timed.
+    """
+    figures = one_client(case, service, traffic, make, durations)
+    expected = 1e3 / figures.p50_ms[0]
+    figures.capacity = saturate(service, traffic, make, durations.capacity_s, expected).tally
+    rate = figures.capacity.rate / 2
+    traffic.renew(int(FIRST_VISITS * rate * durations.half_s))
+    service.settle()
+    counting = Counting(_CHECKED)
+    times = poisson_times(rate, durations.half_s, seed=len(case))
+    took = open_loop(service.port, lambda index: make(index) if index < len(times) else None, counting, iter(times))
+    _look_into(counting)
+    figures.half = counting.tally(took)
+    for problem in figures.half.problems[:3]:
+        click.echo(f"{case}: {problem}", err=True)
+    return figures
+
+
+def one_client(case: str, service: ServiceRun, traffic: Traffic, make: Make, durations: Durations) -> Figures:
+    """Measure one kind of request with one client, in rounds.
+
+    Raises:
+        StoreError: a request failed, or an answer is not what is to be timed.
+    """
+    figures = Figures(case)
+    closed_loop(service.port, for_seconds(durations.warm_s, make), Counting(), clients=1)
+    for _ in range(durations.rounds):
+        traffic.renew(_RENEWED)
+        service.settle()
+        counting, processes = Counting(_CHECKED), service.process_ids
+        before = cpu_s(processes)
+        took = closed_loop(service.port, for_seconds(durations.round_s, make), counting, clients=1)
+        service.settle()
+        after = cpu_s(processes)
+        tally = counting.tally(took)
+        if tally.failed or not len(tally.latencies_ms):
+            raise StoreError(f"{case}: {tally.failed} of {len(tally.statuses)} requests failed ({tally.problems[:1]})")
+        _look_into(counting)
+        figures.p50_ms.append(tally.percentile_ms(50))
+        if before is not None and after is not None:
+            figures.cpu_ms.append(1e3 * (after - before) / len(tally.statuses))
+    return figures
+
+
+def right_after_an_event(service: ServiceRun, traffic: Traffic, durations: Durations) -> Figures:
+    """Let one client send an event and ask at once, again and again."""
+    figures = Figures(FIRST)
+    for _ in range(durations.rounds):
+        service.settle()
+        events, answers = Counting(), Counting(_CHECKED)
+        make = for_seconds(durations.round_s, traffic.event_then_recommend)
+        took = closed_loop(service.port, make, _in_turn(events, answers), clients=1)
+        tally = answers.tally(took)
+        if failed := tally.failed + events.tally(took).failed:
+            raise StoreError(f"{FIRST}: {failed} requests failed ({tally.problems[:1]})")
+        _look_into(answers)
+        figures.p50_ms.append(tally.percentile_ms(50))
+    return figures
+
+
+def _in_turn(events: Counting, answers: Counting) -> Callable[[Answer], None]:
+    return lambda answer: (answers if answer.index % 2 else events)(answer)
+
+
+def saturate(service: ServiceRun, traffic: Traffic, make: Make, seconds: float, expected: float) -> Saturated:
+    """Let many clients ask for as much as can be answered.
+
+    Args:
+        expected: Answers a second, for enough first visits.
+    """
+    traffic.renew(int(FIRST_VISITS * expected * seconds))
+    service.settle()
+    counting, processes, ours = Counting(_CHECKED), service.process_ids, time.process_time()
+    before = cpu_s(processes)
+    took = closed_loop(service.port, for_seconds(seconds, make), counting, clients=CLIENTS)
+    after, ours = cpu_s(processes), time.process_time() - ours
+    _look_into(counting)
+    theirs = None if before is None or after is None else after - before
+    return Saturated(counting.tally(took), theirs, ours)
+
+
+def _look_into(counting: Counting) -> None:
+    for answer in counting.kept:
+        if answer.status == 200:
+            require_personal(orjson.loads(answer.body))
+
+
+def record(data: str, case: str, metric: str, value: float, unit: str, rounds: Sequence[float] = ()) -> BenchmarkRecord:
+    """Return a record of this bench; `rounds` give it a range."""
+    return BenchmarkRecord(
+        bench=BENCH,
+        data=data,
+        case=case,
+        metric=metric,
+        value=float(value),
+        low=min(rounds) if rounds else None,
+        high=max(rounds) if rounds else None,
+        unit=unit,
+        seeds=max(1, len(rounds)),
+    )
