@@ -17,8 +17,8 @@ benchmark's users and events never reach the real one. For each case:
 
 Beside them: one event, and a recommendation right after it. What the service does after an answer, such as preparing
 the user for the next one, counts as that answer's processor time. Then a worker's memory that it does not share,
-seconds from start to ready, two workers against one, the share of the true nearest 100 items that the index finds, and what
-the load generator itself could send.
+seconds from start to ready, two workers against one, the share of the true nearest 100 items that the index finds, and
+what the load generator itself could send.
 """
 
 import gc
