@@ -22,8 +22,8 @@ def decide_promotion(report: EvaluationReport, policy: PromotionConfig) -> GateA
 
     All comparisons are paired on the same rows. Later runs: better than the champion or not worse than it, as
     `policy.policy` asks, in no slice and in no other table surely worse than the bound. First run: better than each
-    floor case. Always: what was found of receipt, golden queries and invariances holds, scores are numbers, and
-    latency, memory and size keep their budgets.
+    floor case, at the metric or at the whole basket. Always: what was found of receipt, golden queries and invariances
+    holds, scores are numbers, and latency, memory and size keep their budgets.
 
     Returns:
         The reasons of a "no", or what speaks for a "yes".

@@ -44,7 +44,11 @@ def compare_with_champion(report: EvaluationReport, policy: PromotionConfig) -> 
 
 
 def floor_verdict(report: EvaluationReport, case: str, policy: PromotionConfig, *, is_first: bool) -> Verdict:
-    """Compare with a baseline: a first challenger must surely be better, a later one must not surely be worse."""
+    """Compare with a baseline: a first challenger must surely be better, a later one must not surely be worse.
+
+    Better at the whole basket is enough for a first one that is not surely worse at the metric itself: where most is
+    bought again, a test window has few items that are new to somebody.
+    """
     gain = gain_of(report, case, policy.metric)
     if gain is None:
         return Verdict(passed=False, words=_missing(report, case, policy.metric))
@@ -57,7 +61,15 @@ def floor_verdict(report: EvaluationReport, case: str, policy: PromotionConfig, 
         return Verdict(passed=False, words=f"{words}: too few users for an interval")
     if gain.low > 0:
         return Verdict(passed=True, words=words)
-    return Verdict(passed=False, words=f"{words}: not above zero with 95 % confidence")
+    whole = gain_of(report, case, NEXT_BASKET + policy.metric)
+    if whole is None or whole.low is None:
+        return Verdict(passed=False, words=f"{words}: not above zero with 95 % confidence")
+    words = f"{words}; {gain_in_words(report, case, NEXT_BASKET + policy.metric, whole)}"
+    if gain.high is not None and gain.high < 0:
+        return Verdict(passed=False, words=f"{words}: the first is surely below zero")
+    if whole.low > 0:
+        return Verdict(passed=True, words=words)
+    return Verdict(passed=False, words=f"{words}: neither is above zero with 95 % confidence")
 
 
 def quality_losses(report: EvaluationReport, policy: PromotionConfig) -> list[str]:

@@ -366,6 +366,31 @@ def test_a_case_of_the_floor_that_was_not_measured_is_never_passed_over(gains):
     assert decide_promotion(report(gains), policy).reasons == (missing,)
 
 
+@pytest.mark.parametrize(
+    ("new", "whole", "expected"),
+    [
+        pytest.param((0.03, 0.01, 0.05), (-0.01, -0.03, 0.01), None, id="new items alone"),
+        pytest.param((0.003, -0.001, 0.006), (0.1, 0.09, 0.11), None, id="the whole basket, a tie in new items"),
+        pytest.param((0.003, -0.001, 0.006), (0.01, -0.01, 0.03), "neither is above zero", id="two ties"),
+        pytest.param((-0.02, -0.03, -0.01), (0.1, 0.09, 0.11), "the first is surely below zero", id="worse in new"),
+    ],
+)
+def test_a_first_challenger_may_beat_the_floor_at_the_whole_basket(new, whole, expected):
+    found = report({"popularity": new})
+    name = "next_basket.recall@10"
+    more = {
+        "headrace": Metric(value=0.5),
+        "popularity": Metric(value=0.5 - whole[0]),
+        "gain over popularity": Metric(value=whole[0], low=whole[1], high=whole[2]),
+    }
+    metrics = {case: {**values, name: more[case]} for case, values in found.metrics.items()}
+    answer = decide_promotion(
+        found.model_copy(update={"metrics": metrics}), PromotionConfig(floor_cases=("popularity",))
+    )
+    assert answer.passed is (expected is None)
+    assert expected is None or expected in answer.reasons[0]
+
+
 def test_a_floor_that_no_evaluation_measures_is_no_setting():
     with pytest.raises(ValidationError, match="'popularity', 'item_knn', 'untouched_encoder' or 'headrace_dense'"):
         PromotionConfig(floor_cases=("popularty",))
