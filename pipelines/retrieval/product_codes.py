@@ -22,8 +22,6 @@ _TRAINED_ON = 20_000
 _SCANNED_AT_ONCE = 128
 """Items that faiss compares at once: its own choice of 32 takes a fifth longer."""
 _BLOCK = 8_192
-_ANY_QUESTION = 0.05
-"""Share of a question that may point anywhere: nothing is blind to what no typical question asks."""
 
 
 @dataclass(frozen=True)
@@ -50,19 +48,21 @@ class ProductCodes:
         return rows[0, :found], scores[0, :found]
 
 
-def build_codes(vectors: ItemVectors, typical: np.ndarray, count: int) -> ProductCodes:
+def build_codes(vectors: ItemVectors, typical: np.ndarray, count: int, anywhere: float) -> ProductCodes:
     """Return codes of `count` directions; nothing is left to chance: the same vectors give the same codes.
 
     Args:
         vectors: The items.
         typical: float32 `(n, dim)`, questions of the kind that will be asked.
         count: Directions, at most `dim`.
+        anywhere: Share of a question, in [0, 1], that may point in any direction: nothing is blind to what no typical
+            question asks, and what all of them have in common does not take more than its codes can tell apart.
     """
     import faiss
 
     n = len(vectors)
     sample = vectors[np.unique(np.linspace(0, n - 1, min(n, _TRAINED_ON)).astype(int))]
-    of_questions, of_items = _directions(typical, sample, count)
+    of_questions, of_items = _directions(typical, sample, count, anywhere)
     codes = faiss.IndexPQFastScan(count, count, _BITS, faiss.METRIC_INNER_PRODUCT, _SCANNED_AT_ONCE)
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
@@ -75,7 +75,7 @@ def build_codes(vectors: ItemVectors, typical: np.ndarray, count: int) -> Produc
     return ProductCodes(of_questions, codes)
 
 
-def _directions(typical: np.ndarray, items: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _directions(typical: np.ndarray, items: np.ndarray, count: int, anywhere: float) -> tuple[np.ndarray, np.ndarray]:
     """Return what turns questions and what turns items, float32 `(count, dim)` each, so that products stay.
 
     Of all pairs of as many rows these lose least: E[(q·x − (A q)·(B x))²] is smallest where A and B hold the first
@@ -85,11 +85,13 @@ def _directions(typical: np.ndarray, items: np.ndarray, count: int) -> tuple[np.
     Args:
         typical: Questions q, float32 `(n, dim)`.
         items: Items x, float32 `(m, dim)`; what is common to all of them orders nothing and is left out.
+        count: Rows.
+        anywhere: See `build_codes`.
     """
     dim = items.shape[1]
     questions = typical.T.astype(np.float64) @ typical / len(typical)
-    anywhere = np.trace(questions) / dim * np.eye(dim)
-    root_of_questions = _root((1 - _ANY_QUESTION) * questions + _ANY_QUESTION * anywhere)
+    every_direction = np.trace(questions) / dim * np.eye(dim)
+    root_of_questions = _root((1 - anywhere) * questions + anywhere * every_direction)
     root_of_items = _root(np.cov(items, rowvar=False))
     left, weights, right = np.linalg.svd(root_of_questions @ root_of_items)
     turned, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((count, count)))

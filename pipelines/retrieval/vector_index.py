@@ -16,14 +16,17 @@ from pipelines.retrieval.product_codes import ProductCodes, build_codes
 
 FAST_SCAN_FROM = 16_384
 """Items from which on product codes are worth their error: below, all items take less than half a millisecond."""
-CODES_VERSION = 3
+CODES_VERSION = 4
 """Another number where `build_fast_scan` makes other codes of the same bundle: what is kept of before is not read."""
 Asker = Literal["user", "query"]
 """Whose vector it is; an item that others are like asks as a query does."""
 ASKERS: tuple[Asker, ...] = ("user", "query")
-_DIMENSIONS_PER_CODE: Mapping[Asker, int] = {"user": 6, "query": 3}
-_LEAST_CODES = 64
-"""Codes of an item at least: the vectors of users differ in fewer ways than those of queries."""
+_CODES: Mapping[Asker, tuple[int, int, float]] = {"user": (8, 48, 0.9), "query": (3, 64, 0.1)}
+"""Dimensions for each code of an item, codes at least, and the share of questions that may point anywhere.
+
+The vectors of users differ in fewer ways than those of queries. They also have much in common: without so large a share
+their mean takes most of every code, and two thirds of the users have to look further back.
+"""
 _FEW = 2_048
 """Allowed items that are simply all scored."""
 _LEAST_WANTED, _PER_WANTED, _WIDER = 100, 4, 3
@@ -106,7 +109,7 @@ class FastScanVectorIndex:
     def nearest(
         self, vector: np.ndarray, k: int, allowed: np.ndarray | None = None, *, asker: Asker = "query"
     ) -> tuple[np.ndarray, np.ndarray]:
-        """See `VectorIndex.nearest`; of the nearest 100 six in a thousand are missed at most on the default data.
+        """See `VectorIndex.nearest`; of the nearest 100 five in a thousand are missed at most on the default data.
 
         How far the codes are off is seen where they are scored exactly: where an item behind the last one that was
         looked at may be among the best, more are looked at, and all items where that does not do.
@@ -185,6 +188,6 @@ def build_fast_scan(vectors: ItemVectors, typical: Mapping[Asker, np.ndarray]) -
     """
     dim = vectors.shape[1]
     return {
-        asker: build_codes(vectors, typical[asker], min(max(dim // _DIMENSIONS_PER_CODE[asker], _LEAST_CODES), dim))
-        for asker in ASKERS
+        asker: build_codes(vectors, typical[asker], min(max(dim // per_code, least), dim), anywhere)
+        for asker, (per_code, least, anywhere) in _CODES.items()
     }

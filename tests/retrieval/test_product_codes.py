@@ -22,13 +22,13 @@ def vectors():
 
 @pytest.fixture(scope="module")
 def codes(vectors):
-    return build_codes(vectors, vectors[:], DIM)
+    return build_codes(vectors, vectors[:], DIM, 0.05)
 
 
 def test_with_all_directions_products_stay():
     generator = np.random.default_rng(2)
     questions, items = generator.standard_normal((2, 500, DIM)).astype(np.float32)
-    of_questions, of_items = _directions(questions, items, DIM)
+    of_questions, of_items = _directions(questions, items, DIM, 0.05)
     np.testing.assert_allclose(of_questions.T @ of_items, np.eye(DIM), atol=1e-4)
 
 
@@ -37,15 +37,24 @@ def test_directions_are_those_in_which_questions_and_items_meet():
     questions, items = generator.standard_normal((2, 4_000, 4)).astype(np.float32)
     questions *= [9, 3, 0.01, 0.01]  # nobody asks in the third direction, where the items differ most
     items *= [1, 3, 4, 0.01]
-    of_questions, of_items = _directions(questions, items, 2)
+    of_questions, of_items = _directions(questions, items, 2, 0.05)
     np.testing.assert_allclose(of_questions.T @ of_items, np.diag([1, 1, 0, 0]), atol=0.1)
+
+
+def test_a_question_may_point_anywhere():
+    generator = np.random.default_rng(3)
+    questions, items = generator.standard_normal((2, 4_000, 4)).astype(np.float32)
+    questions[:, 1:] = 0
+    items *= [1, 3, 4, 0.01]
+    of_questions, of_items = _directions(questions, items, 2, 1.0)
+    np.testing.assert_allclose(of_questions.T @ of_items, np.diag([0, 1, 1, 0]), atol=0.1)
 
 
 def test_every_direction_has_the_same_weight():
     generator = np.random.default_rng(4)
     questions, items = generator.standard_normal((2, 4_000, DIM)).astype(np.float32)
     items *= np.arange(1, DIM + 1)
-    of_questions, of_items = _directions(questions, items, DIM)
+    of_questions, of_items = _directions(questions, items, DIM, 0.05)
     spread = (items @ of_items.T).var(axis=0)
     asked = (questions @ of_questions.T).var(axis=0)
     assert spread.max() < 3 * spread.min()
@@ -63,7 +72,7 @@ def test_the_nearest_come_first_and_no_more_than_there_are(vectors, codes):
 
 def test_the_same_vectors_give_the_same_codes_and_they_can_be_kept(vectors, codes):
     content = packed({"one": codes, "other": codes})
-    assert content == packed(dict.fromkeys(("one", "other"), build_codes(vectors, vectors[:], DIM)))
+    assert content == packed(dict.fromkeys(("one", "other"), build_codes(vectors, vectors[:], DIM, 0.05)))
     again = unpacked(content, ("one", "other"), (N, DIM))
     assert list(again) == ["one", "other"]
     for kept in again.values():

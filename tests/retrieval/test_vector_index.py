@@ -128,4 +128,4 @@ def test_the_index_under_a_grown_one_hears_who_asks(vectors, exact):
 def test_users_are_told_apart_by_fewer_codes_than_queries():
     wide = ItemVectors.quantized(units(np.random.default_rng(6), 300, 240))
     codes = build_fast_scan(wide, dict.fromkeys(ASKERS, wide[:]))
-    assert {asker: len(one.turn) for asker, one in codes.items()} == {"user": 64, "query": 80}
+    assert {asker: len(one.turn) for asker, one in codes.items()} == {"user": 48, "query": 80}
