@@ -320,3 +320,43 @@ def test_who_wants_to_know_learns_what_an_event_changed(states, store):
     states.push([viewed("u", "c")], time.monotonic())
     assert learned == [(before, states.fresh("u").features)]
     assert learned[0][1] is states.fresh("u").features
+
+
+def test_the_latest_users_are_told_newest_first(states, store):
+    for user in ("a", "b", "c"):
+        states.read(user)
+    states.read("a")
+    assert states.latest(2) == ["a", "c"]
+
+
+def test_who_changed_elsewhere_is_read_again_and_told(states, store):
+    store.change("u", "a")
+    before = states.read("u").features
+    told = []
+    states.changed = lambda before, after: told.append((before, after))
+    assert not states.refresh("u")
+    store.change("u", "a", "b")
+    assert states.refresh("u")
+    assert told == [(before, states.fresh("u").features)]
+    assert told[0][1].item_ids == ["a", "b"]
+    assert not states.refresh("u")
+
+
+def test_who_is_not_known_is_not_read_again(states, store):
+    assert not states.refresh("u")
+    assert store.reads == 0
+
+
+def test_what_cannot_be_told_is_not_read_again(states, store):
+    states.read("u")
+    store.stamps["u"] = None
+    assert not states.refresh("u")
+
+
+def test_a_store_that_fails_while_changes_are_looked_for_fails_nobody(states, store):
+    store.change("u", "a")
+    states.read("u")
+    store.change("u", "a", "b")
+    store.problem = StoreError("down")
+    assert [states.refresh("u") for _ in range(10)][::9] == [True, False]  # in the end it is left alone
+    assert states.read("u").features.item_ids == ["a"]

@@ -13,6 +13,7 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, Literal, Protocol
 
 from bentos.recommender.telemetry import metrics
@@ -190,6 +191,33 @@ class UserStates:
         for event in events:
             if event["user_id"] in pushed:
                 metrics.tell_event_to_effect(max(0.0, self._clock() - event["created_timestamp"].timestamp()))
+
+    def latest(self, most: int) -> list[str]:
+        """Return who was read or told of last, the newest first."""
+        with self._lock:
+            return list(islice(reversed(self._known), most))
+
+    def refresh(self, user_id: str) -> bool:
+        """Read a user again if what is known here has changed elsewhere; return whether that was tried.
+
+        Nothing waits for it: a store that failed is left alone, and what it raises is for whoever asks later.
+        """
+        with self._lock:
+            known = self._known.get(user_id)
+        if known is None or known.stamp is None or not self._breaker.lets_pass:
+            return False
+        if self._store.stamp(user_id) in (known.stamp, None):
+            return False
+        call = self._begin_reading(user_id)
+        if call is None:
+            return False
+        try:
+            answer = call.result(timeout=self._timeout_s)
+        except (Exception, CancelledError):  # noqa: BLE001 - as above
+            return True
+        if answer.features is not None and answer.features is not known.features:
+            self.changed(known.features, answer.features)
+        return True
 
     def close(self) -> None:
         """Let go of the threads."""

@@ -1,0 +1,74 @@
+"""Users whose events another worker was told of are read again here, so that they too are prepared before they ask.
+
+Each worker keeps what it last read of a user, and a stamp that all workers of a machine share tells that it has
+changed since. One that has time to spare looks at the stamps of its latest users, a few at a time, and reads those who
+have changed; what hears of a change then prepares them.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+
+from bentos.recommender.users.user_states import UserStates
+
+_LOOK_S = 0.05
+"""Between two looks."""
+_AT_A_LOOK = 64
+"""Users whose stamps are compared at a look, some 3 µs each."""
+_MOST_READ = 8
+"""Users who are read at a look, some 0.3 ms each: a request that comes meanwhile waits for one of them at most."""
+_CLOSE_TIMEOUT_S = 2.0
+_logger = logging.getLogger("headrace.serving")
+
+
+class Following:
+    """A thread that looks for what others were told."""
+
+    def __init__(self, users: UserStates, *, most_users: int) -> None:
+        """Take the users; `start` begins.
+
+        Args:
+            most_users: Users who are looked at, the latest; 0 looks at nobody.
+        """
+        self._users = users
+        self._most_users = most_users
+        self._is_busy: Callable[[], bool] = lambda: False
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def give_way(self, is_busy: Callable[[], bool]) -> None:
+        """Look at nobody while that says that requests are there."""
+        self._is_busy = is_busy
+
+    def start(self) -> None:
+        """Begin to look."""
+        if self._most_users > 0:
+            self._thread = threading.Thread(target=self._run, name="following", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join(timeout=_CLOSE_TIMEOUT_S)
+
+    def look(self, round_: Iterator[str]) -> bool:
+        """Look at the next users of a round, and read those who have changed; return whether some of it is left."""
+        read = 0
+        for _ in range(_AT_A_LOOK):
+            if self._is_busy() or read == _MOST_READ:
+                return True
+            if (user_id := next(round_, None)) is None:
+                return False
+            read += self._users.refresh(user_id)
+        return True
+
+    def _run(self) -> None:
+        round_ = iter(())
+        while not self._closing.wait(_LOOK_S):
+            try:
+                if not self.look(round_):
+                    round_ = iter(self._users.latest(self._most_users))
+            except Exception:  # whoever asks is read then, as without this
+                _logger.exception("Changes by other workers were not looked for")
+                round_ = iter(())
