@@ -19,6 +19,8 @@ from pipelines.retrieval.dense import ItemVectors
 Name = TypeVar("Name", bound=str)
 _BITS = 4
 _TRAINED_ON = 20_000
+_SCANNED_AT_ONCE = 128
+"""Items that faiss compares at once: its own choice of 32 takes a fifth longer."""
 _BLOCK = 8_192
 _ANY_QUESTION = 0.05
 """Share of a question that may point anywhere: nothing is blind to what no typical question asks."""
@@ -61,7 +63,7 @@ def build_codes(vectors: ItemVectors, typical: np.ndarray, count: int) -> Produc
     n = len(vectors)
     sample = vectors[np.unique(np.linspace(0, n - 1, min(n, _TRAINED_ON)).astype(int))]
     of_questions, of_items = _directions(typical, sample, count)
-    codes = faiss.IndexPQFastScan(count, count, _BITS, faiss.METRIC_INNER_PRODUCT)
+    codes = faiss.IndexPQFastScan(count, count, _BITS, faiss.METRIC_INNER_PRODUCT, _SCANNED_AT_ONCE)
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
