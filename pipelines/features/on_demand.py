@@ -106,7 +106,7 @@ def candidate_features(rows: np.ndarray, times: np.ndarray, candidates: np.ndarr
     columns = np.empty((len(candidates), len(CANDIDATE_FEATURES)))
     np.subtract(facts.log_prices.take(candidates), affinity, out=columns[:, 0])
     for place, (values, n_kinds) in enumerate(zip((facts.categories, facts.brands), facts.n_kinds, strict=True), 1):
-        held = np.bincount(values.take(rows), weights, minlength=n_kinds)
+        held = np.bincount(values.take(rows), weights, minlength=n_kinds).astype(np.float64, copy=False)
         held[_UNKNOWN] = 0.0
         whole = held.sum() or np.nan
         held[_UNKNOWN] = np.nan
