@@ -540,7 +540,7 @@ class ServingConfig(Settings):
     """Time in which such a call is answered."""
     prepared_users_mib: float = Field(default=128, ge=0)
     """Memory for what was made of users since their last event, MiB; one with a ranker's candidates takes 0.1."""
-    prepared_ahead: int = Field(default=512, ge=0)
+    prepared_ahead: int = Field(default=2_048, ge=0)
     """Users who may wait to be prepared after an event, before they ask; 0 prepares nobody before."""
     audit_share: float = Field(default=0.01, ge=0, le=1)
     """Share of the requests whose features are kept for `headrace audit_skew`; 0 keeps none."""

@@ -14,6 +14,7 @@ from pipelines.inference.sessions import open_session
 from pipelines.progress import Progress
 from pipelines.ranking.candidates import TRENDING
 from pipelines.retrieval.dense import ItemVectors
+from pipelines.retrieval.links import Links
 from pipelines.retrieval.neighbors import NeighborTable
 from pipelines.retrieval.trends import no_trends
 from pipelines.stores.files import write_text
@@ -30,8 +31,8 @@ def parts_of(bundle: Bundle) -> tuple[str, ...]:
 def without(bundle: Bundle, part: str) -> Bundle:
     """Return the bundle as if it did not have the part; its features are 0 and it proposes nothing."""
     other = copy.copy(bundle)
-    if part in bundle.neighbors:
-        other.neighbors = {**bundle.neighbors, part: NeighborTable.empty(bundle.n_items)}
+    if part in bundle.links.names:
+        other.links = Links.of_tables({**bundle.links.tables(), part: NeighborTable.empty(bundle.n_items)})
     elif part == DENSE:
         other.item_vectors = ItemVectors(np.zeros_like(bundle.item_vectors.codes), bundle.item_vectors.scales)
     elif part == TRENDING:

@@ -99,18 +99,18 @@ def candidate_features(rows: np.ndarray, times: np.ndarray, candidates: np.ndarr
     """
     known = rows >= 0
     rows, weights = rows[known], _faded((times[-1] if len(times) else 0) - times[known])
-    prices = facts.log_prices[rows]
+    prices = facts.log_prices.take(rows)
     priced = ~np.isnan(prices)
     total = weights[priced].sum()
     affinity = (weights[priced] * prices[priced]).sum() / total if total > 0 else np.nan
     columns = np.empty((len(candidates), len(CANDIDATE_FEATURES)))
-    columns[:, 0] = facts.log_prices[candidates] - affinity
+    np.subtract(facts.log_prices.take(candidates), affinity, out=columns[:, 0])
     for place, (values, n_kinds) in enumerate(zip((facts.categories, facts.brands), facts.n_kinds, strict=True), 1):
-        held = np.bincount(values[rows], weights, minlength=n_kinds)
+        held = np.bincount(values.take(rows), weights, minlength=n_kinds).astype(np.float64, copy=False)
         held[_UNKNOWN] = 0.0
-        shares = held / whole if (whole := held.sum()) > 0 else np.full(n_kinds, np.nan)
-        shares[_UNKNOWN] = np.nan
-        columns[:, place] = shares[values[candidates]]
+        whole = held.sum() or np.nan
+        held[_UNKNOWN] = np.nan
+        np.divide(held.take(values.take(candidates)), whole, out=columns[:, place])
     return columns
 
 

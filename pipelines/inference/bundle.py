@@ -63,7 +63,8 @@ from pipelines.inference.text_encoder import TextEncoder, open_text_tower
 from pipelines.inference.user_tower import UserTower
 from pipelines.retrieval.dense import INDEX, VECTORS, DenseIndex, ItemVectors
 from pipelines.retrieval.lexical import LexicalIndex
-from pipelines.retrieval.neighbors import NeighborTable, load_tables
+from pipelines.retrieval.links import Links
+from pipelines.retrieval.neighbors import load_tables
 from pipelines.retrieval.trends import ItemTrends
 from pipelines.retrieval.vector_index import ExactVectorIndex, VectorIndex
 
@@ -113,7 +114,7 @@ class Bundle:
         preprocessing: Preprocessing,
         items: pa.Table,
         item_vectors: ItemVectors,
-        neighbors: Mapping[str, NeighborTable],
+        links: Links,
         popularity: np.ndarray,
         trends: ItemTrends,
         dense_index: DenseIndex,
@@ -132,8 +133,8 @@ class Bundle:
         self.items = items
         self.item_vectors = item_vectors
         """`(n_items, dim)` in int8; rows come back as float32, each L2 norm 1."""
-        self.neighbors = neighbors
-        """Item-to-item tables by generator."""
+        self.links = links
+        """Item-to-item tables of the generators."""
         self.popularity = popularity
         """float32 `(n_items,)`, at least 0."""
         self.trends = trends
@@ -174,7 +175,7 @@ class Bundle:
     @property
     def generators(self) -> tuple[str, ...]:
         """Names of the generators whose scores the ranker of recommendations reads: the tables, then `dense`."""
-        return (*sorted(self.neighbors), DENSE)
+        return (*self.links.names, DENSE)
 
     @cached_property
     def categories(self) -> tuple[dict[str, int], np.ndarray]:
@@ -331,7 +332,7 @@ def open_folder(folder: Path, manifest: Manifest, device: Device) -> Bundle:
         preprocessing=preprocessing,
         items=_read(folder, "items.parquet", lambda path: pq.read_table(path, schema=ITEM_COLUMNS)),
         item_vectors=vectors,
-        neighbors=_read(folder, "neighbors", load_tables),
+        links=_read(folder, "neighbors", lambda path: Links.of_tables(load_tables(path))),
         trends=_read(folder, "trends", ItemTrends.load),
         popularity=_read(folder, "popularity.npy", _load_array),
         dense_index=DenseIndex(open_session(folder / INDEX, "cpu")),
@@ -430,7 +431,7 @@ def _check_shapes(bundle: Bundle) -> None:
         problems.append(f"item_vectors.npy has shape {bundle.item_vectors.shape}")
     for name, length in (
         ("items.parquet", n),
-        *((f"neighbors/{name}", len(table)) for name, table in bundle.neighbors.items()),
+        ("neighbors", len(bundle.links)),
         ("trends", bundle.trends.n_items),
         ("popularity.npy", len(bundle.popularity)),
         ("dense_index.onnx", bundle.dense_index.n_items),
@@ -438,7 +439,7 @@ def _check_shapes(bundle: Bundle) -> None:
     ):
         if length != manifest.n_items:
             problems.append(f"{name} has {length:,} rows")
-    if ITEM_TO_ITEM not in bundle.neighbors:
+    if ITEM_TO_ITEM not in bundle.links.names:
         problems.append(f"neighbors/{ITEM_TO_ITEM} is missing")
     arrays = (bundle.item_vectors.scales, bundle.popularity)
     if not all(np.isfinite(array).all() for array in arrays):

@@ -19,7 +19,6 @@ from pipelines.inference.bundle_writing import default_text
 from pipelines.inference.new_items import ItemTower, cached_names, item_text, open_item_tower
 from pipelines.inference.user_tower import UserTower
 from pipelines.retrieval.lexical_overlay import LexicalOverlay, OverlaidLexicalIndex
-from pipelines.retrieval.neighbors import NeighborTable
 from pipelines.retrieval.overlaid import NO_SLOT, GrownTrends, PatchedDenseIndex, PatchedVectorIndex, PatchedVectors
 
 State = Mapping[str, Any]
@@ -87,7 +86,7 @@ class ItemOverlay:
             _numbers_of(numbers, [shown[name] for shown in bundle.display])
             for numbers, name in ((facts.categories, "category"), (facts.brands, "brand"))
         ]
-        self._neighbors = dict(bundle.neighbors)
+        self._links = bundle.links
         self._trends = bundle.trends
         self._padded: tuple[np.ndarray, np.ndarray] | None = None
         self._lexical = LexicalOverlay(bundle.lexical)
@@ -111,7 +110,6 @@ class ItemOverlay:
         """By row, with room behind; what is behind is not seen."""
         self._fillers = {"prices": np.nan, "log_prices": np.nan, "categories": -1, "brands": -1, "first_day": -1}
         self._fillers |= {"slots": NO_SLOT, "scales": 1}
-        self._offsets = {name: table.offsets for name, table in self._neighbors.items()}
         self._capacity = 0
         self._make_room(self._n)
         self._n_slots = 0
@@ -254,10 +252,7 @@ class ItemOverlay:
             {
                 **self._parts,
                 "item_vectors": vectors,
-                "neighbors": {
-                    name: NeighborTable(self._offsets[name][: n + 1], table.ids, table.scores)
-                    for name, table in self._neighbors.items()
-                },
+                "links": self._links.first(n),
                 "trends": GrownTrends.of(self._trends, columns["first_day"], self._padded_features),
                 "popularity": columns["popularity"],
                 "popularity_score": columns["popularity_score"],
@@ -335,10 +330,7 @@ class ItemOverlay:
             room = np.full(self._capacity, self._fillers.get(name, 0), values.dtype)
             room[: len(values)] = values
             self._columns[name] = room
-        for name, offsets in self._offsets.items():
-            room = np.full(self._capacity + 1, offsets[-1], offsets.dtype)
-            room[: len(offsets)] = offsets
-            self._offsets[name] = room
+        self._links = self._links.grown(self._capacity - len(self._links))
 
     def _padded_features(self, features: np.ndarray) -> np.ndarray:
         """Return the features of a day with room behind; those of one day are kept."""

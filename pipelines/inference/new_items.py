@@ -237,7 +237,7 @@ def with_new_items(bundle: "Bundle", new: NewItems) -> "Bundle":
     other.available = other.items["available"].to_numpy().astype(bool)
     other.prices = other.items["price"].to_numpy().astype(np.float64)
     other.item_vectors = bundle.item_vectors.grown(new.vectors)
-    other.neighbors = {name: table.grown(count) for name, table in bundle.neighbors.items()}
+    other.links = bundle.links.grown(count)
     other.trends = bundle.trends.grown(count)
     other.popularity = _grown(bundle.popularity, count, 0)
     other.dense_index = GrownDenseIndex(bundle.dense_index, new.vectors.astype(np.float32))

@@ -196,7 +196,7 @@ def similar(
         rows, scores = _neighbors(bundle, row, k, filters, prepared)
         return Ranking(rows, scores, {"dense": scores}, personalized=False)
     allowed = allowed_items(bundle, filters, [row])
-    ids, scores = bundle.neighbors[ITEM_TO_ITEM].of(row)
+    ids, scores = bundle.links.of(ITEM_TO_ITEM, row)
     keep = allowed[ids]
     rows, values = ids[keep][:k].astype(np.int64), scores[keep][:k]
     return Ranking(rows, values, {"item_to_item": values}, personalized=False)

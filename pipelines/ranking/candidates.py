@@ -19,7 +19,7 @@ from pipelines.inference.bundle import Bundle
 from pipelines.inference.preprocessing import UserFeatures
 from pipelines.inference.ranker_features import OF_GENERATOR, OF_PAIR, OF_USER, ranker_features
 from pipelines.ranking.ordering import first_allowed, top_rows
-from pipelines.retrieval.neighbors import ReachedTables
+from pipelines.retrieval.links import Reached
 from pipelines.retrieval.trends import TREND_FEATURES
 
 TRENDING = "trending"
@@ -28,8 +28,9 @@ POSITION_DECAY = 0.7
 """Weight of an event relative to the next newer one, for the scores that are called `recent`."""
 MOMENT_DECAY = 0.95
 """Weight of a moment relative to the next newer one, for what the user takes again."""
+_POWERS = 4_096
 _DAY_S, _MINUTE_S = 86_400, 60
-_SHIFT = 2**24
+_AGE_BITS = 24
 """More moments than a history has: item and age make one number."""
 _OF_MOMENT = len(OF_USER) - 1
 """Features of a request that depend on the moment: all but the length of the history, at the end."""
@@ -64,8 +65,9 @@ class History:
     @cached_property
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Distinct times, the newest first, int64 `(m,)`, and the place of each event among them, int64 `(t,)`."""
-        times, places = np.unique(self.times, return_inverse=True)
-        return times[::-1], len(times) - 1 - places
+        new = _differs(self.times)
+        times = self.times[new]
+        return times[::-1], len(times) - new.cumsum()
 
 
 @dataclass(frozen=True)
@@ -153,23 +155,23 @@ def day_candidates(
     rows, times = (part[-bundle.preprocessing.max_history :] for part in (history.rows, history.times))
     generators = bundle.generators
     weights = _weights(bundle, history.moments[1][-len(rows) :] if len(rows) else rows)
-    names = generators[:-1]  # `dense` is the last
-    reached = ReachedTables([bundle.neighbors[name] for name in names], rows, weights)
+    reached = bundle.links.reached(rows, weights)
     trends = bundle.trends.of_day(now_s)
     proposed = reached.best(per_generator, allowed)
     proposed.append(_nearest(bundle, user_vector, dense_scores, per_generator, allowed))
     proposed.append(first_allowed(trends.popular, per_generator, allowed))
-    proposed.append(history.rows[allowed[history.rows]])
+    proposed.append(history.rows[allowed.take(history.rows)])
     candidates, found_by = _merged(proposed)
     cosines = _cosines(bundle, candidates, user_vector, weights, rows)
     touched = _touched(history, candidates)
     width, (trending, affinities, pair, user) = _layout(generators)
     of_day = np.zeros((len(candidates), width), np.float32)
     _fill_generators(of_day[:, :trending], reached, candidates, cosines)
-    of_day[:, trending:affinities] = trends.features[candidates]
-    of_day[:, affinities:pair] = np.nan_to_num(candidate_features(rows, times, candidates, bundle.facts), copy=False)
+    of_day[:, trending:affinities] = trends.features.take(candidates, axis=0)
+    affinity = candidate_features(rows, times, candidates, bundle.facts)
+    np.copyto(of_day[:, affinities:pair], affinity, where=~np.isnan(affinity))  # what is unknown stays 0
     of_day[touched.places, pair:user] = touched.columns
-    of_day[:, user] = np.log1p(len(times))
+    of_day[:, user] = math.log1p(len(times))
     return DayCandidates(candidates, found_by, cosines[0], of_day, touched, int(times.max(initial=0)))
 
 
@@ -177,9 +179,11 @@ def _cosines(
     bundle: Bundle, candidates: np.ndarray, user_vector: np.ndarray, weights: np.ndarray, rows: np.ndarray
 ) -> np.ndarray:
     """Return cosines of the candidates, float32 `(3, c)`: with the user, the recent history and its newest moment."""
-    ways = weights[1:] @ bundle.item_vectors[rows]
-    ways /= np.maximum(np.linalg.norm(ways, axis=1, keepdims=True), 1e-12)
-    return bundle.item_vectors.products(candidates, np.concatenate([user_vector[None], ways]).T).T
+    vectors = np.empty((len(weights), len(user_vector)), np.float32)
+    vectors[0], ways = user_vector, vectors[1:]
+    np.matmul(weights[1:], bundle.item_vectors[rows], out=ways)
+    ways /= np.maximum(np.sqrt((ways * ways).sum(axis=1, keepdims=True)), np.float32(1e-12))
+    return bundle.item_vectors.products(candidates, np.ascontiguousarray(vectors.T)).T
 
 
 def _nearest(
@@ -205,34 +209,54 @@ def _weights(bundle: Bundle, ages: np.ndarray) -> np.ndarray:
     Args:
         ages: int64 `(t,)`, the number of newer moments of each event.
     """
-    steps = POSITION_DECAY ** np.arange(len(ages))[::-1]
-    return np.stack([bundle.preprocessing.history_decay**ages, steps, ages == 0]).astype(np.float32)
+    weights = np.empty((3, len(ages)), np.float32)
+    weights[0] = _powers(bundle.preprocessing.history_decay).take(ages, mode="clip")
+    weights[1] = _powers(POSITION_DECAY).take(np.arange(len(ages))[::-1], mode="clip")
+    np.equal(ages, 0, out=weights[2])
+    return weights
+
+
+@lru_cache(maxsize=8)
+def _powers(base: float) -> np.ndarray:
+    """Return the powers of a number below 1, float64, until they are 0."""
+    return base ** np.arange(_POWERS)
 
 
 def _merged(proposed: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct rows, rising, and which part each is in, bool `(c, n_parts)`."""
     every = np.concatenate(proposed)
-    candidates, places = np.unique(every, return_inverse=True)
+    candidates = np.sort(every)
+    candidates = candidates[_differs(candidates)]
+    places = candidates.searchsorted(every)
+    places *= len(proposed)
+    places += np.arange(len(proposed)).repeat([len(part) for part in proposed])
     found_by = np.zeros((len(candidates), len(proposed)), bool)
-    found_by[places, np.repeat(np.arange(len(proposed)), [len(part) for part in proposed])] = True
+    found_by.ravel()[places] = True
     return candidates, found_by
 
 
-def _fill_generators(columns: np.ndarray, reached: ReachedTables, candidates: np.ndarray, cosines: np.ndarray) -> None:
+def _differs(values: np.ndarray) -> np.ndarray:
+    """Return which values differ from the one before, bool `(n,)`; the first does."""
+    differs = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=differs[1:])
+    return differs
+
+
+def _fill_generators(columns: np.ndarray, reached: Reached, candidates: np.ndarray, cosines: np.ndarray) -> None:
     """Write what the generators say of the candidates into columns, float32 `(c, 6 · n_generators)`."""
     values = np.concatenate([reached.of(candidates), np.maximum(cosines, 0)[:, None]], axis=1)
     tops = np.ones(values.shape[:2], np.float32)
     tops[:, :-1] = reached.tops
     tops[0, -1] = values[0, -1].max(initial=0)
-    scales = np.where(tops > 0, tops, 1)[:, :, None]
     n_generators, n = values.shape[1:]
     said = np.empty((len(OF_GENERATOR), n_generators, n), np.float32)
-    np.divide(values[0], scales[0], out=said[0])
     np.log1p(_STRENGTH * values[0], out=said[1])
-    order = np.argsort(-values[0], axis=1, kind="stable")
-    np.put_along_axis(said[2], order, _of_places(n)[None], axis=1)
-    said[2] *= values[0] > 0
-    np.divide(values[1:], scales[1:], out=said[3:])
+    for scores, worth in zip(values[0], said[2], strict=True):
+        worth[:] = 0
+        above = scores.nonzero()[0]
+        worth[above[(-scores[above]).argsort(kind="stable")]] = _of_places(len(above))
+    values /= np.where(tops > 0, tops, np.float32(1))[:, :, None]
+    said[0], said[3:] = values[0], values[1:]
     width = len(OF_GENERATOR) * n_generators
     columns[:, :width].reshape(n, n_generators, len(OF_GENERATOR))[:] = said.transpose(2, 1, 0)
     columns[:, width:] = np.log1p(_STRENGTH * tops[0])
@@ -261,7 +285,9 @@ class _Touched:
         """Write what depends on the moment into features, float32 `(c, f)`."""
         days = np.log1p(np.maximum(now_s - self.newest_s, 0) / _DAY_S)
         features[self.places, _SINCE_TOUCHED] = days
-        features[self.places, _OVERDUE] = np.where(np.isnan(self.usual), 0, days - self.usual)
+        days -= self.usual
+        days[np.isnan(days)] = 0
+        features[self.places, _OVERDUE] = days
 
 
 def _touched(history: History, candidates: np.ndarray) -> _Touched:
@@ -272,23 +298,28 @@ def _touched(history: History, candidates: np.ndarray) -> _Touched:
     and ln of the days since the last relative to the usual days between two, 0 for an item that was met once.
     """
     moments, ages = history.moments
-    met = np.sort(history.rows * _SHIFT + ages)
-    met = met[np.append(True, met[1:] != met[:-1])[: len(met)]]
-    rows, ages = met // _SHIFT, met % _SHIFT
-    starts = np.flatnonzero(np.append(True, rows[1:] != rows[:-1])[: len(rows)])
-    counts = np.diff(np.append(starts, len(rows)))
-    newest, oldest = ages[starts], ages[starts + counts - 1]
+    met = (history.rows << _AGE_BITS) + ages
+    met.sort()
+    met = met[_differs(met)]
+    rows, ages = met >> _AGE_BITS, met & (1 << _AGE_BITS) - 1
+    starts = _differs(rows).nonzero()[0]
+    counts = np.empty(len(starts), np.int64)
+    counts[:-1], counts[-1:] = starts[1:] - starts[:-1], len(rows) - starts[-1:]
+    recent = np.add.reduceat(_powers(MOMENT_DECAY).take(ages, mode="clip"), starts) if len(starts) else np.empty(0)
     distinct = rows[starts]
-    places = np.searchsorted(candidates, distinct)
-    here = np.flatnonzero(np.append(candidates, -1)[places] == distinct)
-    between = (moments[newest] - moments[oldest]) / _DAY_S / np.maximum(counts - 1, 1)
-    recent = np.add.reduceat(MOMENT_DECAY**ages, starts) if len(starts) else np.empty(0)
-    columns = np.zeros((len(counts), len(OF_PAIR)))
+    places = candidates.searchsorted(distinct)
+    here = (candidates.take(places, mode="clip") == distinct).nonzero()[0]
+    places, starts, counts, recent = places[here], starts[here], counts[here], recent[here]
+    oldest, newest_s = ages[starts + counts - 1], moments[ages[starts]]
+    columns = np.zeros((len(here), len(OF_PAIR)))
     columns[:, 0] = np.log1p(counts)
-    columns[:, 2:5] = np.stack([np.ones(len(counts)), np.log1p(recent), counts / (oldest + 1)], axis=1)
-    usual = np.full(len(between), np.nan)
+    columns[:, 2] = 1
+    columns[:, 3] = np.log1p(recent)
+    columns[:, 4] = counts / (oldest + 1)
+    between = (newest_s - moments[oldest]) / _DAY_S / np.maximum(counts - 1, 1)
+    usual = np.full(len(here), np.nan)
     np.log1p(between, out=usual, where=between > 0)
-    return _Touched(columns[here], places[here], moments[newest[here]], usual[here])
+    return _Touched(columns, places, newest_s, usual)
 
 
 def _of_moment(newest_s: int, now_s: float) -> np.ndarray:

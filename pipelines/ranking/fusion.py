@@ -88,7 +88,7 @@ def history_scores(bundle: Bundle, features: UserFeatures) -> np.ndarray:
     rows = bundle.rows_of(features.item_ids)
     known = rows >= 0
     weights = history_weights(features.event_times, bundle.preprocessing.history_decay)
-    scores = bundle.neighbors[ITEM_TO_ITEM].spread(rows[known], weights[known])
+    scores = bundle.links.spread(ITEM_TO_ITEM, rows[known], weights[known])
     top = scores.max(initial=0.0)
     return scores / top if top > 0 else scores
 

@@ -1,11 +1,10 @@
-"""Item-to-item tables: for each item a short list of others with a score. Every table is read the same way.
+"""Item-to-item tables: for each item a short list of others with a score, as they are built and stored.
 
-A history is spread over a table: the neighbors of its items add up, weighted by how recent each item is.
+`pipelines.retrieval.links` is how answers read them.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,31 +49,6 @@ class NeighborTable:
         """Return the neighbors of one item, best first: int32 `(k,)` and float32 `(k,)`."""
         part = slice(self.offsets[row], self.offsets[row + 1])
         return self.ids[part], self.scores[part]
-
-    def _links(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the neighbors of all rows one after the other, their scores, and how many each row has."""
-        starts = self.offsets[rows]
-        lengths = self.offsets[rows + 1] - starts
-        ends = np.cumsum(lengths)
-        places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
-        return self.ids[places], self.scores[places], lengths
-
-    def spread(self, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Add up the neighbors of a history.
-
-        Args:
-            rows: int64 `(t,)`, items of the history, without unknown ones.
-            weights: float32 `(t,)`, weight of each.
-
-        Returns:
-            float32 `(n,)`, 0 for items that are nobody's neighbor.
-        """
-        ids, scores, lengths = self._links(rows)
-        return np.bincount(ids, scores * np.repeat(weights, lengths), minlength=len(self)).astype(np.float32)
-
-    def grown(self, count: int) -> "NeighborTable":
-        """Return the table with `count` more items at the end, without neighbors."""
-        return NeighborTable(np.append(self.offsets, np.full(count, self.offsets[-1])), self.ids, self.scores)
 
     def save(self, folder: Path) -> None:
         """Write five `.npy` files, a little over three bytes a link.
@@ -138,70 +112,6 @@ class NeighborTable:
         if not np.isfinite(self.scores).all():
             return "a number is not finite"
         return None
-
-
-class ReachedTables:
-    """The items that a history reaches in several tables of the same items, a few thousand of any catalogue."""
-
-    def __init__(self, tables: Sequence[NeighborTable], rows: np.ndarray, weights: np.ndarray) -> None:
-        """Add up the neighbors of a history in several ways, looking only at items that are neighbors.
-
-        Args:
-            rows: int64 `(t,)`, items of the history, without unknown ones.
-            weights: float32 `(w, t)`, weight of each, by `w` ways of weighting.
-        """
-        n = len(tables[0])
-        links = [table._links(rows) for table in tables]
-        self._firsts = np.arange(len(tables))[:, None] * n
-        self._ids = np.concatenate([found for found, _, _ in links])
-        self._ends = np.cumsum([0, *(len(found) for found, _, _ in links)]).tolist()
-        # An item of a table is one key, and all its links count for the last of them. The places of other keys hold
-        # whatever lay there: who looks one up sees whether the link there is of the same key.
-        self._keys = np.concatenate(
-            [np.add(found, place * n, dtype=np.int64) for place, (found, _, _) in enumerate(links)]
-        )
-        self._places = np.empty(len(tables) * n, np.int32)
-        self._places[self._keys] = np.arange(len(self._keys), dtype=np.int32)
-        numbers = self._places[self._keys]
-        scores = np.concatenate([found for _, found, _ in links])
-        lengths = np.concatenate([found for _, _, found in links])
-        self._sums = np.zeros((len(weights), len(numbers) + 1), np.float32)  # the last one: not reached
-        for sums, way in zip(self._sums, weights, strict=True):
-            shares = np.repeat(np.tile(way, len(tables)), lengths)
-            shares *= scores
-            sums[:-1] = np.bincount(numbers, shares, minlength=len(numbers))
-
-    @property
-    def tops(self) -> np.ndarray:
-        """The highest score of each table, float32 `(w, n_tables)`, 0 where nothing was reached."""
-        return np.stack([self._sums[:, start:stop].max(axis=1, initial=0) for start, stop in pairwise(self._ends)], 1)
-
-    def best(self, most: int, allowed: np.ndarray) -> list[np.ndarray]:
-        """Return of each table the best items by the first way, int64 `(<=most,)` each, in any order.
-
-        Args:
-            allowed: bool `(n,)`.
-        """
-        scores = self._sums[0, :-1] * allowed[self._ids]
-        return [_best(self._ids[start:stop], scores[start:stop], most) for start, stop in pairwise(self._ends)]
-
-    def of(self, rows: np.ndarray) -> np.ndarray:
-        """Return the scores of the items asked for, float32 `(w, n_tables, c)`, 0 for those that were not reached."""
-        if not len(self._keys):
-            return np.zeros((len(self._sums), len(self._firsts), len(rows)), np.float32)
-        keys = rows + self._firsts
-        numbers = self._places[keys]
-        numbers[self._keys.take(numbers, mode="clip") != keys] = len(self._keys)
-        return self._sums.take(numbers, axis=1)
-
-
-def _best(rows: np.ndarray, scores: np.ndarray, most: int) -> np.ndarray:
-    """Return the rows of the best scores above 0, in any order; of equals at the end the first rows."""
-    bound = np.partition(scores, -most)[-most] if len(scores) > most else 0
-    best = np.flatnonzero(scores >= bound if bound > 0 else scores > 0)
-    if len(best) > most:
-        best = best[np.lexsort((rows[best], -scores[best]))[:most]]
-    return rows[best].astype(np.int64)
 
 
 def _score_levels(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

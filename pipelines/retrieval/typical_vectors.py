@@ -102,7 +102,7 @@ class _Shoppers:
 
     def _goes_with(self, row: int) -> int:
         """Return a neighbor of an item or another one of its category; the item itself where there is neither."""
-        others, _ = self._bundle.neighbors[ITEM_TO_ITEM].of(row)
+        others, _ = self._bundle.links.of(ITEM_TO_ITEM, row)
         if self._categories[row] >= 0 and (len(others) == 0 or self._chooser.random() >= _NEIGHBORS):
             others = self._of_category[self._categories[row]]
         return int(others[self._chooser.integers(len(others))]) if len(others) else row

@@ -82,7 +82,7 @@ def test_the_old_words_of_a_changed_title_no_longer_find_it(bundle):
         "currency": None,
     }
     assert now.popularity[3] == bundle.popularity[3]
-    assert now.neighbors["item_to_item"].of(3)[0].tolist() == [0, 5]
+    assert now.links.of("item_to_item", 3)[0].tolist() == [0, 5]
 
 
 def test_filters_see_a_changed_price_category_and_brand(bundle):
@@ -203,7 +203,7 @@ def test_every_array_has_as_many_rows_as_there_are_items_however_many_arrive(bun
             assert len(part) == n
         assert len(now.dense_index.scores(one_hot("milk"))) == len(now.lexical.scores("milk")) == n
         assert len(now.trends.of_day(0.0).features) == now.trends.n_items == n
-        assert len(now.neighbors["item_to_item"]) == n
+        assert len(now.links) == n
         assert len(allowed_items(now)) == n
         assert now.rows_of([f"n{n - 7}", f"n{n - 6}"]).tolist() == [n - 1, -1] if n > 6 else True
         assert now.items.num_rows == n

@@ -45,7 +45,7 @@ def test_new_items_stand_behind_the_others_and_the_bundle_itself_stays(bundle, g
     np.testing.assert_array_equal(grown.item_vectors[:6], bundle.item_vectors)
     np.testing.assert_allclose(grown.item_vectors[6:], [one_hot(title) for title in TITLES], atol=1e-6)
     assert grown.popularity.tolist() == [*bundle.popularity.tolist(), 0, 0]
-    assert all(len(grown.neighbors["item_to_item"].of(row)[0]) == 0 for row in range(6, grown.n_items))
+    assert all(len(grown.links.of("item_to_item", row)[0]) == 0 for row in range(6, grown.n_items))
 
 
 def test_nothing_that_counts_items_is_left_at_the_old_length(bundle, grown):

@@ -6,7 +6,8 @@ import pytest
 from pipelines.inference.bundle import load_bundle
 from pipelines.inference.ranker_features import ranker_features
 from pipelines.ranking.candidates import _fill_generators, recommend_candidates
-from pipelines.retrieval.neighbors import NeighborTable, ReachedTables
+from pipelines.retrieval.links import Links
+from pipelines.retrieval.neighbors import NeighborTable
 from pipelines.retrieval.trends import build_trends
 from tests.toys.toy_bundle import NEIGHBOUR_SCORES, NEIGHBOURS, User, bought, write_toy_bundle
 
@@ -120,9 +121,10 @@ def test_what_generators_say_is_what_the_words_of_its_definition_give():
     rows, weights = rng.integers(0, 60, 4), np.array([[1, 1, 0.5, 0.5], [0.1, 0.2, 0.5, 1], [0, 0, 0, 1]], np.float32)
     candidates, cosines = np.arange(0, 60, 2), rng.uniform(-1, 1, (3, 30)).astype(np.float32)
     columns = np.zeros((30, 18), np.float32)
-    _fill_generators(columns, ReachedTables(tables, rows, weights), candidates, cosines)
+    links = Links.of_tables(dict(zip("ab", tables, strict=True)))
+    _fill_generators(columns, links.reached(rows, weights), candidates, cosines)
 
-    by_way = np.stack([[table.spread(rows, way) for table in tables] for way in weights])
+    by_way = np.stack([[links.spread(name, rows, way) for name in links.names] for way in weights])
     of_tables, tops = by_way[:, :, candidates], by_way.max(axis=2)
     values = np.concatenate([of_tables, np.maximum(cosines, 0)[:, None]], axis=1)
     tops = np.concatenate([tops, [[values[0, 2].max()], [1], [1]]], axis=1)

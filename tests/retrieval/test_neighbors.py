@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 
 from pipelines.errors import DataError
-from pipelines.ranking.ordering import top_rows
 from pipelines.retrieval.neighbors import (
     NeighborTable,
-    ReachedTables,
     best_of_links,
     load_tables,
     save_tables,
@@ -28,45 +26,6 @@ def test_padding_disappears(table):
     assert [part.tolist() for part in table.of(2)] == [[], []]
 
 
-def test_a_history_adds_up_weighted_neighbors(table):
-    scores = table.spread(np.array([0, 1, 0]), np.array([1.0, 0.5, 2.0], np.float32))
-    assert scores.tolist() == [0, 1.5, 1.25]
-    assert table.spread(np.empty(0, np.int64), np.empty(0, np.float32)).tolist() == [0, 0, 0]
-
-
-def test_what_a_history_reaches_is_what_adding_up_every_item_gives():
-    rng = np.random.default_rng(0)
-    ids = np.array([rng.choice(300, 20, replace=False) for _ in range(300)], np.int32)
-    table = NeighborTable.from_padded(ids, rng.random((300, 20)).astype(np.float32))
-    rows, weights = rng.integers(0, 300, 12), rng.random((2, 12)).astype(np.float32)
-    other = NeighborTable.from_padded(ids[::-1].copy(), rng.random((300, 20)).astype(np.float32))
-    reached = ReachedTables([table, other], rows, weights)
-    by_way = reached.of(np.arange(300))
-    for place, one in enumerate((table, other)):
-        for way, scores, top in zip(weights, by_way[:, place], reached.tops[:, place], strict=True):
-            np.testing.assert_array_equal(scores, one.spread(rows, way))
-            assert top == scores.max()
-
-
-def test_the_best_that_a_history_reaches_are_those_of_all_items():
-    rng = np.random.default_rng(1)
-    ids = np.array([rng.choice(300, 20, replace=False) for _ in range(300)], np.int32)
-    table = NeighborTable.from_padded(ids, np.round(rng.random((300, 20)), 1).astype(np.float32) + np.float32(0.1))
-    rows, allowed = rng.integers(0, 300, 12), rng.random(300) < 0.7
-    weights = np.ones((1, 12), np.float32)
-    scores = np.where(allowed, table.spread(rows, weights[0]), 0)
-    for most in (1, 5, 50, 300):
-        (best,) = ReachedTables([table], rows, weights).best(most, allowed)
-        assert sorted(best.tolist()) == sorted(row for row in top_rows(scores, most).tolist() if scores[row] > 0)
-
-
-def test_without_a_history_nothing_is_reached(table):
-    reached = ReachedTables([table], np.empty(0, np.int64), np.empty((2, 0), np.float32))
-    assert reached.best(3, np.ones(3, bool))[0].tolist() == []
-    assert reached.of(np.array([0, 2])).tolist() == [[[0, 0]], [[0, 0]]]
-    assert reached.tops.tolist() == [[0], [0]]
-
-
 def test_links_keep_the_best_ties_by_row_number():
     rows, ids = np.array([1, 0, 0, 0]), np.array([0, 3, 2, 1])
     kept = best_of_links(rows, ids, np.array([0.1, 0.5, 0.5, 0.2], np.float32), 4, 2)
@@ -81,20 +40,12 @@ def test_blocks_of_items_stand_one_after_the_other(table):
     assert both.of(3)[0].tolist() == [1, 2]
 
 
-def test_new_items_have_no_neighbors(table):
-    grown = table.grown(2)
-    assert len(grown) == 5
-    assert grown.of(4)[0].tolist() == []
-    assert grown.of(0)[0].tolist() == [1, 2]
-
-
 def test_tables_are_read_as_they_were_written(table, tmp_path):
     save_tables(tmp_path, {"one": table, "none": NeighborTable.empty(3)})
     found = load_tables(tmp_path)
     assert sorted(found) == ["none", "one"]
     assert found["one"].ids.tolist() == table.ids.tolist()
-    scores = found["one"].spread(np.array([0]), np.ones(1, np.float32))
-    assert scores.tolist() == [0, 0.5, 0.25]
+    assert found["one"].scores.tolist() == table.scores.tolist()
 
 
 @pytest.mark.parametrize("n_items", [65_536, 65_537, 300_000])

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from pipelines.inference.bundle import Bundle, load_bundle
+from pipelines.retrieval.links import Links
+from pipelines.retrieval.neighbors import NeighborTable
 from pipelines.retrieval.typical_vectors import typical_queries, typical_users
 from tests.toys.toy_bundle import DIM, WORDS, write_toy_bundle
 
@@ -44,7 +46,7 @@ def test_users_have_short_and_long_histories_of_items_that_go_together(bundle):
 
 def test_an_item_without_neighbors_and_category_goes_with_itself(bundle):
     bundle.categories = bundle.categories[0], np.full(bundle.n_items, -1, np.int32)
-    bundle.neighbors = {"item_to_item": type(bundle.neighbors["item_to_item"]).empty(bundle.n_items)}
+    bundle.links = Links.of_tables({"item_to_item": NeighborTable.empty(bundle.n_items)})
     bundle.popularity = np.array([1e9, 0, 0, 0, 0, 0], np.float32)
     vectors = typical_users(bundle, 20)
     np.testing.assert_allclose(vectors, np.tile(bundle.item_vectors[0], (20, 1)), atol=1e-5)

@@ -14,6 +14,7 @@ from bentos.recommender.answering.bundle_choice import BundleChoice
 from bentos.recommender.answering.cursors import BEGINNING, Cursors, bundle_mark
 from bentos.recommender.answering.explaining import Explainer, Remembered
 from bentos.recommender.answering.finding import Finder, Found, filters_of, require_items
+from bentos.recommender.answering.following import Following
 from bentos.recommender.answering.live_rules import LiveRules
 from bentos.recommender.answering.preparing import Preparing
 from bentos.recommender.answering.shared_explanations import SharedExplanations
@@ -101,6 +102,9 @@ class Answers:
         self._finder = Finder(serving)
         self._explainer = Explainer(self._finder, serving)
         self._explanations = SharedExplanations(self._explainer, lambda: live.current, workers)
+        self._following = Following(
+            self._users, has_others=lambda: self._explanations.has_others, most_users=serving.prepared_ahead
+        )
         live.prepare = self.rules.of
         self._intake = EventIntake(
             event_log=event_log,
@@ -146,11 +150,13 @@ class Answers:
         if self._catching_up is not None:
             self._catching_up.start()
         self._explanations.start()
+        self._following.start()
 
     def close(self) -> None:
         """Stop the background work."""
         self._live.close()
         self.rules.close()
+        self._following.close()
         self._preparing.close()
         self._explanations.close()
         for part in (self._catching_up, self._users, self._trials, self._served, self._requests, self._shown):
@@ -160,6 +166,7 @@ class Answers:
     def give_way(self, is_busy: Callable[[], bool]) -> None:
         """Leave what can be done before anybody asks for it to the moments when that says that no request is there."""
         self._preparing.give_way(is_busy)
+        self._following.give_way(is_busy)
 
     def must_wait(self, body: Body) -> bool:
         """Whether an answer to this call takes long or has to wait for the feature store; the event loop must not."""

@@ -20,7 +20,7 @@ from pipelines.ranking.answers import prepare
 
 _LOOK_S = 0.002
 """Between two users, and between two looks whether requests are there."""
-_PATIENCE_S = 2.0
+_PATIENCE_S = 5.0
 """Who has waited for so long is let go: the service has no time to spare."""
 _CLOSE_TIMEOUT_S = 2.0
 _logger = logging.getLogger("headrace.serving")
