@@ -92,7 +92,7 @@ def _fused(
     allowed: np.ndarray | None,
 ) -> QueryResult:
     """Order by the weighted mean of meaning and words."""
-    weights = dict(bundle.preprocessing.fusion.search)
+    weights = vars(bundle.preprocessing.fusion.search)
     top = float(lexical.max(initial=0.0)) or 1.0
     nearest, cosines = bundle.vector_index.nearest(query_vector, most, allowed)
     by_words = matching_rows(lexical, most, allowed)
