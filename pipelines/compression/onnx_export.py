@@ -1,4 +1,4 @@
-"""From torch to ONNX: encoder and towers as plain graphs with free batch and sequence sizes."""
+"""From torch to ONNX: encoder, item tower and rankers as plain graphs with free batch and sequence sizes."""
 
 import warnings
 from collections.abc import Sequence
@@ -10,7 +10,6 @@ from torch import nn
 from pipelines.model.encoder import SentenceEncoder
 from pipelines.model.item_tower import ItemTower
 from pipelines.model.ranker import Ranker
-from pipelines.model.user_tower import UserTower
 
 _OPSET = 17
 
@@ -24,25 +23,6 @@ def export_encoder(encoder: SentenceEncoder, target: Path) -> None:
         target,
         inputs={"input_ids": ("n", "t"), "attention_mask": ("n", "t")},
         outputs={"sentence_embedding": ("n",)},
-    )
-
-
-def export_user_tower(tower: UserTower, target: Path, *, dim: int, n_activity: int) -> None:
-    """Write the user tower; its inputs and outputs are those of `UserTower.forward`, under their names."""
-    numbers = torch.zeros(2, 5, dtype=torch.int64)
-    example = (torch.randn(2, 5, dim), numbers, numbers, torch.ones(2, 5), torch.zeros(2, n_activity))
-    _export(
-        tower,
-        example,
-        target,
-        inputs={
-            "item_vectors": ("b", "t"),
-            "event_types": ("b", "t"),
-            "gap_buckets": ("b", "t"),
-            "mask": ("b", "t"),
-            "activity": ("b",),
-        },
-        outputs={"user_embedding": ("b",), "attention": ("b", "t")},
     )
 
 

@@ -249,16 +249,15 @@ def _fill_generators(columns: np.ndarray, reached: Reached, candidates: np.ndarr
     tops[:, :-1] = reached.tops
     tops[0, -1] = values[0, -1].max(initial=0)
     n_generators, n = values.shape[1:]
-    said = np.empty((len(OF_GENERATOR), n_generators, n), np.float32)
-    np.log1p(_STRENGTH * values[0], out=said[1])
-    for scores, worth in zip(values[0], said[2], strict=True):
-        worth[:] = 0
-        above = scores.nonzero()[0]
-        worth[above[(-scores[above]).argsort(kind="stable")]] = _of_places(len(above))
+    said = np.empty((n_generators, len(OF_GENERATOR), n), np.float32)
+    np.log1p(_STRENGTH * values[0], out=said[:, 1])
+    for worth, best in zip(said[:, 2], np.argsort(-values[0], axis=1, kind="stable"), strict=True):
+        worth[best] = _of_places(n)
+    said[:, 2] *= values[0] > 0
     values /= np.where(tops > 0, tops, np.float32(1))[:, :, None]
-    said[0], said[3:] = values[0], values[1:]
+    said[:, 0], said[:, 3:] = values[0], values[1:].transpose(1, 0, 2)
     width = len(OF_GENERATOR) * n_generators
-    columns[:, :width].reshape(n, n_generators, len(OF_GENERATOR))[:] = said.transpose(2, 1, 0)
+    columns[:, :width] = said.reshape(width, n).T
     columns[:, width:] = np.log1p(_STRENGTH * tops[0])
 
 
