@@ -107,6 +107,8 @@ class _Remembered:
     def push_events(self, events: Sequence[Any]) -> dict[str, Any]:
         raise AssertionError(f"no rehearsal sends events, found {len(events)}")
 
+    push_at_once = push_events
+
 
 class _Stage:
     """The service's answers over one bundle."""

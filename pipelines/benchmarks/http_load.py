@@ -158,7 +158,10 @@ class _Driver:
             is_over = False
             while not is_over or self._busy:
                 while not is_over and len(self._busy) < self._most:
-                    is_over = not self._send_next(None)
+                    raw = self._next_request(self._sent)
+                    is_over = raw is None
+                    if raw is not None:
+                        self._send(raw, None)
                 self._receive(_CHECK_S)
         finally:
             self._close()
@@ -168,11 +171,13 @@ class _Driver:
         began = time.perf_counter()
         try:
             for after in times:
+                raw = self._next_request(self._sent)  # before it is due: what makes it is not the service
+                if raw is None:
+                    break
                 due = began + after
                 while (left := due - time.perf_counter()) > 0 or len(self._busy) >= self._most:
                     self._receive(left if len(self._busy) < self._most else _CHECK_S)
-                if not self._send_next(due):
-                    break
+                self._send(raw, due)
                 self._receive(0)
             while self._busy:
                 self._receive(_CHECK_S)
@@ -180,10 +185,7 @@ class _Driver:
             self._close()
         return time.perf_counter() - began
 
-    def _send_next(self, due_s: float | None) -> bool:
-        raw = self._next_request(self._sent)
-        if raw is None:
-            return False
+    def _send(self, raw: bytes, due_s: float | None) -> None:
         index, self._sent = self._sent, self._sent + 1
         sent_s = time.perf_counter()
         due = sent_s if due_s is None else due_s
@@ -197,7 +199,6 @@ class _Driver:
             if connection_lost := next((one for one in self._busy.values() if one.index == index), None):
                 self._drop(connection_lost)
             self._answered(Answer(index, 0, b"", b"", due, sent_s, time.perf_counter(), problem))
-        return True
 
     def _connection(self, now_s: float) -> _Connection:
         while self._idle:

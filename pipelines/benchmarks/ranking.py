@@ -25,7 +25,7 @@ from pipelines.ranking.answers import recommend, search, similar
 from pipelines.ranking.filtering import Filters
 from pipelines.ranking.fusion import weighted_mean
 from pipelines.ranking.prepared import Prepared
-from pipelines.retrieval.vector_index import FAST_SCAN_FROM, VectorIndex
+from pipelines.retrieval.vector_index import FAST_SCAN_FROM, Asker, VectorIndex
 from pipelines.stores.serving_pointer import read_pointer
 from pipelines.stores.vector_index_files import index_path, indexed
 
@@ -186,9 +186,14 @@ def _losses(data: str, exact: Bundle, fast: Bundle, asked: Question) -> list[Ben
     """Compare with all items: recall@100 of the index by scores, and the first ten of searches."""
     users, _ = exact.user_embeddings(asked.users, [asked.now_s] * len(asked.users))
     items = exact.item_vectors[exact.rows_of(asked.item_ids)]
+    kinds: list[tuple[str, Asker, np.ndarray]] = [
+        ("users", "user", users),
+        ("queries", "query", asked.query_vectors),
+        ("items", "query", items),
+    ]
     recalls = {
-        f"index, {name}": [recall(fast.vector_index, exact, vector) for vector in vectors]
-        for name, vectors in (("users", users), ("queries", asked.query_vectors), ("items", items))
+        f"index, {name}": [recall(fast.vector_index, exact, vector, asker) for vector in vectors]
+        for name, asker, vectors in kinds
     }
     records = [
         _record(data, case, f"recall@{_RECALL_AT}", [float(np.mean(found))], "share") for case, found in recalls.items()
@@ -201,11 +206,13 @@ def _losses(data: str, exact: Bundle, fast: Bundle, asked: Question) -> list[Ben
     return records
 
 
-def recall(index: VectorIndex, bundle: Bundle, vector: np.ndarray, k: int = _RECALL_AT) -> float:
+def recall(
+    index: VectorIndex, bundle: Bundle, vector: np.ndarray, asker: Asker = "query", *, k: int = _RECALL_AT
+) -> float:
     """Return the share of the `k` nearest items that an index finds; an item as near as the last one is as good."""
     scores = bundle.item_vectors.scores(vector[None])[0]
     k = min(k, len(scores))
-    found = scores[index.nearest(vector, k)[0]]
+    found = scores[index.nearest(vector, k, asker=asker)[0]]
     return float((found >= np.partition(scores, -k)[-k] - _SAME).sum() / k)
 
 

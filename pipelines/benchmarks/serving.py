@@ -187,9 +187,12 @@ def _recall(bundle: "Bundle", traffic: Traffic, data: str) -> list[BenchmarkReco
     now = time.time()
     queries = [next(traffic.new_queries) for _ in range(_RECALL_OF)]
     users = [traffic.history_of(user, now) for user in traffic.users[:_RECALL_OF]]
-    asked = asked_vectors(bundle, queries, users, now)
-    found = index_recall(indexed(bundle).vector_index, np.asarray(bundle.item_vectors), asked)
-    return [record(data, "index", f"recall@{K}", float(found.mean()), "share")]
+    index, vectors = indexed(bundle).vector_index, np.asarray(bundle.item_vectors)
+    found = {
+        kind: index_recall(index, vectors, asked) for kind, asked in asked_vectors(bundle, queries, users, now).items()
+    }
+    cases = {"index": np.concatenate([*found.values()])} | {f"index, {kind}": shares for kind, shares in found.items()}
+    return [record(data, case, f"recall@{K}", float(shares.mean()), "share") for case, shares in cases.items()]
 
 
 def _naive(bundle: "Bundle", traffic: Traffic, durations: Durations) -> list[Figures]:

@@ -56,13 +56,11 @@ class Traffic:
         """
         now = time.time()
         self._post_events([event for user in self.users for event in self._history(user, now)])
-        self._fresh = list(self.users)
-        self._chooser.shuffle(self._fresh)
-        for user in self._fresh[-self._least_visited :]:
+        for user in self.users:
             require_personal(ask(self.port, "recommend", {"user_id": user}))
         for query in self.cached:
             ask(self.port, "search", {"query": query})
-        self._visited, self._fresh = self._fresh[-self._least_visited :], self._fresh[: -self._least_visited]
+        self._visited = list(self.users)
 
     def renew(self, count: int) -> None:
         """Have so many users, at most, wait for a first visit after an event; what is missing of them has one now."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pipelines.compression.graph_fusion import DIM, HEADS
 from pipelines.model.encoder import SentenceEncoder
 from pipelines.model.item_tower import ItemTower
 from pipelines.model.ranker import Ranker
@@ -24,6 +25,19 @@ def export_encoder(encoder: SentenceEncoder, target: Path) -> None:
         inputs={"input_ids": ("n", "t"), "attention_mask": ("n", "t")},
         outputs={"sentence_embedding": ("n",)},
     )
+    _tell_shape(encoder, target)
+
+
+def _tell_shape(encoder: SentenceEncoder, target: Path) -> None:
+    """Write into the model what cannot be seen in its graph: how wide a head of attention is."""
+    import onnx
+
+    heads = getattr(encoder.transformer.config, "num_attention_heads", None)
+    if heads is None:
+        return
+    model = onnx.load(target)
+    onnx.helper.set_model_props(model, {HEADS: str(heads), DIM: str(encoder.dim)})
+    onnx.save_model(model, target)
 
 
 def export_item_tower(tower: ItemTower, target: Path, *, dim: int) -> None:

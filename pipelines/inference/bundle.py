@@ -236,6 +236,12 @@ class Bundle:
         other.vector_index = index
         return other
 
+    def with_links(self, links: Links) -> "Bundle":
+        """Return the same bundle with its links from elsewhere."""
+        other = copy.copy(self)
+        other.links = links
+        return other
+
     def with_new_items(self, new: NewItems) -> "Bundle":
         """Return the same bundle with items that arrived since it was made; nothing is known of them but what they are.
 

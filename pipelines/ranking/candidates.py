@@ -191,7 +191,7 @@ def _nearest(
 ) -> np.ndarray:
     if dense_scores is not None:
         return top_rows(dense_scores, most, allowed & (dense_scores > 0))
-    rows, scores = bundle.vector_index.nearest(user_vector, most, allowed)
+    rows, scores = bundle.vector_index.nearest(user_vector, most, allowed, asker="user")
     return rows[scores > 0]
 
 

@@ -7,25 +7,26 @@ _GROUPED = 8_192
 _GROUP = 64
 
 
-def top_rows(scores: np.ndarray, k: int, allowed: np.ndarray | None = None) -> np.ndarray:
+def top_rows(scores: np.ndarray, k: int, allowed: np.ndarray | None = None, *, above: float = -np.inf) -> np.ndarray:
     """Return the row numbers of the `k` best scores, best first, ties in row order.
 
     Args:
         scores: float32 `(n_items,)`.
         k: Number wanted; fewer come back if fewer are allowed.
         allowed: bool `(n_items,)`; None allows all.
+        above: What a score has to be more than.
 
     Returns:
         int64 `(<=k,)`.
     """
-    candidates = _candidates(scores, k, allowed)
+    candidates = _candidates(scores, k, allowed, above)
     values = scores[candidates]
     if k >= len(candidates):
         return candidates[np.argsort(-values, kind="stable")]
     threshold = np.partition(values, -k)[-k] if k else np.inf
-    above = np.flatnonzero(values > threshold)
-    equal = np.flatnonzero(values == threshold)[: k - len(above)]  # of thousands of equals none is sorted
-    return candidates[np.append(above[np.argsort(-values[above], kind="stable")], equal)]
+    better = np.flatnonzero(values > threshold)
+    equal = np.flatnonzero(values == threshold)[: k - len(better)]  # of thousands of equals none is sorted
+    return candidates[np.append(better[np.argsort(-values[better], kind="stable")], equal)]
 
 
 def distinct_rows(*parts: np.ndarray) -> np.ndarray:
@@ -41,8 +42,8 @@ def first_allowed(rows: np.ndarray, k: int, allowed: np.ndarray) -> np.ndarray:
     return (found if len(found) >= k else rows[allowed[rows]])[:k]
 
 
-def _candidates(scores: np.ndarray, k: int, allowed: np.ndarray | None) -> np.ndarray:
-    """Return the allowed rows, int64, rising; of many, those that can be among the best `k`.
+def _candidates(scores: np.ndarray, k: int, allowed: np.ndarray | None, above: float) -> np.ndarray:
+    """Return the allowed rows with such scores, int64, rising; of many, those that can be among the best `k`.
 
     The k-th best of the bests of disjoint groups is a lower bound of the k-th best score.
     """
@@ -51,6 +52,8 @@ def _candidates(scores: np.ndarray, k: int, allowed: np.ndarray | None) -> np.nd
         open_scores = scores if allowed is None else np.where(allowed, scores, -np.inf)
         bests = open_scores[: n_groups * _GROUP].reshape(_GROUP, n_groups).max(axis=0)
         bound = np.partition(bests, -k)[-k]
-        if bound > -np.inf:
+        if bound > above:
             return np.flatnonzero(open_scores >= bound)
-    return np.arange(len(scores)) if allowed is None else np.flatnonzero(allowed)
+    if above == -np.inf:
+        return np.arange(len(scores)) if allowed is None else np.flatnonzero(allowed)
+    return np.flatnonzero(scores > above if allowed is None else (scores > above) & allowed)

@@ -19,7 +19,7 @@ from pipelines.ranking.search_ranker import relative_scores, search_ranker_of
 from pipelines.retrieval.lexical import QueryWords
 
 _MOST_ADDED = 4_096
-"""Items that are scored one by one beyond both lists; where more may be among the best, all are compared."""
+"""Items that are scored one by one for their words; where more may be among the best, all are compared."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _fused(
     allowed: np.ndarray | None,
 ) -> QueryResult:
     """Order by the weighted mean of meaning and words."""
-    weights = bundle.preprocessing.fusion.search.model_dump()
+    weights = dict(bundle.preprocessing.fusion.search)
     top = float(lexical.max(initial=0.0)) or 1.0
     nearest, cosines = bundle.vector_index.nearest(query_vector, most, allowed)
     by_words = matching_rows(lexical, most, allowed)
@@ -107,7 +107,7 @@ def _fused(
     missing = enough - weights["dense"] * dense
     if weights["lexical"] > 0 and weights["lexical"] * words > missing:
         more = np.flatnonzero(lexical > top * missing / weights["lexical"])
-        more = np.setdiff1d(more if allowed is None else more[allowed[more]], rows, assume_unique=True)
+        more = more if allowed is None else more[allowed[more]]
         if len(more) > _MOST_ADDED:
             more = _best_of_all(bundle, query_vector, lexical / top, weights, 2 * most, allowed)
         rows = distinct_rows(rows, more)

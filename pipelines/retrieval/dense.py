@@ -22,7 +22,7 @@ VNNI do not saturate."""
 _ZERO = 64
 _BLOCK = 8_192
 """Rows that are turned into float32 at a time."""
-_CACHED = 256
+_CACHED = 128
 """Rows asked for that are turned into float32 at a time: so many stay in the cache that a core has to itself."""
 
 

@@ -29,6 +29,8 @@ _ITEM_WORDS, _WORD_COUNTS = "item_words.npy", "item_word_counts.npy"
 _SCORES, _SCORED_ITEMS, _HIGH_BITS = "data.csc.index.npy", "indices.csc.index.npy", "high_bits.npy"
 """The names that `bm25s` gives to scores, of which two bytes each are enough for an order, and to whose they are."""
 _MAX_ITEM_WORDS = 24
+_FREQUENT = 0.25
+"""Share of the items that have a frequent word."""
 _MIN_COMPOUND, _MIN_PART = 6, 3
 """Letters of a compound and of each of its parts at least."""
 _MIN_TOGETHER = 3
@@ -126,6 +128,16 @@ class LexicalIndex:
         return np.diff(self._scorer.scores["indptr"]).astype(np.int64)
 
     @cached_property
+    def _frequent(self) -> dict[int, np.ndarray]:
+        """Scores of all items, float32 `(n_items,)`, for the words that many have: these add up five times as fast."""
+        words = np.flatnonzero(self.item_counts > _FREQUENT * self.n_items).tolist()
+        columns = {word: np.zeros(self.n_items, np.float32) for word in words}
+        for word, scores in columns.items():
+            items, values = self._column(word)
+            scores[items] = values
+        return columns
+
+    @cached_property
     def idf(self) -> np.ndarray:
         """Rarity of each word, float32 `(n_words,)`: ln(1 + (n − df + ½) / (df + ½))."""
         counts = self.item_counts
@@ -150,18 +162,21 @@ class LexicalIndex:
 
     def scores_of(self, words: Sequence[int]) -> np.ndarray:
         """Return BM25 scores for numbers of words, float32 `(n_items,)`, 0 where none of them occurs."""
-        if not words:
-            return np.zeros(self.n_items, np.float32)
-        scores: np.ndarray = self._scorer.get_scores_from_ids(list(words))
+        frequent = self._frequent
+        columns = [frequent[word] for word in words if word in frequent]
+        scores = columns[0].copy() if columns else np.zeros(self.n_items, np.float32)
+        for column in columns[1:]:
+            scores += column
+        for word in words:
+            if word not in frequent:
+                np.add.at(scores, *self._column(word))
         return scores
 
     def scores_at(self, words: Sequence[int], rows: np.ndarray) -> np.ndarray:
         """Return BM25 scores of the rows asked for, int64 `(c,)`, for numbers of words: float32 `(c,)`."""
         scores = np.zeros(len(rows), np.float32)
-        columns = self._scorer.scores
         for word in words:
-            part = slice(columns["indptr"][word], columns["indptr"][word + 1])
-            items, values = columns["indices"][part], columns["data"][part]
+            items, values = self._column(word)
             if len(items):
                 places = np.minimum(np.searchsorted(items, rows), len(items) - 1)
                 scores += np.where(items[places] == rows, values[places], np.float32(0))
@@ -184,9 +199,13 @@ class LexicalIndex:
         return 0 if number is None else int(self.item_counts[number])
 
     def _items_of(self, word: str) -> np.ndarray:
-        columns, number = self._scorer.scores, self.vocabulary[word]
-        items: np.ndarray = columns["indices"][columns["indptr"][number] : columns["indptr"][number + 1]]
-        return items
+        return self._column(self.vocabulary[word])[0]
+
+    def _column(self, word: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of the items that have a word, int32 `(m,)`, rising, and their scores, float32 `(m,)`."""
+        columns = self._scorer.scores
+        part = slice(columns["indptr"][word], columns["indptr"][word + 1])
+        return columns["indices"][part], columns["data"][part]
 
     def _parts(self, word: str) -> tuple[str, ...]:
         """Return the two words that a compound is made of: those that most items have both of."""

@@ -175,7 +175,7 @@ class OverlaidLexicalIndex(LexicalIndex):
         overlay = self._overlay
         scores = np.zeros(self._n_items, np.float32)
         if known := [word for word in words if word < overlay.n_known]:
-            own = self._scorer.get_scores_from_ids(known)
+            own = overlay.index.scores_of(known)
             scores[: len(own)] = own
         scores[self._changed] = 0
         for word in words:

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipelines.retrieval.dense import DenseIndex, ItemVectors
 from pipelines.retrieval.trends import DayTrends, ItemTrends
-from pipelines.retrieval.vector_index import VectorIndex
+from pipelines.retrieval.vector_index import Asker, VectorIndex
 
 NO_SLOT = -1
 _MORE = 16
@@ -136,9 +136,11 @@ class PatchedVectorIndex:
         """See `VectorIndex.problem`."""
         return self._index.problem
 
-    def nearest(self, vector: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def nearest(
+        self, vector: np.ndarray, k: int, allowed: np.ndarray | None = None, *, asker: Asker = "query"
+    ) -> tuple[np.ndarray, np.ndarray]:
         """See `VectorIndex.nearest`."""
-        rows, scores = self._unchanged(vector, k, None if allowed is None else allowed[: self._n_indexed])
+        rows, scores = self._unchanged(vector, k, None if allowed is None else allowed[: self._n_indexed], asker)
         products = self._vectors @ vector
         patched = self._patched
         if allowed is not None:
@@ -152,11 +154,13 @@ class PatchedVectorIndex:
         best = np.lexsort((rows, -scores))[:k]
         return rows[best], scores[best]
 
-    def _unchanged(self, vector: np.ndarray, k: int, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    def _unchanged(
+        self, vector: np.ndarray, k: int, allowed: np.ndarray | None, asker: Asker
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the best of what did not change; what did is in the index as it was before."""
         wanted = k + _MORE
         while True:
-            rows, scores = self._index.nearest(vector, wanted, allowed)
+            rows, scores = self._index.nearest(vector, wanted, allowed, asker=asker)
             kept = self._slots[rows] < 0
             if np.count_nonzero(kept) >= k or len(rows) < wanted:
                 return rows[kept], scores[kept]

@@ -1,7 +1,8 @@
 """Group commit: threads that want something written at the same time share one write."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 Given = TypeVar("Given")
@@ -54,6 +55,20 @@ class GroupCommit(Generic[Given, Kept]):
         if call.error is not None:
             raise call.error
         return call.kept  # type: ignore[return-value]
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Keep the place of who commits, if nobody has it; gives whether it is kept.
+
+        Those who come meanwhile wait, as for any other group.
+        """
+        with self._mutex:
+            has_place, self._is_led = not self._is_led, True
+        try:
+            yield has_place
+        finally:
+            if has_place:
+                self._pass_on()
 
     def _wait(self, call: _Call[Given, Kept]) -> None:
         try:

@@ -64,7 +64,9 @@ class LoadedState:
         """Remember that everything up to `build` is in the store."""
         token = uuid.uuid4().hex
         row = {**blank_row(MARK), "item_ids": [token]}
-        OnlineWriter(self._store, [_VIEW]).write(_VIEW, [row])
+        writer = OnlineWriter(self._store, [_VIEW])
+        with writer.turn():
+            writer.write([row])
         loaded = Loaded(store=self._name, token=token, build=build, until=until)
         write_text(self._path, loaded.model_dump_json(indent=2))
 

@@ -16,7 +16,7 @@ from pipelines.errors import DamagedStateError, StoreError
 from pipelines.features.activity import ACTIVITY_FEATURES
 from pipelines.features.history import is_remembered
 from pipelines.features.user_fold import UserRow
-from pipelines.features.user_state import COUNTED_TYPES, row_problem
+from pipelines.features.user_state import row_problem
 from pipelines.schemas import MAX_HISTORY
 from pipelines.stores.feast_settings import (
     import_feast,
@@ -25,19 +25,19 @@ from pipelines.stores.feast_settings import (
     store_errors,
 )
 from pipelines.stores.group_commit import GroupCommit
+from pipelines.stores.online_reader import OnlineReader, OnlineRow
+from pipelines.stores.online_rows import damage, is_torn, newest_us, require_sound, state_of
 from pipelines.stores.push_intent import Intent, PushIntent
 from pipelines.stores.pushed_events import PushedEvents
 from pipelines.stores.user_changes import Stamp, UserChanges
 
 if TYPE_CHECKING:
-    from pipelines.stores.online_reader import OnlineReader, OnlineRow
     from pipelines.stores.online_writer import OnlineWriter
     from pipelines.stores.user_fold import UserFold
 
 _NEXT = "run `headrace materialize_features` first"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_DAY_US = 86_400_000_000
 USER_VIEWS = ("user_history", "user_activity")
 """Feast's views of a user that the service reads: together they are the state of the fold."""
 _MOST_WRITTEN = 4_000
@@ -141,7 +141,7 @@ class OnlineFeatures:
             StoreError: nothing was materialized yet, or the online store does not answer.
         """
         row = self._whole_row(user_id)
-        _require_sound([row])
+        require_sound([row])
         return self._features(row)
 
     def push_events(self, events: Iterable[Mapping[str, Any]]) -> dict[str, Pushed]:
@@ -162,12 +162,30 @@ class OnlineFeatures:
             StoreError: nothing was materialized yet, or the online store does not answer.
         """
         usable = [event for event in events if is_remembered(event)]
+        return _sound(self._pushes.submit(usable)) if usable else {}
+
+    def push_at_once(self, events: Iterable[Mapping[str, Any]]) -> dict[str, Pushed] | None:
+        """Do as `push_events` does, unless another push, a materialization or the network had to be waited for: None.
+
+        A thread that waits for the answer of another one costs more than the push of one event.
+
+        Raises:
+            DamagedStateError: as `push_events`.
+            StoreError: the online store does not answer.
+        """
+        usable = [event for event in events if is_remembered(event)]
         if not usable:
             return {}
-        pushed = self._pushes.submit(usable)
-        if isinstance(pushed, DamagedStateError):
-            raise pushed
-        return pushed
+        if self._opened is None or self.is_shared:
+            return None
+        with self._pushes.alone() as is_alone:
+            if not is_alone:
+                return None
+            try:
+                [pushed] = self._push_together([usable], waits=False)
+            except BlockingIOError:
+                return None
+        return _sound(pushed)
 
     def load(
         self,
@@ -200,9 +218,11 @@ class OnlineFeatures:
             StoreError: nothing was materialized yet, the online store does not answer, or what it holds is damaged.
         """
         rows = self._read(user_ids)
-        _require_sound(rows)
+        require_sound(rows)
         return {
-            user_id: _state(user_id, row) for user_id, row in zip(user_ids, rows, strict=True) if row.values["n_events"]
+            user_id: state_of(user_id, row)
+            for user_id, row in zip(user_ids, rows, strict=True)
+            if row.values["n_events"]
         }
 
     def has_pushed(self, event_id: str) -> bool:
@@ -224,33 +244,39 @@ class OnlineFeatures:
 
     # Inside
 
-    def _whole_row(self, user_id: str) -> "OnlineRow":
+    def _whole_row(self, user_id: str) -> OnlineRow:
         """Read a user; again where a push wrote one of the two views in between."""
         for _ in range(_READS_OF_A_PUSH):
             [row] = self._read([user_id])
-            if row.problem or not _is_torn(row):
+            if row.problem or not is_torn(row):
                 break
         return row
 
-    def _push_together(self, calls: list[list[Mapping[str, Any]]]) -> "list[dict[str, Pushed] | DamagedStateError]":
-        """Fold and write the events of all calls; the answer of each tells of its own users."""
+    def _push_together(
+        self, calls: list[list[Mapping[str, Any]]], *, waits: bool = True
+    ) -> "list[dict[str, Pushed] | DamagedStateError]":
+        """Fold and write the events of all calls; the answer of each tells of its own users.
+
+        Raises:
+            BlockingIOError: somebody else writes, and `waits` is false.
+        """
         events = [event for call in calls for event in call]
         user_ids = list(dict.fromkeys(event["user_id"] for event in events))
-        with self._locked():
-            self._finish_interrupted()
+        with self._locked(waits=waits):
+            self._finish_interrupted(waits=waits)
             states, damaged = self._states_now(user_ids)
             events = [event for event in events if event["user_id"] not in damaged]
             rows = self._stores().fold.add(states, events, pushed=self._pushed.has)
-            self._write_push(Intent(rows, [event["event_id"] for event in events]))
+            self._write_push(Intent(rows, [event["event_id"] for event in events]), waits=waits)
             pushed = {row["user_id"]: self._pushed_now(row) for row in rows}
         return [
-            _damage([damaged[user_id] for user_id in users & damaged.keys()])
+            damage([damaged[user_id] for user_id in users & damaged.keys()])
             if users & damaged.keys()
             else {user_id: pushed[user_id] for user_id in users if user_id in pushed}
             for users in ({event["user_id"] for event in call} for call in calls)
         ]
 
-    def _states_now(self, user_ids: Sequence[str]) -> tuple[dict[str, "UserRow"], dict[str, "OnlineRow"]]:
+    def _states_now(self, user_ids: Sequence[str]) -> tuple[dict[str, "UserRow"], dict[str, OnlineRow]]:
         """Return the states of users, and the rows that cannot be used; the lock of pushes is held.
 
         What this process wrote last is not read again where nobody else has written since.
@@ -265,19 +291,18 @@ class OnlineFeatures:
         damaged = {user_id: row for user_id, row in rows.items() if row.problem}
         for user_id, row in rows.items():
             if user_id not in damaged and row.values["n_events"]:
-                states[user_id] = _state(user_id, row)
+                states[user_id] = state_of(user_id, row)
         return states, damaged
 
-    def _write_push(self, push: Intent) -> None:
+    def _write_push(self, push: Intent, *, waits: bool) -> None:
         """Write a push whole: a process that is killed meanwhile leaves the note, and the next one writes the rest."""
         if push.rows:
-            self._intent.note(push.rows, push.event_ids)
-            self._write(push.rows)
+            self._write(push.rows, first=lambda: self._intent.note(push.rows, push.event_ids), waits=waits)
         self._pushed.add(push.event_ids)
         if push.rows:
             self._intent.clear()
 
-    def _finish_interrupted(self) -> None:
+    def _finish_interrupted(self, *, waits: bool = True) -> None:
         """Write what a push left behind that was killed, or that the store failed, unless more is known since."""
         push = self._intent.left()
         if push is None:
@@ -288,12 +313,12 @@ class OnlineFeatures:
             for row, online in zip(push.rows, now, strict=True)
             if online.problem or (online.values["n_events"] or 0) <= row["n_events"]
         ]
-        self._write_push(Intent(rows, push.event_ids))
+        self._write_push(Intent(rows, push.event_ids), waits=waits)
 
     def _pushed_now(self, state: "UserRow") -> Pushed:
         """Return what `read_user` gives now; nobody else writes meanwhile."""
         happened_us = (state["event_timestamp"] - _EPOCH) // _MICROSECOND
-        row = self._stores().online_row(state, dict.fromkeys(USER_VIEWS, happened_us))
+        row = OnlineRow(state, dict.fromkeys(USER_VIEWS, happened_us))
         stamp = self._changes.stamp(state["user_id"])
         if stamp is not None and not self.is_shared:
             self._written[state["user_id"]] = stamp, state
@@ -302,7 +327,7 @@ class OnlineFeatures:
                 self._written.popitem(last=False)
         return Pushed(self._features(row), stamp)
 
-    def _features(self, row: "OnlineRow") -> UserFeatures:
+    def _features(self, row: OnlineRow) -> UserFeatures:
         if not row.values["n_events"]:
             return UserFeatures()
         reader, now = self._stores().reader, self._clock()
@@ -331,7 +356,6 @@ class OnlineFeatures:
         from feast.errors import FeastObjectNotFoundException
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-        from pipelines.stores.online_reader import OnlineReader, OnlineRow
         from pipelines.stores.online_writer import OnlineWriter
         from pipelines.stores.user_fold import UserFold
 
@@ -345,10 +369,9 @@ class OnlineFeatures:
             reader=OnlineReader(store, [f"{view.name}:{one.name}" for view in views for one in view.features]),
             writer=OnlineWriter(store, USER_VIEWS),
             fold=fold,
-            online_row=OnlineRow,
         )
 
-    def _read(self, user_ids: Sequence[str]) -> list["OnlineRow"]:
+    def _read(self, user_ids: Sequence[str]) -> list[OnlineRow]:
         stores = self._stores()
         try:
             rows = stores.reader.read([{"user_id": user_id} for user_id in user_ids])
@@ -363,23 +386,33 @@ class OnlineFeatures:
         for row in rows:
             row.problem = row.problem or row_problem(row.values)
             if not row.problem and row.values["n_events"]:
-                row.written_us.update(dict.fromkeys(USER_VIEWS, _newest_us(row)))
+                row.written_us.update(dict.fromkeys(USER_VIEWS, newest_us(row)))
         return rows
 
-    def _write(self, rows: Sequence["UserRow"]) -> None:
+    def _write(
+        self, rows: Sequence["UserRow"], *, first: Callable[[], None] = lambda: None, waits: bool = True
+    ) -> None:
+        """Write rows when it is this process's turn; `first` is called then, before anything is written."""
         writer = self._stores().writer
         try:
-            with self._changes.changing(row["user_id"] for row in rows):
-                for view in USER_VIEWS:
-                    writer.write(view, rows)
+            with writer.turn(waits=waits):
+                first()
+                with self._changes.changing(row["user_id"] for row in rows):
+                    writer.write(rows)
+        except BlockingIOError:
+            raise
         except store_errors() as error:
             raise StoreError(
                 f"The features of {len(rows)} users could not be updated ({error}): push the same events again."
             ) from error
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Let one push at a time read, change and write."""
+    def _locked(self, *, waits: bool = True) -> Iterator[None]:
+        """Let one push at a time read, change and write.
+
+        Raises:
+            BlockingIOError: another process does, and `waits` is false.
+        """
         path = self._feast_dir / ".push.lock"
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         try:
@@ -388,7 +421,7 @@ class OnlineFeatures:
             self._feast_dir.mkdir(parents=True, exist_ok=True)
             lock = os.open(path, flags, 0o644)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
         finally:
             os.close(lock)
@@ -398,52 +431,12 @@ class OnlineFeatures:
 class _Opened:
     """What is open while the service runs."""
 
-    reader: "OnlineReader"
+    reader: OnlineReader
     writer: "OnlineWriter"
     fold: "UserFold"
-    online_row: "type[OnlineRow]"
 
 
-def _require_sound(rows: Sequence["OnlineRow"]) -> None:
-    """Refuse what the online store cannot have been given.
-
-    Raises:
-        DamagedStateError: a row cannot be used.
-    """
-    damaged = [row for row in rows if row.problem]
-    if damaged:
-        raise _damage(damaged)
-
-
-def _damage(rows: Sequence["OnlineRow"]) -> DamagedStateError:
-    return DamagedStateError(
-        f"What the online store holds of {len(rows)} users is damaged, the first one: {rows[0].problem}. Run `headrace "
-        "materialize_features`, which loads them anew once something arrived of them."
-    )
-
-
-def _newest_us(row: "OnlineRow") -> int:
-    """Return when the newest event happened, in microseconds since 1970 UTC.
-
-    Feast's SQLite store keeps event timestamps in whole seconds; that would shift every decayed feature of the next
-    push, and the end of the time to live. A span of 50 years in days is exact to a quarter of a microsecond.
-    """
-    return int(row.values["first_at_us"]) + round((row.values["days_since_first"] or 0.0) * _DAY_US)
-
-
-def _is_torn(row: "OnlineRow") -> bool:
-    """Whether history and activity are not of one push: every event is counted in both."""
-    counted = sum(row.values[name] or 0 for name in COUNTED_TYPES)
-    return bool(counted != (row.values["n_events"] or 0))
-
-
-def _state(user_id: str, row: "OnlineRow") -> "UserRow":
-    """Return a row of USER_ROWS from what the online store holds of it."""
-    values = row.values
-    return {
-        **values,
-        "user_id": user_id,
-        "moment_id": f"{user_id}:{values['n_events']}",
-        "event_timestamp": _EPOCH + timedelta(microseconds=row.written_us["user_history"]),
-        "created_timestamp": _EPOCH + timedelta(microseconds=values["arrived_at_us"]),
-    }
+def _sound(pushed: "dict[str, Pushed] | DamagedStateError") -> dict[str, Pushed]:
+    if isinstance(pushed, DamagedStateError):
+        raise pushed
+    return pushed

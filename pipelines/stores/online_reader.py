@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pipelines.stores.feast_settings import do_not_wait_to_retry
-from pipelines.stores.online_writer import proto_field
+from pipelines.stores.feast_values import proto_field
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

@@ -21,7 +21,7 @@ import numpy as np
 from pipelines.errors import ConfigError, StoreError
 from pipelines.inference.bundle import Bundle
 from pipelines.retrieval.dense import ItemVectors
-from pipelines.retrieval.vector_index import VectorIndex
+from pipelines.retrieval.vector_index import Asker, VectorIndex
 
 VARIABLE = "HEADRACE_VECTOR_INDEX"
 KEY_VARIABLE = "HEADRACE_QDRANT_API_KEY"
@@ -69,13 +69,15 @@ class QdrantVectorIndex:
         """Why Qdrant is not asked at the moment; None where it is."""
         return self._problem if self._now_s() < self._alone_until_s else None
 
-    def nearest(self, vector: np.ndarray, k: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def nearest(
+        self, vector: np.ndarray, k: int, allowed: np.ndarray | None = None, *, asker: Asker = "query"
+    ) -> tuple[np.ndarray, np.ndarray]:
         """See `VectorIndex.nearest`."""
         n = len(self._vectors)
         left = n if allowed is None else int(np.count_nonzero(allowed))
         asked = k if left == n else int(_PER_ALLOWED * k * n / max(left, 1)) + 1
         if left <= _FEW or asked > _MOST_ASKED or self.problem is not None:
-            return self._otherwise.nearest(vector, k, allowed)
+            return self._otherwise.nearest(vector, k, allowed, asker=asker)
         future = self._pool.submit(self._ask, vector, asked)
         try:
             rows = future.result(timeout=self._timeout_s)
@@ -91,7 +93,7 @@ class QdrantVectorIndex:
                 scores = self._vectors.products(rows, vector)
                 best = np.lexsort((rows, -scores))[:k]
                 return rows[best], scores[best]
-        return self._otherwise.nearest(vector, k, allowed)
+        return self._otherwise.nearest(vector, k, allowed, asker=asker)
 
     def _ask(self, vector: np.ndarray, most: int) -> np.ndarray:
         found = self._client.query_points(

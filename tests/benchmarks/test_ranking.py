@@ -38,7 +38,7 @@ def test_recall_counts_items_as_near_as_the_last_one(folder):
     vector = bundle.item_vectors[0]
 
     class Wrong:
-        def nearest(self, vector, k, allowed=None):
+        def nearest(self, vector, k, allowed=None, *, asker="query"):
             rows = np.argsort(-bundle.item_vectors.scores(vector[None])[0], kind="stable")
             return np.append(rows[: k - 2], rows[-2:]), None
 

@@ -48,6 +48,9 @@ class MemoryFeatures:
             raise StoreError("the store is down")
         return self.users.get(user_id, User())
 
+    def push_at_once(self, events) -> None:
+        """Pushes are waited for on another thread."""
+
     def push_events(self, events) -> dict:
         if self.broken:
             raise StoreError("the store is down")

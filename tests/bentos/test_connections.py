@@ -302,7 +302,7 @@ class OneThread(Echo):
 def test_a_client_that_left_while_it_waited_is_not_answered():
     app, answers = Api(), OneThread()
     app.open(answers)
-    lane = app._dispatch._lanes["answers"]
+    lane = app.dispatch._lanes["answers"]
 
     def ask_and_wait(held: ExitStack, port: int, word: bytes, waiting: int) -> socket.socket:
         talk = held.enter_context(closing(socket.create_connection(("127.0.0.1", port), timeout=5)))

@@ -25,8 +25,8 @@ class Users:
         return is_changed
 
 
-def following_of(users: Users, *, most_users: int = 100, requests: int = 0) -> Following:
-    following = Following(users, most_users=most_users)
+def following_of(users: Users, *, most_users: int = 100, requests: int = 0, others: bool = True) -> Following:
+    following = Following(users, has_others=lambda: others, most_users=most_users)
     following.give_way(lambda: requests > 0)
     return following
 
@@ -59,13 +59,20 @@ def test_requests_come_first():
     assert users.looked_at == []
 
 
-@pytest.mark.parametrize(("most_users", "changed"), [(2, {"c"}), (0, {"a", "c"})], ids=["the latest", "nobody"])
-def test_so_many_users_are_looked_at(most_users, changed):
+@pytest.mark.parametrize(
+    ("most_users", "others", "changed"),
+    [
+        pytest.param(2, True, {"c"}, id="the latest"),
+        pytest.param(0, True, {"a", "c"}, id="nobody"),
+        pytest.param(2, False, {"a", "c"}, id="nobody where no other worker is"),
+    ],
+)
+def test_so_many_users_are_looked_at(most_users, others, changed):
     users = Users("a", "b", "c", changed={"a", "c"})
-    following = following_of(users, most_users=most_users)
+    following = following_of(users, most_users=most_users, others=others)
     following.start()
-    until = time.monotonic() + 5
-    while most_users and "a" in users.changed and time.monotonic() < until:
+    until = time.monotonic() + (5 if "a" not in changed else 0.2)
+    while "a" in users.changed and time.monotonic() < until:
         time.sleep(0.01)
     following.close()
     assert users.changed == changed

@@ -50,6 +50,9 @@ class OatMilkDrinkers:
     def read_user(self, user_id: str) -> User:
         return User(["e"], ["view"], [int(NOW.timestamp()) - 60])
 
+    def push_at_once(self, events) -> None:
+        """Pushes are waited for on another thread."""
+
     def push_events(self, events) -> None:
         raise AssertionError("no events here")
 

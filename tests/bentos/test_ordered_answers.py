@@ -56,6 +56,9 @@ class Histories:
     def read_user(self, user_id: str) -> User:
         return self.users.get(user_id, User())
 
+    def push_at_once(self, events) -> None:
+        """Pushes are waited for on another thread."""
+
     def push_events(self, events) -> None:
         raise AssertionError("no events here")
 

@@ -79,3 +79,15 @@ def test_alone_it_explains_its_own():
     alone.start()
     assert alone.of_request("r", None) == {"by": "a", "request": "r", "item": None, "live": "now"}
     alone.close()
+
+
+def test_whether_others_are_there(tmp_path):
+    one, other = (NearbyProcesses(tmp_path / "near", lambda question: question) for _ in range(2))
+    other._name = "another.sock"
+    one.start()
+    assert not one.are_there
+    other.start()
+    assert one.are_there
+    other.close()
+    assert not one.are_there
+    one.close()

@@ -44,6 +44,9 @@ class NobodyKnown:
     def read_user(self, user_id: str) -> User:
         return User()
 
+    def push_at_once(self, events) -> None:
+        """Pushes are waited for on another thread."""
+
     def push_events(self, events) -> dict:
         return {}
 

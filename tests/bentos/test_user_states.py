@@ -48,6 +48,9 @@ class Store:
             raise self.problem
         return replace(found)  # equal, not the same
 
+    def push_at_once(self, events) -> None:
+        """Pushes are waited for on another thread."""
+
     def push_events(self, events) -> None:
         if self.problem:
             raise self.problem
@@ -360,3 +363,60 @@ def test_a_store_that_fails_while_changes_are_looked_for_fails_nobody(states, st
     store.problem = StoreError("down")
     assert [states.refresh("u") for _ in range(10)][::9] == [True, False]  # in the end it is left alone
     assert states.read("u").features.item_ids == ["a"]
+
+
+def seconds_later(monkeypatch, seconds: float) -> None:
+    now = time.monotonic()
+    monkeypatch.setattr("bentos.recommender.users.user_states.time.monotonic", lambda: now + seconds)
+
+
+class QuickStore(Store):
+    """A store that need not be waited for; notes which threads push."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[str] = []
+        self.takes_s = 0.0
+
+    def push_at_once(self, events):
+        return self.push_events(events)
+
+    def push_events(self, events):
+        self.threads.append(threading.current_thread().name)
+        time.sleep(self.takes_s)
+        return super().push_events(events)
+
+
+def test_the_thread_that_has_an_event_pushes_it_while_the_store_is_quick(monkeypatch):
+    store = QuickStore()
+    states, me = states_over(store), threading.current_thread().name
+    assert states.push([viewed("u", "a")], time.monotonic()) is None
+    assert states.fresh("u").features.item_ids == ["a"]
+    store.takes_s = 0.025
+    assert states.push([viewed("u", "b")], time.monotonic()) is None
+    store.takes_s = 0.0
+    assert states.push([viewed("u", "c")], time.monotonic()) is None
+    assert store.threads == [me, me, "pushes"]  # it might hang the next time
+    seconds_later(monkeypatch, 1.1)
+    states.push([viewed("u", "d")], time.monotonic())
+    assert store.threads[3:] == [me]
+    states.close()
+
+
+def test_a_request_without_time_does_not_push_itself():
+    store = QuickStore()
+    states = states_over(store)
+    states.push([viewed("u", "a")], time.monotonic(), within_s=0.01)
+    states.close()
+    assert threading.current_thread().name not in store.threads
+
+
+def test_a_store_that_fails_fails_the_push_once_and_is_then_waited_for_elsewhere():
+    store = QuickStore()
+    states, store.problem = states_over(store), StoreError("down")
+    assert "the feature store failed" in states.push([viewed("u", "a")], time.monotonic())
+    assert store.threads == [threading.current_thread().name]
+    store.problem = None
+    assert states.push([viewed("u", "b")], time.monotonic()) is None
+    assert store.threads[1:] == ["pushes"]
+    states.close()

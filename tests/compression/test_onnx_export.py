@@ -1,10 +1,15 @@
 """The exported graphs give the numbers that torch gives, at any batch and length."""
 
+from collections import Counter
+
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 
+from pipelines.compression import graph_fusion
+from pipelines.compression.graph_fusion import fused
 from pipelines.compression.onnx_export import export_encoder, export_item_tower
 from pipelines.compression.quantization import quantize_int8
 from pipelines.compression.user_tower_graph import export_user_tower
@@ -56,6 +61,33 @@ def test_encoder_in_onnx_gives_what_torch_gives_and_int8_stays_close(tmp_path, t
         vectors[name] = TextEncoder(session, tiny_encoder_folder / "tokenizer.json", 16).encode(TEXTS)
     assert vectors["float"] == pytest.approx(expected, abs=1e-5)
     assert np.min((vectors["int8"] * expected).sum(1)) > 0.98
+
+
+def test_attention_of_int8_is_one_operator(tmp_path, tiny_encoder_folder):
+    encoder, _ = load_encoder(str(tiny_encoder_folder))
+    export_encoder(encoder, tmp_path / "float.onnx")
+    quantize_int8(tmp_path / "float.onnx", tmp_path / "int8.onnx")
+    found = Counter(node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node)
+    layers = encoder.transformer.config.num_hidden_layers
+    assert (found["QAttention"], found["SkipLayerNormalization"], found["Softmax"]) == (layers, 2 * layers, 0)
+
+
+def test_an_encoder_of_another_kind_stays_as_it_is(tmp_path, tiny_encoder_folder):
+    encoder, _ = load_encoder(str(tiny_encoder_folder))
+    export_encoder(encoder, tmp_path / "float.onnx")
+    model = onnx.load(tmp_path / "float.onnx")
+    del model.metadata_props[:]
+    onnx.save_model(model, tmp_path / "odd.onnx")
+    assert fused(tmp_path / "odd.onnx") == model
+
+
+def test_fusion_that_gives_other_vectors_is_left_alone(tmp_path, tiny_encoder_folder, monkeypatch):
+    encoder, _ = load_encoder(str(tiny_encoder_folder))
+    export_encoder(encoder, tmp_path / "float.onnx")
+    model = onnx.load(tmp_path / "float.onnx")
+    assert fused(tmp_path / "float.onnx") != model
+    monkeypatch.setattr(graph_fusion, "_LEAST_COSINE", 1.1)
+    assert fused(tmp_path / "float.onnx") == model
 
 
 def test_item_tower_that_looks_at_pictures_takes_them_or_none(tmp_path):

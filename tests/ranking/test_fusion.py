@@ -94,6 +94,18 @@ def test_the_best_of_many_are_those_of_a_full_sort(share):
     assert top_rows(scores, 100, allowed).tolist() == wanted.tolist()
 
 
+@pytest.mark.parametrize("n", [300, 20_001], ids=["few", "many"])
+@pytest.mark.parametrize("share", [None, 0.5], ids=["all allowed", "half allowed"])
+@pytest.mark.parametrize("above", [-1.0, 250.0, 497.5, 499.0], ids=["all", "half", "few", "none"])
+def test_the_best_above_a_score(n, share, above):
+    rng = np.random.default_rng(4)
+    scores = rng.integers(0, 500, n).astype(np.float32)
+    allowed = None if share is None else rng.random(n) < share
+    every = np.argsort(-scores, kind="stable")
+    kept = (scores > above) if allowed is None else (scores > above) & allowed
+    assert top_rows(scores, 100, allowed, above=above).tolist() == every[kept[every]][:100].tolist()
+
+
 def test_the_first_allowed_rows_keep_their_order():
     allowed = np.zeros(30, bool)
     allowed[[3, 20, 29]] = True

@@ -27,9 +27,9 @@ class Counting:
     def __init__(self, index) -> None:
         self.index, self.asked = index, 0
 
-    def nearest(self, vector, k, allowed=None):
+    def nearest(self, vector, k, allowed=None, **more):
         self.asked += 1
-        return self.index.nearest(vector, k, allowed)
+        return self.index.nearest(vector, k, allowed, **more)
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,14 @@ def test_scores_are_bm25(tmp_path):
     assert index.item_words[:, :4].tolist() == [[0, 1, -1, -1], [2, 1, 3, -1], [4, -1, -1, -1]]
 
 
+def test_words_that_many_items_have_count_as_the_others_do():
+    index = LexicalIndex.build(["red apple", "red apple pie", "red milk", "red red apple", "rye"])
+    assert {word for word, number in index.vocabulary.items() if number in index._frequent} == {"red", "apple"}
+    for query in ("red", "pie", "red pie", "red apple pie milk", "apple red apple", "rye pie"):
+        numbers = index.query_words(query)
+        np.testing.assert_allclose(index.scores_of(numbers), index._scorer.get_scores_from_ids(numbers), rtol=1e-6)
+
+
 @pytest.mark.parametrize("query", ["", "zebra", "the"])
 def test_a_query_without_known_words_finds_nothing(query):
     assert LexicalIndex.build(["red apple", "milk"]).scores(query).tolist() == [0.0, 0.0]

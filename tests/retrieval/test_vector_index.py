@@ -3,16 +3,14 @@
 import numpy as np
 import pytest
 
-from pipelines.errors import DataError
 from pipelines.inference.sessions import open_session
 from pipelines.retrieval.dense import INDEX, DenseIndex, ItemVectors
 from pipelines.retrieval.vector_index import (
+    ASKERS,
     ExactVectorIndex,
     FastScanVectorIndex,
     GrownVectorIndex,
     build_fast_scan,
-    packed,
-    unpacked,
 )
 
 N, DIM = 6_000, 24
@@ -37,13 +35,14 @@ def exact(vectors, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fast(vectors, exact):
-    return FastScanVectorIndex(build_fast_scan(vectors), vectors, exact)
+    anything = units(np.random.default_rng(5), 500, DIM)
+    return FastScanVectorIndex(build_fast_scan(vectors, dict.fromkeys(ASKERS, anything)), vectors, exact)
 
 
 class Refusing:
     """An index that must not be asked."""
 
-    def nearest(self, vector, k, allowed=None):
+    def nearest(self, vector, k, allowed=None, *, asker="query"):
         raise AssertionError("the codes do")
 
 
@@ -100,15 +99,33 @@ def test_items_behind_an_index_are_found_and_filtered(vectors, exact):
     assert not {7, N} & set(grown.nearest(vector, 3, allowed)[0].tolist())
 
 
-def test_the_same_vectors_give_the_same_index_and_it_can_be_kept(vectors, fast):
-    content = packed(fast.codes)
-    assert content == packed(build_fast_scan(vectors))
-    again = FastScanVectorIndex(unpacked(content, (N, DIM)), vectors, fast.exact)
-    assert again.nearest(vectors[3], 5)[0].tolist() == fast.nearest(vectors[3], 5)[0].tolist()
+class Remembering:
+    """Codes, or an index, that say who asked them."""
+
+    def __init__(self, inner) -> None:
+        self.inner, self.askers = inner, []
+
+    def nearest(self, *question, **more):
+        self.askers.append(more.get("asker"))
+        return self.inner.nearest(*question, **more)
 
 
-def test_what_is_no_index_or_one_of_other_vectors_is_refused(fast):
-    with pytest.raises(DataError, match="This is no index of faiss"):
-        unpacked(b"something else", (N, DIM))
-    with pytest.raises(DataError, match=r"of 6,000 vectors of 24 dimensions, \(5, 24\) are needed"):
-        unpacked(packed(fast.codes), (5, DIM))
+@pytest.mark.parametrize("asker", ASKERS)
+def test_each_asker_has_codes_of_its_own(vectors, fast, asker):
+    codes = {name: Remembering(one) for name, one in fast.codes.items()}
+    FastScanVectorIndex(codes, vectors, Refusing()).nearest(vectors[3], 5, asker=asker)
+    assert [name for name, one in codes.items() if one.askers] == [asker]
+
+
+def test_the_index_under_a_grown_one_hears_who_asks(vectors, exact):
+    index = Remembering(exact)
+    GrownVectorIndex(index, N, vectors.grown(vectors[:1])).nearest(vectors[3], 5, asker="user")
+    few = FastScanVectorIndex(dict.fromkeys(ASKERS), vectors, index)
+    few.nearest(vectors[3], 5, np.arange(N) < 9, asker="user")
+    assert index.askers == ["user", "user"]
+
+
+def test_users_are_told_apart_by_fewer_codes_than_queries():
+    wide = ItemVectors.quantized(units(np.random.default_rng(6), 300, 240))
+    codes = build_fast_scan(wide, dict.fromkeys(ASKERS, wide[:]))
+    assert {asker: len(one.turn) for asker, one in codes.items()} == {"user": 64, "query": 80}

@@ -72,3 +72,21 @@ def test_a_failure_is_not_the_next_ones():
     with pytest.raises(OSError, match="full"):
         group_commit.submit(2)
     assert group_commit.submit(3) == 30
+
+
+def test_who_is_alone_keeps_others_waiting_and_is_not_let_in_while_they_write():
+    disk = Disk()
+    disk.free.set()
+    group_commit, answers = GroupCommit(disk.write), []
+    with group_commit.alone() as is_alone:
+        assert is_alone
+        with group_commit.alone() as another:
+            assert not another
+        thread = threading.Thread(target=lambda: answers.append(group_commit.submit(1)))
+        thread.start()
+        wait_until(lambda: group_commit._waiting)
+        assert disk.groups == []
+    thread.join(10)
+    assert answers == [10]
+    with group_commit.alone() as is_alone:
+        assert is_alone

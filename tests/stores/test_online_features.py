@@ -2,7 +2,7 @@ import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from pipelines.places import Places
 from pipelines.schemas import MAX_HISTORY
 from pipelines.stores.feast_settings import online_store_settings
 from pipelines.stores.feature_store import FeatureStoreClient
-from pipelines.stores.online_features import OnlineFeatures, UserFeatures
+from pipelines.stores.online_features import USER_VIEWS, OnlineFeatures, UserFeatures
 from pipelines.stores.pushed_events import PushedEvents
 from tests.stores.test_feature_store import EVENTS, UNTIL, spent
 from tests.toys.event_tables import day, event
@@ -187,24 +187,22 @@ class Killed(BaseException):
     """Ends a push as kill -9 ends it: nothing that comes after runs."""
 
 
-@pytest.mark.parametrize("written", [0, 1, 2], ids=["before both views", "between the views", "after both views"])
+@pytest.mark.parametrize("written", [False, True], ids=["before the rows", "after the rows"])
 def test_a_push_that_was_killed_is_written_whole_by_the_next_one(feast_dir, written):
     killed, whole = online(feast_dir), online(feast_dir)
     events = [event("u", "d", day(9), kind="cart"), event("new", "a", day(9), kind="cart")]
-    writer, calls = killed._stores().writer, []
 
-    def write(view, rows):
-        if len(calls) == written:
-            raise Killed
-        calls.append(view)
-        writer_write(view, rows)
+    def die(*_):
+        raise Killed
 
-    writer_write, writer.write = writer.write, write
-    killed._pushed.add = lambda ids: write("", [])
+    if written:
+        killed._pushed.add = die
+    else:
+        killed._stores().writer.write = die
     with pytest.raises(Killed):
         killed.push_events(events)
     assert not whole.has_pushed(events[0]["event_id"])
-    assert all((whole.stamp(user) is None) == (written < 2) for user in ("u", "new"))  # not fresh until it is whole
+    assert all((whole.stamp(user) is None) == (not written) for user in ("u", "new"))  # not fresh until it is whole
 
     assert whole.push_events(events) == {}  # as the service does after its next start
     for user, items in (("u", ["a", "b", "c", "d"]), ("new", ["a"])):
@@ -212,6 +210,69 @@ def test_a_push_that_was_killed_is_written_whole_by_the_next_one(feast_dir, writ
         assert (known.item_ids, known.activity["carts"]) == (items, 1.0)
         assert whole.stamp(user) is not None
     assert whole.has_pushed(events[0]["event_id"])
+
+
+def test_what_is_written_is_what_feast_writes(feast_dir):
+    from pipelines.stores.online_writer import OnlineWriter
+
+    features = online(feast_dir)
+    features.push_events(
+        [event("u", "d", day(9), value=2.5, kind="purchase"), event("n\u00e9", "a", day(9), kind="view")]
+    )
+    [known, new] = features.states(["u", "n\u00e9"]).values()
+    rows = [known | {"item_ids": [], "mean_gap_days": None}, new | {"days_since_first": 3}]
+    writer = OnlineWriter(features._stores().reader._store, USER_VIEWS)
+    writer._sqlite, ours = None, writer._sqlite
+    from feast.infra.provider import get_provider
+
+    writer._provider = get_provider(writer._config)
+
+    def written() -> list:
+        with closing(sqlite3.connect(feast_dir / "online.db")) as database:
+            tables = [f"headrace_{view}" for view in USER_VIEWS]
+            return [database.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in tables]
+
+    before = written()
+    with ours.turn(waits=True):
+        ours.write(rows)
+    by_us = written()
+    with writer.turn():
+        writer.write(rows)
+    assert before != by_us == written()
+
+
+@pytest.fixture
+def held(feast_dir):
+    """Hold up pushes as others do."""
+
+    @contextmanager
+    def by(whom: str, features: OnlineFeatures):
+        if whom == "a materialization":
+            with online(feast_dir)._locked():
+                yield
+        elif whom == "feast":
+            with closing(sqlite3.connect(feast_dir / "online.db", isolation_level=None)) as database:
+                database.execute("BEGIN IMMEDIATE")
+                yield
+        else:
+            with features._pushes.alone():
+                yield
+
+    return by
+
+
+@pytest.mark.parametrize("whom", ["a materialization", "feast", "another thread"])
+def test_a_push_at_once_waits_for_nobody(feast_dir, held, whom):
+    features, told = online(feast_dir), [event("u", "d", day(9))]
+    assert features.push_at_once(told) is None  # Feast is not open yet
+    features.open()
+    with held(whom, features):
+        assert features.push_at_once(told) is None
+        stamp = features.stamp("u")
+    assert stamp is not None and features.stamp("u") == stamp and features._intent.left() is None
+    [(user, (said, stamp))] = features.push_at_once(told).items()
+    assert user == "u" and said == features.read_user("u") and stamp == features.stamp("u")
+    assert said.item_ids == ["a", "b", "c", "d"] and features.has_pushed(told[0]["event_id"])
 
 
 def test_a_killed_push_does_not_replace_what_is_known_since(feast_dir):

@@ -2,6 +2,8 @@
 
 import json
 
+import numpy as np
+
 from pipelines.stores.day_log import DayLog, newest_rows
 from pipelines.stores.served_requests import ServedRequestsLog, read_served_requests
 from tests.toys.event_tables import day
@@ -51,3 +53,21 @@ def test_a_day_holds_so_many_rows_and_no_more(tmp_path):
     log.close()
     assert [row["number"] for row in newest_rows(tmp_path, limit=9, day_of="at")] == [0, 1, 2, 9]
     assert log.dropped == 2
+
+
+def test_a_row_that_is_no_json_is_dropped_and_fails_nobody(tmp_path, caplog):
+    log = DayLog(tmp_path, what="odd rows", day_of="at", keep_days=7)
+    log.offer({"at": day(1), "odd": object()})
+    log.offer({"at": day(1), "number": 1})
+    log.close()
+    assert [row["number"] for row in newest_rows(tmp_path, limit=9, day_of="at")] == [1]
+    assert log.dropped == 1
+    assert "The odd rows are not kept" in caplog.text
+
+
+def test_a_row_is_as_it_was_when_it_was_offered(tmp_path):
+    log, scores = DayLog(tmp_path, what="rows", day_of="at", keep_days=7), np.array([1.0, 2.0])
+    log.offer({"at": day(1), "scores": scores})
+    scores[:] = 0
+    log.close()
+    assert [row["scores"] for row in newest_rows(tmp_path, limit=9, day_of="at")] == [[1.0, 2.0]]

@@ -99,10 +99,12 @@ class Answers:
         self._pseudonymizer = pseudonymizer
         self._preparing = Preparing(live, serving, now=now)
         self._users.changed = self._preparing.changed
-        self._following = Following(self._users, most_users=serving.prepared_ahead)
         self._finder = Finder(serving)
         self._explainer = Explainer(self._finder, serving)
         self._explanations = SharedExplanations(self._explainer, lambda: live.current, workers)
+        self._following = Following(
+            self._users, has_others=lambda: self._explanations.has_others, most_users=serving.prepared_ahead
+        )
         live.prepare = self.rules.of
         self._intake = EventIntake(
             event_log=event_log,

@@ -2,7 +2,7 @@
 
 Each worker keeps what it last read of a user, and a stamp that all workers of a machine share tells that it has
 changed since. One that has time to spare looks at the stamps of its latest users, a few at a time, and reads those who
-have changed; what hears of a change then prepares them.
+have changed; what hears of a change then prepares them. A worker that is alone looks at nobody.
 """
 
 import logging
@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 
 from bentos.recommender.users.user_states import UserStates
 
-_LOOK_S = 0.05
-"""Between two looks."""
+_LOOK_S, _ALONE_S = 0.05, 1.0
+"""Between two looks; between two looks for other workers, where there are none."""
 _AT_A_LOOK = 64
 """Users whose stamps are compared at a look, some 3 µs each."""
 _MOST_READ = 8
@@ -24,13 +24,15 @@ _logger = logging.getLogger("headrace.serving")
 class Following:
     """A thread that looks for what others were told."""
 
-    def __init__(self, users: UserStates, *, most_users: int) -> None:
+    def __init__(self, users: UserStates, *, has_others: Callable[[], bool], most_users: int) -> None:
         """Take the users; `start` begins.
 
         Args:
+            has_others: Says whether other workers answer beside this one.
             most_users: Users who are looked at, the latest; 0 looks at nobody.
         """
         self._users = users
+        self._has_others = has_others
         self._most_users = most_users
         self._is_busy: Callable[[], bool] = lambda: False
         self._closing = threading.Event()
@@ -64,11 +66,13 @@ class Following:
         return True
 
     def _run(self) -> None:
-        round_ = iter(())
-        while not self._closing.wait(_LOOK_S):
+        round_, pause_s = iter(()), _LOOK_S
+        while not self._closing.wait(pause_s):
             try:
                 if not self.look(round_):
-                    round_ = iter(self._users.latest(self._most_users))
+                    is_alone = not self._has_others()
+                    round_ = iter(() if is_alone else self._users.latest(self._most_users))
+                    pause_s = _ALONE_S if is_alone else _LOOK_S
             except Exception:  # whoever asks is read then, as without this
                 _logger.exception("Changes by other workers were not looked for")
                 round_ = iter(())

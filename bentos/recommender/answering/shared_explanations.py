@@ -41,6 +41,11 @@ class SharedExplanations:
         self._live = live
         self._others = None if folder is None else NearbyProcesses(folder, self._answer)
 
+    @property
+    def has_others(self) -> bool:
+        """Whether other processes answer beside this one."""
+        return self._others is not None and self._others.are_there
+
     def start(self) -> None:
         """Begin to answer the others."""
         if self._others is not None:
@@ -116,6 +121,11 @@ class NearbyProcesses:
                 self._listening.shutdown(socket.SHUT_RDWR)  # ends the thread's wait
             self._listening.close()
             self._listening = None
+
+    @property
+    def are_there(self) -> bool:
+        """Whether there are any, or one was killed and nobody has asked since."""
+        return any(path.name != self._name for path in self._folder.glob("*.sock"))
 
     def ask(self, question: bytes, within_s: float | None = None) -> Iterator[bytes]:
         """Yield what the others say; who is gone or does not know says nothing.

@@ -143,6 +143,40 @@ class Lane:
             if client is not None:
                 client.turn = None
 
+    def enter_soon(
+        self, ready: Callable[[float], object], refused: Callable[[Exception], object], client: Client
+    ) -> None:
+        """Do as `enter` for a request that `lets_in` has just let in and that has no task.
+
+        Args:
+            ready: Called when the turn has come, with when that was, for `leave`.
+            refused: Called with an `OverloadedError` where the turn came too late.
+            client: Who waits; where it leaves meanwhile, nothing is called.
+        """
+        if self._coming:
+            self._coming -= 1
+        self._in_progress.inc()
+        loop = asyncio.get_running_loop()
+        if self._busy < self._slots:
+            self._busy += 1
+            loop.call_soon(ready, self._clock())  # those that arrived together are counted before it is answered
+            return
+        client.turn = turn = loop.create_future()
+        self._waiting.append((self._clock(), turn))
+        self._n_waiting += 1
+
+        def came(turn: "asyncio.Future[float]") -> None:
+            client.turn = None
+            error = turn.exception()
+            if error is None:
+                ready(turn.result())
+            elif isinstance(error, ClientGoneError):
+                self._gives_up()
+            else:
+                refused(error)  # type: ignore[arg-type]
+
+        turn.add_done_callback(came)
+
     def leave(self, entered: float, *, counts: bool = True) -> None:
         """Give the place to the next one; `counts` says whether this one tells how long others will take."""
         if counts:

@@ -4,26 +4,26 @@ Our calls are answered here; health checks and metrics go through to BentoML.
 """
 
 import logging
-import math
 import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from bentos.recommender.contract.calls import CALLS, Call
-from bentos.recommender.contract.requests import RequestError
+from bentos.recommender.contract.requests import AnswerBody, RequestError
 from bentos.recommender.current_request import begin_request
 from bentos.recommender.http import callers, request_body
-from bentos.recommender.http.admission import ClientGoneError, Lane, OverloadedError
-from bentos.recommender.http.callers import Callers, RateLimitedError, is_of_this_machine
-from bentos.recommender.http.connections import CLIENT, Headers
-from bentos.recommender.http.dispatch import Dispatch, LateError
+from bentos.recommender.http.admission import ClientGoneError, Lane
+from bentos.recommender.http.callers import Callers, is_of_this_machine
+from bentos.recommender.http.connections import CLIENT, Connection
+from bentos.recommender.http.dispatch import Dispatch
 from bentos.recommender.http.openapi import describe, summary
-from bentos.recommender.http.request_body import BodyReader, Message, Receive
+from bentos.recommender.http.replies import OVERLOADED, RETRY_AFTER_S, Headers, Reply, problem, problem_of, retry_after
+from bentos.recommender.http.request_body import BodyReader, Message, Receive, told_length
+from bentos.recommender.http.whole_requests import WholeRequest
 from bentos.recommender.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -34,29 +34,16 @@ Scope = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_WANTED = callers.HEADERS | request_body.HEADERS | {b"x-request-id"}
+_NOT_WHOLE = frozenset(
+    {b"content-encoding", b"transfer-encoding", b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"}
+)
+"""Headers of requests that go the way of ASGI."""
+_WANTED = callers.HEADERS | request_body.HEADERS | {b"x-request-id"} | _NOT_WHOLE
+_KNOWN_QUERIES = frozenset({b"", b"timings=1"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _BENTOML_PATHS = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})
 _OVERVIEW, _OPENAPI = "/", "/openapi.json"
-_RETRY_AFTER_S = 1
-_OVERLOADED = "The server is busy: send the request again after the seconds that Retry-After gives."
-_LATE = "The answer was not ready in time: send the request again after the seconds that Retry-After gives."
-_BUG = "Something unexpected happened; it is in the server's log. Try again, and report it if it stays."
 _logger = logging.getLogger("headrace.serving")
-
-
-@dataclass(slots=True)
-class Reply:
-    """What goes out."""
-
-    status: int
-    content: dict[str, Any] | bytes
-    headers: Headers
-
-    @property
-    def degraded(self) -> bool:
-        """Whether it is an answer that misses something."""
-        return isinstance(self.content, dict) and bool(self.content.get("degraded"))
 
 
 class Api:
@@ -71,17 +58,23 @@ class Api:
         self._prefixes = [(call.route.partition("{")[0], call) for call in CALLS if call.path_field is not None]
         self._seconds: dict[tuple[str, int], Any] = {}
         self._lanes: dict[bytes, Lane] = {}
+        self._whole_calls: dict[bytes, Call] = {}
         self._origins: frozenset[bytes] = frozenset()
 
     def open(self, answers: "Answers", *, callers: Callers | None = None, traces: "Traces | None" = None) -> None:
         """Begin to answer; without `callers`, only this machine."""
         serving = answers.serving
-        self._dispatch = Dispatch(answers)
+        self.dispatch = Dispatch(answers)
         self._lanes = {
-            f"{method} {route}".encode(): self._dispatch.lane_of(call) for (method, route), call in self._routes.items()
+            f"{method} {route}".encode(): self.dispatch.lane_of(call) for (method, route), call in self._routes.items()
+        }
+        self._whole_calls = {
+            f"{call.method} {call.route}".encode(): call
+            for call in CALLS
+            if issubclass(call.body, AnswerBody) and traces is None
         }
         self._bundle.tell(answers.model_version)
-        self._callers = callers or Callers()
+        self.callers = callers or Callers()
         self._traces = traces
         self._openapi = orjson.dumps(describe(serving))
         self._origins = frozenset(origin.encode() for origin in serving.cors_origins)
@@ -91,16 +84,16 @@ class Api:
     @property
     def is_settled(self) -> bool:
         """Whether the requests that had waited for this process to start are worked off."""
-        return bool(self._lanes) and self._dispatch.is_settled
+        return bool(self._lanes) and self.dispatch.is_settled
 
     def close(self) -> None:
         """Let go of the threads."""
-        self._dispatch.close()
+        self.dispatch.close()
 
     def connected(self) -> None:
         """Learn of a new connection."""
         if self._lanes:
-            self._dispatch.connected()
+            self.dispatch.connected()
 
     def lane_of(self, method: bytes, url: bytes) -> Lane | None:
         """Return where a call waits; None for what is no call, and for those with a field in their path."""
@@ -109,9 +102,59 @@ class Api:
     def refusal(self, headers: Headers) -> tuple[int, Headers, bytes]:
         """Return status, headers and body for a request that its lane does not let in."""
         known = {name: value for name, value in headers if name in _WANTED}
-        reply = _problem(503, _OVERLOADED, _retry_after(_RETRY_AFTER_S), (b"x-request-id", _request_id(known).encode()))
-        reply.headers += self._for_browsers(known)
-        return reply.status, reply.headers, _content(reply)
+        reply = problem(503, OVERLOADED, retry_after(RETRY_AFTER_S))
+        self.sign(reply, self.request_id(known), known)
+        content = reply.body()
+        return reply.status, reply.headers, content
+
+    def whole(self, connection: Connection, method: bytes, url: bytes, headers: Headers) -> WholeRequest | None:
+        """Return what answers a request without ASGI once its body has come; None where only ASGI knows it.
+
+        That is: all but the calls of the event loop; bodies of unknown length, too long ones and encoded ones; what
+        came through a proxy, which uvicorn looks at; and everything while spans are made.
+        """
+        path, _, query = url.partition(b"?")
+        call = self._whole_calls.get(method + b" " + path)
+        if call is None or query not in _KNOWN_QUERIES:
+            return None
+        known = {name: value for name, value in headers if name in _WANTED}
+        if not _NOT_WHOLE.isdisjoint(known) or told_length(known) > call.max_body_bytes:
+            return None
+        return WholeRequest(self, connection, call, known, timings=bool(query))
+
+    def sign(self, reply: Reply, request_id: str, headers: Mapping[bytes, bytes]) -> None:
+        """Add the headers that every reply has."""
+        reply.headers.append((b"x-request-id", request_id.encode()))
+        reply.headers += self._for_browsers(headers)
+
+    @staticmethod
+    def request_id(headers: Mapping[bytes, bytes]) -> str:
+        """Return the caller's id where it is short and of safe characters, else a new one."""
+        given = headers.get(b"x-request-id")
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            return given.decode()
+        return uuid.uuid4().hex
+
+    def note(self, name: str, reply: Reply, seconds: float) -> None:
+        """Tell metrics and log."""
+        family = reply.status // 100
+        histogram = self._seconds.get((name, family))
+        if histogram is None:
+            histogram = self._seconds[name, family] = metrics.REQUEST_SECONDS.labels(name, f"{family}xx")
+        histogram.observe(seconds)
+        self._bundle.tell(self.dispatch.answers.model_version)
+        if reply.degraded:
+            metrics.count_degraded(reply.content["degraded_because"])  # type: ignore[index]
+        if self._logs_requests or seconds > self._slow_s:
+            _logger.log(
+                *((logging.WARNING, "Slow request") if seconds > self._slow_s else (logging.INFO, "Request")),
+                extra={
+                    "call": name,
+                    "status": reply.status,
+                    "ms": round(seconds * 1e3, 3),
+                    "degraded": reply.degraded,
+                },
+            )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or hand on to BentoML."""
@@ -127,10 +170,10 @@ class Api:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.monotonic()
         headers = {name: value for name, value in scope["headers"] if name in _WANTED}
-        request_id = _request_id(headers)
+        request_id = self.request_id(headers)
         call = self._routes.get((scope["method"], scope["path"])) or self._find(scope["method"], scope["path"])
         name = call.name if call else "other"
-        begin_request(request_id, began if call is None else self._dispatch.deadline(call, began))
+        begin_request(request_id, began if call is None else self.dispatch.deadline(call, began))
         try:
             if self._traces is None:
                 reply = await self._reply(call, scope, headers, receive, began)
@@ -140,10 +183,9 @@ class Api:
                     outcome.update(status=reply.status, degraded=reply.degraded)
         except ClientGoneError:
             return
-        reply.headers.append((b"x-request-id", request_id.encode()))
-        reply.headers += self._for_browsers(headers)
+        self.sign(reply, request_id, headers)
         await _send(send, reply)
-        self._note(name, reply, time.monotonic() - began)
+        self.note(name, reply, time.monotonic() - began)
 
     async def _reply(
         self, call: Call | None, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, began: float
@@ -156,31 +198,21 @@ class Api:
         try:
             if call is None:
                 return self._elsewhere(scope, headers)
-            self._callers.admit(headers, _host(scope), call.scope, call.name)
+            self.callers.admit(headers, _host(scope), call.scope, call.name)
             raw = await self._bodies.read(headers, receive, call.max_body_bytes)
-            answer = await self._dispatch.answer(
+            answer = await self.dispatch.answer(
                 call,
                 scope["path"],
                 raw or (b"" if call.body.model_fields else b"{}"),
                 timings=b"timings=1" in scope["query_string"].split(b"&"),
-                deadline=self._dispatch.deadline(call, began),
+                deadline=self.dispatch.deadline(call, began),
                 client=scope.get(CLIENT),
             )
             return Reply(call.status, answer, [])
         except ClientGoneError:
             raise
-        except RateLimitedError as error:
-            return _problem(429, str(error), _retry_after(math.ceil(error.retry_after_s)))
-        except RequestError as error:
-            more = {401: [(b"www-authenticate", b"Bearer")], 503: [_retry_after(_RETRY_AFTER_S)]}.get(error.status, [])
-            return _problem(error.status, str(error), *more)
-        except OverloadedError:
-            return _problem(503, _OVERLOADED, _retry_after(_RETRY_AFTER_S))
-        except LateError:
-            return _problem(503, _LATE, _retry_after(_RETRY_AFTER_S))
-        except Exception as error:
-            _logger.error("Unexpected error in %s", call.name if call else "a request", exc_info=error)
-            return _problem(500, _BUG)
+        except Exception as error:  # noqa: BLE001 - whatever happens, there is a reply
+            return problem_of(error, call.name if call else "a request")
 
     def _find(self, method: str, path: str) -> Call | None:
         """Return the call with a field in its path."""
@@ -197,18 +229,18 @@ class Api:
         """
         method, path = scope["method"], scope["path"]
         if path in _BENTOML_PATHS:
-            self._callers.admit(headers, _host(scope), None, "metrics")
+            self.callers.admit(headers, _host(scope), None, "metrics")
         is_page = path in (_OVERVIEW, _OPENAPI)
         methods = ["GET", "HEAD"] if is_page else self._methods_of(path)
         if not methods:
             calls = ", ".join(f"{call.method} {call.route}" for call in CALLS)
-            return _problem(404, f"There is no {method[:20]} {path[:100]}: there are {calls}.")
+            return problem(404, f"There is no {method[:20]} {path[:100]}: there are {calls}.")
         allow = (b"allow", ", ".join([*methods, "OPTIONS"]).encode())
         if method == "OPTIONS":
             return Reply(204, b"", [allow, *(_preflight(methods) if self._for_browsers(headers) else [])])
         if method not in methods:
             takes = "GET" if is_page else f"{' or '.join(methods)} with a JSON body"
-            return _problem(405, f"{path[:100]} takes {takes}, not {method[:20]}.", allow)
+            return problem(405, f"{path[:100]} takes {takes}, not {method[:20]}.", allow)
         if path == _OPENAPI:
             return Reply(200, self._openapi, [])
         calls = {f"{call.method} {call.route}": summary(call.name) for call in CALLS}
@@ -226,7 +258,7 @@ class Api:
         if is_of_this_machine(headers, _host(scope)):
             return True
         try:
-            self._callers.admit(headers, _host(scope), None, "metrics")
+            self.callers.admit(headers, _host(scope), None, "metrics")
         except RequestError:
             return False
         return True
@@ -242,38 +274,9 @@ class Api:
             (b"vary", b"origin"),
         ]
 
-    def _note(self, name: str, reply: Reply, seconds: float) -> None:
-        """Tell metrics and log."""
-        family = reply.status // 100
-        histogram = self._seconds.get((name, family))
-        if histogram is None:
-            histogram = self._seconds[name, family] = metrics.REQUEST_SECONDS.labels(name, f"{family}xx")
-        histogram.observe(seconds)
-        self._bundle.tell(self._dispatch.answers.model_version)
-        if reply.degraded:
-            metrics.count_degraded(reply.content["degraded_because"])  # type: ignore[index]
-        if self._logs_requests or seconds > self._slow_s:
-            _logger.log(
-                *((logging.WARNING, "Slow request") if seconds > self._slow_s else (logging.INFO, "Request")),
-                extra={
-                    "call": name,
-                    "status": reply.status,
-                    "ms": round(seconds * 1e3, 3),
-                    "degraded": reply.degraded,
-                },
-            )
-
 
 def _host(scope: Scope) -> str:
     return scope["client"][0] if scope.get("client") else ""
-
-
-def _request_id(headers: Mapping[bytes, bytes]) -> str:
-    """Return the caller's id where it is short and of safe characters, else a new one."""
-    given = headers.get(b"x-request-id")
-    if given is not None and _REQUEST_ID.fullmatch(given):
-        return given.decode()
-    return uuid.uuid4().hex
 
 
 def _preflight(methods: Sequence[str]) -> Headers:
@@ -284,23 +287,7 @@ def _preflight(methods: Sequence[str]) -> Headers:
     ]
 
 
-def _retry_after(seconds: int) -> tuple[bytes, bytes]:
-    return b"retry-after", str(seconds).encode()
-
-
-def _problem(status: int, sentence: str, *headers: tuple[bytes, bytes]) -> Reply:
-    return Reply(status, {"error": sentence}, [*headers])
-
-
-def _content(reply: Reply) -> bytes:
-    """Return the body, and add the headers that describe it."""
-    raw = reply.content if isinstance(reply.content, bytes) else orjson.dumps(reply.content)
-    if reply.status != 204:
-        reply.headers += [(b"content-type", b"application/json"), (b"content-length", str(len(raw)).encode())]
-    return raw
-
-
 async def _send(send: Send, reply: Reply) -> None:
-    raw = _content(reply)
+    raw = reply.body()
     await send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
     await send({"type": "http.response.body", "body": raw})

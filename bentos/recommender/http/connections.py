@@ -16,9 +16,9 @@ from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from bentos.recommender.http.admission import ClientGoneError, Lane
+from bentos.recommender.http.replies import Headers
+from bentos.recommender.http.whole_requests import WholeRequest
 from bentos.recommender.telemetry import metrics
-
-Headers = list[tuple[bytes, bytes]]
 
 CLIENT = "headrace.client"
 """Where a request's scope holds its connection, as an `admission.Client`."""
@@ -66,6 +66,10 @@ class Door(Protocol):
         """Return where a request waits; None where it need not ask."""
         ...
 
+    def whole(self, connection: "Connection", method: bytes, url: bytes, headers: Headers) -> WholeRequest | None:
+        """Return what answers a request without ASGI once its body has come; None where only ASGI knows it."""
+        ...
+
     def refusal(self, headers: Headers) -> tuple[int, Headers, bytes]:
         """Return status, headers and body for a request that is not let in."""
         ...
@@ -84,6 +88,8 @@ class Connection(HttpToolsProtocol):
     }
     """By state, the connections in the order in which they entered it, and when; on the loop's clock."""
     _sweeping: ClassVar[asyncio.AbstractEventLoop | None] = None
+    _default_headers: ClassVar[tuple[Headers, bytes]] = ([], b"")
+    """Headers of every answer as uvicorn has them, and as lines."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -95,6 +101,9 @@ class Connection(HttpToolsProtocol):
         self._is_refused = False
         """Whether the request that is being read has its answer: what comes of it is thrown away."""
         self.turn: asyncio.Future[float] | None = None
+        self._whole: WholeRequest | None = None
+        """The request that is being read, as long as it may be answered without ASGI."""
+        self._whole_body = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
@@ -124,6 +133,8 @@ class Connection(HttpToolsProtocol):
         if self._in_head:
             self._head_bytes += len(data)
         super().data_received(data)
+        if self._whole is not None:  # more of it is to come
+            self._leave_to_asgi()
         if self._in_head and self._head_bytes > self.limits.max_head_bytes and not self.transport.is_closing():
             self._refuse_head()
             self.send_400_response("")
@@ -151,12 +162,15 @@ class Connection(HttpToolsProtocol):
             raise _RefusedError
         self._in_head = False
         if self._may_enter():
-            self.scope[CLIENT] = self  # type: ignore[typeddict-unknown-key]
-            super().on_headers_complete()
+            self._whole, self._whole_body = self._as_whole(), b""
+            if self._whole is None:
+                self._leave_to_asgi()
 
     def on_body(self, body: bytes) -> None:
         """Keep a piece of the body, if it is still wanted."""
-        if not self._is_refused:
+        if self._whole is not None:
+            self._whole_body += body
+        elif not self._is_refused:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -166,8 +180,40 @@ class Connection(HttpToolsProtocol):
         if self._is_refused:
             self._is_refused = False
             self._since("idle")
+        elif self._whole is not None:
+            self.cycle, self._whole = self._whole, None  # type: ignore[assignment]
+            self.cycle.take(self._whole_body)  # type: ignore[attr-defined]
         else:
             super().on_message_complete()
+
+    @property
+    def host(self) -> str:
+        """Address of the peer; empty where it is not known."""
+        return self.client[0] if self.client else ""
+
+    def keep(self, task: "asyncio.Task[None]") -> None:
+        """Let the process not end before a task does."""
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def send_reply(self, whole: WholeRequest, status: int, headers: Headers, content: bytes) -> None:
+        """Answer a whole request, and go on with what came behind it."""
+        whole.response_complete = True
+        if self.transport.is_closing():
+            return
+        lines = [STATUS_LINE[status], self._default_lines()]
+        lines += [b"%b: %b\r\n" % header for header in headers]
+        if not whole.keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines += [b"\r\n", content]
+        self.transport.write(b"".join(lines))
+        if not whole.keep_alive:
+            self.transport.close()
+        if self.pipeline:
+            self.on_response_complete()
+        else:  # as that does, but the sweep closes what is idle instead of a timer for each answer
+            self.server_state.total_requests += 1
+            self._since("idle")
 
     def shutdown(self) -> None:
         """End when the request is answered, or before if it does not come or its answer is not read."""
@@ -212,6 +258,37 @@ class Connection(HttpToolsProtocol):
             self._is_refused = True
             self._write_refusal(*self.door.refusal(self.headers))
         return not self._is_refused
+
+    def _as_whole(self) -> WholeRequest | None:
+        """Return what may answer the request whose head has come if its body comes too; None for the way of ASGI."""
+        is_plain = (
+            self.door is not None
+            and (self.cycle is None or self.cycle.response_complete)
+            and not (self.expect_100_continue or self.flow.write_paused or self.root_path)
+            and self.limit_concurrency is None
+            and self.parser.should_keep_alive()
+            and not self.parser.should_upgrade()
+            and self.parser.get_http_version() == "1.1"
+        )
+        if not is_plain or self.door is None:
+            return None
+        return self.door.whole(self, self.parser.get_method(), self.url, self.headers)
+
+    def _leave_to_asgi(self) -> None:
+        """Let uvicorn hand the request on, with what has come of its body."""
+        self._whole = None
+        self.scope[CLIENT] = self  # type: ignore[typeddict-unknown-key]
+        super().on_headers_complete()
+        if self._whole_body:
+            super().on_body(self._whole_body)
+
+    def _default_lines(self) -> bytes:
+        """Return the headers that uvicorn adds to every answer; it makes them anew once a second."""
+        headers = self.server_state.default_headers
+        if headers is not Connection._default_headers[0]:
+            lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+            Connection._default_headers = headers, lines
+        return Connection._default_headers[1]
 
     def _has_left(self) -> bool:
         """Whether the client has gone although its request has come, as many do who wait for a process to start."""

@@ -5,25 +5,23 @@ import contextvars
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bentos.recommender.contract.calls import Call, LaneName
 from bentos.recommender.contract.requests import Body, parse, parse_field
 from bentos.recommender.http.admission import Client, Lane
+from bentos.recommender.http.replies import LateError
 
 if TYPE_CHECKING:
     from bentos.recommender.answering.answers import Answers
 
 _ADMIN_DEADLINE_S = 60.0
 _MAX_WAITING_ADMIN = 4
-_MOST_ROUNDS = 8
+MOST_ROUNDS = 8
 """Rounds of the event loop between two answers while connections are made, one a round: some 0.1 ms each."""
 _MOST_SETTLING_S = 5.0
 """A process that is overloaded from the start is ready nonetheless: others would be all the more."""
-
-
-class LateError(Exception):
-    """An answer was not ready at its deadline."""
 
 
 class Dispatch:
@@ -106,41 +104,57 @@ class Dispatch:
             LateError: it was not ready at the deadline.
             ClientGoneError: there is nobody to answer.
         """
-        method: Callable[[Body], dict[str, Any]] = getattr(self.answers, call.name)
         if call.lane == "answers":
-            body = _parse(call, path, raw, timings=timings)
-            answer = await self._at_once(method, body, client)
+            body = parse_body(call, path, raw, timings=timings)
+            entered = await self._inline.enter(client)
+            await self._newcomers_first(entered)
+            answer = self.at_turn(call, body, entered)
             if answer is not None:
                 return answer
-            return await self._in_thread(call.lane, lambda: method(body), deadline, client)
+            return await self.in_thread(call, body, deadline=deadline, client=client)
         # A large body takes milliseconds to parse, and the disk is waited for.
-        return await self._in_thread(
-            call.lane, lambda: method(_parse(call, path, raw, timings=timings)), deadline, client
-        )
+        work = partial(self._parse_and_answer, call, path, raw, timings=timings)
+        return await self._in_thread(call.lane, work, deadline, client)
 
-    async def _at_once(
-        self, method: Callable[[Body], dict[str, Any]], body: Body, client: Client | None
-    ) -> dict[str, Any] | None:
-        """Answer in the event loop; None where something must be waited for."""
-        entered = await self._inline.enter(client)
+    def at_turn(self, call: Call, body: Body, entered: float) -> dict[str, Any] | None:
+        """Answer in the event loop and end the turn that came at `entered`; None where something must be waited for."""
         waits = False
         try:
-            await self._newcomers_first()
             waits = self.answers.must_wait(body)  # asked when the turn has come: what is known may have changed since
-            return None if waits else method(body)
+            return None if waits else self._method(call)(body)
         finally:
             self._inline.leave(entered, counts=not waits)
 
-    async def _newcomers_first(self) -> None:
+    async def in_thread(self, call: Call, body: Body, *, deadline: float, client: Client | None) -> dict[str, Any]:
+        """Answer in a thread of the call's lane; raises as `answer`."""
+        return await self._in_thread(call.lane, partial(self._method(call), body), deadline, client)
+
+    def has_newcomers(self) -> bool:
+        """Whether connections were made since the last time that this was asked."""
+        before, self._newcomers = self._newcomers, 0
+        return before > 0
+
+    # Inside
+
+    def _method(self, call: Call) -> Callable[[Body], dict[str, Any]]:
+        return getattr(self.answers, call.name)  # type: ignore[no-any-return]
+
+    def _parse_and_answer(self, call: Call, path: str, raw: bytes, *, timings: bool) -> dict[str, Any]:
+        return self._method(call)(parse_body(call, path, raw, timings=timings))
+
+    async def _newcomers_first(self, entered: float) -> None:
         """Let connections be made before an answer is: with one of each a round, a crowd would wait for seconds.
 
         libuv takes one connection a round since its version 1.45.
         """
-        for _ in range(_MOST_ROUNDS):
-            if not self._newcomers:
-                return
-            self._newcomers = 0
-            await asyncio.sleep(0)
+        try:
+            for _ in range(MOST_ROUNDS):
+                if not self.has_newcomers():
+                    return
+                await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self._inline.leave(entered, counts=False)
+            raise
 
     async def _in_thread(
         self, name: LaneName, work: Callable[[], dict[str, Any]], deadline: float, client: Client | None
@@ -167,7 +181,12 @@ class Dispatch:
         return future.result()
 
 
-def _parse(call: Call, path: str, raw: bytes, *, timings: bool) -> Body:
+def parse_body(call: Call, path: str, raw: bytes, *, timings: bool) -> Body:
+    """Read what is asked from the body, or from the path where the call has it there.
+
+    Raises:
+        RequestError: 400 or 422.
+    """
     if (field := call.path_field) is not None:
         return parse_field(call.body, field, path[len(call.route.partition("{")[0]) :])
     body = parse(call.body, raw)

@@ -36,7 +36,7 @@ class BodyReader:
         """
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise RequestError(415, "The body is compressed, which this server does not read: send it as it is.")
-        if _told_length(headers) > limit:
+        if told_length(headers) > limit:
             raise _too_large(limit)
         raw, is_whole = await _next(receive)
         if is_whole and len(raw) <= limit:
@@ -67,7 +67,8 @@ async def _next(receive: Receive) -> tuple[bytes, bool]:
     return message.get("body", b""), not message.get("more_body", False)
 
 
-def _told_length(headers: Mapping[bytes, bytes]) -> int:
+def told_length(headers: Mapping[bytes, bytes]) -> int:
+    """Return how many bytes the body is said to have; 0 where that is not said."""
     told = headers.get(b"content-length", b"0")
     return int(told[:20]) if told.isdigit() else 0
 

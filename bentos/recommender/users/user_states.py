@@ -34,6 +34,8 @@ _USED_INSTEAD: dict[Source, str] = {
 _LEFT_ALONE = "the feature store failed and is left alone for a moment"
 _COUNT_LATER = "the events are kept and count for this session; other workers know of them once it answers"
 _MOST_SESSIONS = 4_000
+_QUICK_S, _SLOW_FOR_S = 0.02, 1.0
+"""A store that took longer for a push is waited for on another thread for so long: it might hang the next time."""
 _logger = logging.getLogger("headrace.serving")
 
 
@@ -69,6 +71,15 @@ class OnlineFeatureStore(Protocol):
             Of each user whom the events changed what is known now, and its stamp.
         """
         ...
+
+    def push_at_once(
+        self, events: Sequence[Mapping[str, Any]]
+    ) -> Mapping[str, tuple[StoredFeatures, object | None]] | None:
+        """Do as `push_events` does, unless it would have to wait for somebody: None."""
+        ...
+
+
+_Push = Callable[[Sequence[Mapping[str, Any]]], Mapping[str, tuple[StoredFeatures, object | None]] | None]
 
 
 @dataclass(frozen=True)
@@ -112,9 +123,10 @@ class UserStates:
         self._most_users = serving.cached_users
         self._keep_s = min(serving.user_cache_s, serving.shared_user_cache_s if store.is_shared else float("inf"))
         self._calls: PatientCalls[FeatureAnswer] = PatientCalls("features")
-        self._pushes: PatientCalls[None] = PatientCalls("pushes")
+        self._pushes: PatientCalls[bool] = PatientCalls("pushes")
         self._breaker = CircuitBreaker()
         self._push_breaker = CircuitBreaker()
+        self._slow_until = 0.0
         self._sessions = SessionHistories(min(serving.cached_users, _MOST_SESSIONS))
         self._lock = threading.Lock()
         self._known: OrderedDict[str, _Known] = OrderedDict()
@@ -165,7 +177,12 @@ class UserStates:
         if not self._push_breaker.passes():
             return f"{_LEFT_ALONE}; {_COUNT_LATER}"
         budget_s = _least(self._push_timeout_s, within_s)
-        call = self._pushes.submit(partial(self._push_now, events, began))
+        try:
+            if self._may_push_here(budget_s) and self._push_now(events, began, self._store.push_at_once):
+                return None
+        except Exception as error:  # noqa: BLE001 - as below
+            return self._push_failed(error)
+        call = self._pushes.submit(partial(self._push_now, events, began, self._store.push_events))
         if call is None:
             return f"too many wait for the feature store; {_COUNT_LATER}"
         try:
@@ -175,8 +192,7 @@ class UserStates:
                 self._push_breaker.failed()
             return f"the feature store did not take the events within {budget_s * 1e3:.0f} ms; {_COUNT_LATER}"
         except (Exception, CancelledError) as error:  # noqa: BLE001 - the events are safe, whatever the store raises
-            _logger.warning("Feature store: %s", error)
-            return f"the feature store failed; {_COUNT_LATER}"
+            return self._push_failed(error)
         return None
 
     def push_again(self, events: Sequence[Mapping[str, Any]]) -> None:
@@ -310,20 +326,37 @@ class UserStates:
             self._breaker.succeeded()
         return self._keep(user_id, features, stamp, began)
 
-    def _push_now(self, events: Sequence[Mapping[str, Any]], began: float) -> None:
+    def _may_push_here(self, budget_s: float) -> bool:
+        """Whether the thread that has events may push them itself: where the store has answered quickly of late."""
+        return budget_s > _QUICK_S and time.monotonic() >= self._slow_until
+
+    def _push_now(self, events: Sequence[Mapping[str, Any]], began: float, push: _Push) -> bool:
+        """Push events; false where that would have to wait for somebody."""
         asked = time.monotonic()
         try:
-            pushed = self._store.push_events(events)
+            pushed = push(events)
         except DamagedStateError:
             raise
         except Exception:
             self._push_breaker.failed()
+            self._slow_until = time.monotonic() + _SLOW_FOR_S
             raise
-        if time.monotonic() - asked < self._push_timeout_s:
+        if pushed is None:
+            return False
+        took_s = time.monotonic() - asked
+        if took_s < self._push_timeout_s:
             self._push_breaker.succeeded()
+        if took_s > _QUICK_S:
+            self._slow_until = time.monotonic() + _SLOW_FOR_S
         self._sessions.pushed(events)
         self._keep_pushed(pushed)
         metrics.tell_event_to_effect(time.monotonic() - began)
+        return True
+
+    @staticmethod
+    def _push_failed(error: BaseException) -> str:
+        _logger.warning("Feature store: %s", error)
+        return f"the feature store failed; {_COUNT_LATER}"
 
     def _keep_pushed(self, pushed: Mapping[str, tuple[StoredFeatures, object | None]]) -> None:
         now = time.monotonic()
