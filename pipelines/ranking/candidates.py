@@ -106,13 +106,18 @@ def minute_of(now_s: float) -> float:
 
 def known_history(bundle: Bundle, features: UserFeatures) -> History:
     """Return the events of a user with items that the bundle has."""
-    return history_of_rows(bundle.rows_of(features.item_ids), features)
+    return history_of_rows(bundle.rows_of(features.item_ids), np.array(features.event_times, np.int64))
 
 
-def history_of_rows(rows: np.ndarray, features: UserFeatures) -> History:
-    """Return the events with known items; `rows` are those of all events, int64 `(n,)`, −1 for unknown items."""
+def history_of_rows(rows: np.ndarray, times: np.ndarray) -> History:
+    """Return the events with known items.
+
+    Args:
+        rows: int64 `(n,)`, those of all events, −1 for unknown items.
+        times: int64 `(n,)`, epoch seconds.
+    """
     known = rows >= 0
-    return History(rows[known], np.asarray(features.event_times, np.int64)[known])
+    return History(rows, times) if known.all() else History(rows[known], times[known])
 
 
 def recommend_candidates(
