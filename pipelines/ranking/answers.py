@@ -253,9 +253,10 @@ def _fused(bundle: Bundle, user: PreparedUser, k: int, serving: ServingConfig, a
 def with_seeds(features: UserFeatures | None, seed_items: Sequence[str], now_s: float) -> UserFeatures:
     """Return features with seed items as the newest events."""
     seeds = list(seed_items)
+    seen_s = max([int(now_s), *(features.event_times[-1:] if features else ())])  # a clock may be ahead
     return _WithSeeds(
         item_ids=[*(features.item_ids if features else ()), *seeds],
         event_types=[*(features.event_types if features else ()), *("view" for _ in seeds)],
-        event_times=[*(features.event_times if features else ()), *(int(now_s) for _ in seeds)],
+        event_times=[*(features.event_times if features else ()), *(seen_s for _ in seeds)],
         activity=dict(features.activity) if features else {},
     )
