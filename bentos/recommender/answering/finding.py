@@ -95,7 +95,7 @@ class Finder:
         stage = self.arranger.stage(serving.bundle, asked)
         try:
             vector = serving.queries.get(query)
-            metrics.QUERY_CACHE.labels("miss" if vector is None else "hit").inc()
+            (metrics.QUERY_CACHE_MISSES if vector is None else metrics.QUERY_CACHE_HITS).inc()
             if vector is None:
                 vector = serving.bundle.encode_queries([query])[0]
                 serving.queries.put(query, vector)
