@@ -92,16 +92,25 @@ class DayCandidates:
 
     def features(self, now_s: float) -> np.ndarray:
         """Return the features at a moment of the day, float32 `(c, f)`."""
-        now_s = minute_of(now_s)
+        now_s = _minute(now_s, self.newest_s)
         out = self.of_day.copy()
         self.touched.fill(out, now_s)
         out[:, -_OF_MOMENT:] = _of_moment(self.newest_s, now_s)
         return out
 
 
-def minute_of(now_s: float) -> float:
-    """Return the start of the minute: what a user is shown does not depend on the second."""
-    return now_s // _MINUTE_S * _MINUTE_S
+def minute_of(now_s: float, features: UserFeatures | None) -> float:
+    """Return the start of the user's minute: what a user is shown does not depend on the second.
+
+    Minutes are counted from the newest event. What is prepared after it holds for a whole one, and everybody's begins
+    at another moment: a busy service would have the order of all users to make anew at once.
+    """
+    return _minute(now_s, features.event_times[-1] if features is not None and features.event_times else 0)
+
+
+def _minute(now_s: float, newest_s: float) -> float:
+    begins_s = newest_s % _MINUTE_S
+    return (now_s - begins_s) // _MINUTE_S * _MINUTE_S + begins_s
 
 
 def known_history(bundle: Bundle, features: UserFeatures) -> History:
