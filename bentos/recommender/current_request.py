@@ -1,7 +1,7 @@
 """The request that is being answered: its id, and until when its answer is wanted; known to every stage of it."""
 
+import os
 import time
-import uuid
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -18,6 +18,11 @@ class CurrentRequest:
 _current: ContextVar[CurrentRequest | None] = ContextVar("headrace_request", default=None)
 
 
+def new_request_id() -> str:
+    """Return 32 random hex digits."""
+    return os.urandom(16).hex()  # as a random UUID, at a quarter of its cost
+
+
 def begin_request(request_id: str, deadline: float) -> None:
     """Say which request the present task or thread works for."""
     _current.set(CurrentRequest(request_id, deadline))
@@ -26,7 +31,7 @@ def begin_request(request_id: str, deadline: float) -> None:
 def request_id() -> str:
     """Return the id of the present request; a new one outside of requests."""
     current = _current.get()
-    return uuid.uuid4().hex if current is None else current.request_id
+    return new_request_id() if current is None else current.request_id
 
 
 def known_request_id() -> str | None:

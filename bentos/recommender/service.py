@@ -75,6 +75,7 @@ class Recommender:
         os.environ[_PARENT_VARIABLE] = str(os.getpid())
 
     def __init__(self) -> None:
+        from bentos.recommender.bundles.live_bundle import trim_heap
         from pipelines.config import load_config
 
         write_logs(load_config().serving.log_format)
@@ -86,6 +87,7 @@ class Recommender:
         # Full collections over the loaded libraries take 80 to 150 ms; what is there now stays anyway.
         gc.collect()
         gc.freeze()
+        trim_heap()  # reading a bundle takes more than the bundle
         gc.set_threshold(*_COLLECTIONS)
         threading.Thread(target=_end_with_parent, args=(_parent(),), name="parent-watch", daemon=True).start()
 

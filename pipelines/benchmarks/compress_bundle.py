@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipelines.compression.onnx_export import export_encoder, export_item_tower, export_user_tower
+from pipelines.compression.onnx_export import export_encoder, export_item_tower
 from pipelines.compression.quantization import quantize_int8
+from pipelines.compression.user_tower_graph import export_user_tower
 from pipelines.config import HeadraceConfig
 from pipelines.features.activity import ACTIVITY_FEATURES
 from pipelines.inference.bundle import ITEM_COLUMNS, ITEM_TO_ITEM
@@ -109,7 +110,7 @@ def _export_towers(folder: Path, dim: int, n_items: int, config: HeadraceConfig)
         n_gap_buckets=preprocessing.n_gap_buckets,
         n_activity=len(ACTIVITY_FEATURES),
     )
-    export_user_tower(towers.user, folder / "user_tower.onnx", dim=dim, n_activity=len(ACTIVITY_FEATURES))
+    export_user_tower(towers.user, folder / "user_tower.onnx")
     export_item_tower(towers.item, folder / "item_tower.onnx", dim=dim)
     categories, brands = (
         [f"{kind} {number}" for number in range(n)] for kind, n in (("category", _CATEGORIES), ("brand", _BRANDS))

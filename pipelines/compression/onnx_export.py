@@ -1,4 +1,4 @@
-"""From torch to ONNX: encoder and towers as plain graphs with free batch and sequence sizes."""
+"""From torch to ONNX: encoder, item tower and rankers as plain graphs with free batch and sequence sizes."""
 
 import warnings
 from collections.abc import Sequence
@@ -11,7 +11,6 @@ from pipelines.compression.graph_fusion import DIM, HEADS
 from pipelines.model.encoder import SentenceEncoder
 from pipelines.model.item_tower import ItemTower
 from pipelines.model.ranker import Ranker
-from pipelines.model.user_tower import UserTower
 
 _OPSET = 17
 
@@ -39,25 +38,6 @@ def _tell_shape(encoder: SentenceEncoder, target: Path) -> None:
     model = onnx.load(target)
     onnx.helper.set_model_props(model, {HEADS: str(heads), DIM: str(encoder.dim)})
     onnx.save_model(model, target)
-
-
-def export_user_tower(tower: UserTower, target: Path, *, dim: int, n_activity: int) -> None:
-    """Write the user tower; its inputs and outputs are those of `UserTower.forward`, under their names."""
-    numbers = torch.zeros(2, 5, dtype=torch.int64)
-    example = (torch.randn(2, 5, dim), numbers, numbers, torch.ones(2, 5), torch.zeros(2, n_activity))
-    _export(
-        tower,
-        example,
-        target,
-        inputs={
-            "item_vectors": ("b", "t"),
-            "event_types": ("b", "t"),
-            "gap_buckets": ("b", "t"),
-            "mask": ("b", "t"),
-            "activity": ("b",),
-        },
-        outputs={"user_embedding": ("b",), "attention": ("b", "t")},
-    )
 
 
 def export_item_tower(tower: ItemTower, target: Path, *, dim: int) -> None:

@@ -12,8 +12,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from pipelines.compression.half_precision import export_half
-from pipelines.compression.onnx_export import export_encoder, export_item_tower, export_user_tower
+from pipelines.compression.onnx_export import export_encoder, export_item_tower
 from pipelines.compression.quantization import quantize_int8
+from pipelines.compression.user_tower_graph import export_user_tower
 from pipelines.config import HeadraceConfig
 from pipelines.errors import DataError
 from pipelines.inference.bundle import load_bundle
@@ -111,8 +112,7 @@ def export_models(
     quantize_int8(work / "float.onnx", work / "encoder.onnx")
     if config.compression.half_encoder:
         export_half(work / "float.onnx", work / HALF_ENCODER)
-    n_activity = len(trained.preprocessing.activity_features)
-    export_user_tower(trained.towers.user, work / "user_tower.onnx", dim=encoder.dim, n_activity=n_activity)
+    export_user_tower(trained.towers.user, work / "user_tower.onnx")
     export_item_tower(trained.towers.item, work / "item_tower.onnx", dim=encoder.dim)
     fields = item_tower_fields(
         catalog.category_names,

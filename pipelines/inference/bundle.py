@@ -59,6 +59,7 @@ from pipelines.inference.preprocessing import (
 from pipelines.inference.ranker import Ranker
 from pipelines.inference.ranker_features import SEARCH_FEATURES, ranker_features
 from pipelines.inference.sessions import Device, gpu_is_listed, open_session, runs_on_gpu
+from pipelines.inference.shown_items import ShownItems
 from pipelines.inference.text_encoder import TextEncoder, open_text_tower
 from pipelines.inference.user_tower import UserTower
 from pipelines.retrieval.dense import INDEX, VECTORS, DenseIndex, ItemVectors
@@ -147,7 +148,6 @@ class Bundle:
         self.lexical = lexical
         self.metrics = metrics
         self.item_ids: list[str] = items["item_id"].to_pylist()
-        self.titles: list[str] = items["title"].to_pylist()
         self.available: np.ndarray = items["available"].to_numpy().astype(bool)
         self.prices: np.ndarray = items["price"].to_numpy().astype(np.float64)
         """float64 `(n_items,)`, NaN where there is none."""
@@ -220,14 +220,26 @@ class Bundle:
         return None if self.available.all() else self.available
 
     @cached_property
-    def display(self) -> list[dict[str, Any]]:
+    def display(self) -> ShownItems:
         """What an answer shows of each item."""
-        return self.items.select(["item_id", "title", "category", "brand", "price", "currency"]).to_pylist()
+        return ShownItems(self.items, self.item_ids)
+
+    @cached_property
+    def titles(self) -> list[str]:
+        """The titles of all items; not for a request."""
+        titles: list[str] = self.items["title"].to_pylist()
+        return titles
 
     def with_vector_index(self, index: VectorIndex) -> "Bundle":
         """Return the same bundle with another index over its vectors."""
         other = copy.copy(self)
         other.vector_index = index
+        return other
+
+    def with_links(self, links: Links) -> "Bundle":
+        """Return the same bundle with its links from elsewhere."""
+        other = copy.copy(self)
+        other.links = links
         return other
 
     def with_new_items(self, new: NewItems) -> "Bundle":

@@ -17,6 +17,7 @@ from pipelines.features.on_demand import ItemFacts
 from pipelines.inference.bundle import ITEM_COLUMNS, Bundle
 from pipelines.inference.bundle_writing import default_text
 from pipelines.inference.new_items import ItemTower, cached_names, item_text, open_item_tower
+from pipelines.inference.shown_items import SHOWN, PatchedShownItems, ShownItems
 from pipelines.inference.user_tower import UserTower
 from pipelines.retrieval.lexical_overlay import LexicalOverlay, OverlaidLexicalIndex
 from pipelines.retrieval.overlaid import NO_SLOT, GrownTrends, PatchedDenseIndex, PatchedVectorIndex, PatchedVectors
@@ -28,7 +29,6 @@ _FIRST_SLOTS = 64
 _LOOKED_THROUGH = 8
 """Times as many items as are read together, among which those of similar length are looked for."""
 _IN_WORDS = ("title", "category", "brand")
-_SHOWN = ("item_id", "title", "category", "brand", "price", "currency")
 
 
 class OverlaidBundle(Bundle):
@@ -40,7 +40,7 @@ class OverlaidBundle(Bundle):
     @property
     def items(self) -> pa.Table:
         """The columns of `ITEM_COLUMNS`, made of what is shown; not for a request."""
-        rows = [{**shown, "available": bool(self.available[row])} for row, shown in enumerate(self._shown_rows())]
+        rows = [{**self.display[row], "available": bool(self.available[row])} for row in range(self.n_items)]
         return pa.Table.from_pylist(rows, schema=ITEM_COLUMNS)
 
     @property
@@ -59,8 +59,10 @@ class OverlaidBundle(Bundle):
         rows[rows >= self.n_items] = -1  # what arrived while the request runs
         return rows
 
-    def _shown_rows(self) -> list[dict[str, Any]]:
-        return self.display[: self.n_items]
+    @property
+    def titles(self) -> list[str]:
+        """The titles of all items; not for a request."""
+        return [self.display[row]["title"] for row in range(self.n_items)]
 
 
 class ItemOverlay:
@@ -77,13 +79,15 @@ class ItemOverlay:
         self._n = self._n_indexed = bundle.n_items
         self._session = bundle._user_tower._session
         self._rows = dict(bundle._rows)
-        self._item_ids, self._titles = list(bundle.item_ids), list(bundle.titles)
-        self._display = list(bundle.display)
+        self._item_ids = list(bundle.item_ids)
+        self._patches: dict[int, dict[str, Any]] = {}
+        """By row, what is shown of changed and new items."""
+        self._display = PatchedShownItems(bundle.display, self._patches)
         self._categories, self._brands = dict(bundle.categories[0]), dict(bundle.brands[0])
         self._groups = {"category": dict(bundle.category_rows), "brand": dict(bundle.brand_rows)}
         facts = bundle.facts
         self._kinds = [
-            _numbers_of(numbers, [shown[name] for shown in bundle.display])
+            _numbers_of(numbers, bundle.display, name)
             for numbers, name in ((facts.categories, "category"), (facts.brands, "brand"))
         ]
         self._links = bundle.links
@@ -261,7 +265,6 @@ class ItemOverlay:
                 "vector_index": PatchedVectorIndex(self._nearest, self._n_indexed, columns["slots"], changed, beside),
                 "lexical": OverlaidLexicalIndex(self._lexical, columns["slots"], changed),
                 "item_ids": self._item_ids,
-                "titles": self._titles,
                 "display": self._display,
                 "available": columns["available"],
                 "prices": columns["prices"],
@@ -282,8 +285,7 @@ class ItemOverlay:
         self._make_room(row + 1)
         self._columns["by_popularity"][row] = row  # nobody has bought it, and those before it come first
         self._item_ids.append(item_id)
-        self._titles.append("")
-        self._display.append({})
+        self._patches[row] = {}
         self._n += 1
         self._rows[item_id] = row
         return row
@@ -303,8 +305,7 @@ class ItemOverlay:
             columns[name][row] = numbers.setdefault(value, 1 + len(numbers)) if value else 0
         for name, groups in self._groups.items():
             _move(groups, row, self._display[row].get(name), state.get(name))
-        self._titles[row] = state["title"]
-        self._display[row] = {name: state.get(name) for name in _SHOWN}
+        self._patches[row] = {name: state.get(name) for name in SHOWN}
 
     def _slot_of(self, row: int) -> int:
         slot = int(self._columns["slots"][row])
@@ -355,10 +356,10 @@ class ItemOverlay:
         return self._tower.embed(vectors, categories, brands, known)
 
 
-def _numbers_of(numbers: np.ndarray, names: Sequence[str | None]) -> dict[str, int]:
-    """Return which name each number stands for, the other way round; int64 `(n,)`, 0 for no name."""
+def _numbers_of(numbers: np.ndarray, shown: ShownItems, name: str) -> dict[str, int]:
+    """Return which value of a field each number stands for, the other way round; int64 `(n,)`, 0 for none."""
     distinct, first = np.unique(numbers, return_index=True)
-    return {names[row]: number for number, row in zip(distinct.tolist(), first.tolist(), strict=True) if number}
+    return {shown[row][name]: number for number, row in zip(distinct.tolist(), first.tolist(), strict=True) if number}
 
 
 def _move(groups: dict[str, np.ndarray], row: int, before: str | None, now: str | None) -> None:

@@ -233,7 +233,6 @@ def with_new_items(bundle: "Bundle", new: NewItems) -> "Bundle":
         [bundle.items, new.items.select(bundle.items.column_names).cast(bundle.items.schema)]
     )
     other.item_ids = other.items["item_id"].to_pylist()
-    other.titles = other.items["title"].to_pylist()
     other.available = other.items["available"].to_numpy().astype(bool)
     other.prices = other.items["price"].to_numpy().astype(np.float64)
     other.item_vectors = bundle.item_vectors.grown(new.vectors)

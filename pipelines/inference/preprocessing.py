@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import repeat
 from typing import Protocol
 
@@ -129,13 +130,36 @@ class Preprocessing(Frozen):
 
     def event_type_numbers(self, event_types: Sequence[str]) -> np.ndarray:
         """Return int64 `(n,)` numbers of the event types; 0 for a type that the model never saw."""
-        numbers = {name: number for number, name in enumerate(self.event_types)}
-        return np.fromiter(map(numbers.get, event_types, repeat(0)), np.int64, len(event_types))
+        return np.fromiter(map(self._event_numbers.get, event_types, repeat(0)), np.int64, len(event_types))
 
     def gap_buckets(self, event_times: Sequence[int] | np.ndarray, now_s: float) -> np.ndarray:
         """Return int64 `(n,)` age buckets of the events at `now_s` (epoch seconds)."""
-        ages = np.maximum(now_s - np.asarray(event_times, np.float64), 0.0)
-        return np.searchsorted(np.asarray(self.gap_bucket_edges_s, np.float64), ages).astype(np.int64)
+        ages = now_s - np.asarray(event_times, np.float64)
+        return self._gap_edges_s.searchsorted(np.maximum(ages, 0.0, out=ages)).astype(np.int64, copy=False)
+
+    def same_buckets(self, event_times: np.ndarray, now_s: float) -> tuple[float, float]:
+        """Return between which moments no event, at least one, changes its age bucket: after the one, up to the other.
+
+        Args:
+            event_times: int64 `(n,)`, epoch seconds.
+        """
+        edges, buckets = self._open_edges_s, self.gap_buckets(event_times, now_s)
+        begins = event_times + edges.take(buckets)
+        buckets += 1
+        ends = event_times + edges.take(buckets)
+        return float(begins.max()), float(ends.min())
+
+    @cached_property
+    def _event_numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.event_types)}
+
+    @cached_property
+    def _gap_edges_s(self) -> np.ndarray:
+        return np.asarray(self.gap_bucket_edges_s, np.float64)
+
+    @cached_property
+    def _open_edges_s(self) -> np.ndarray:
+        return np.array([-np.inf, *self.gap_bucket_edges_s, np.inf])
 
 
 @dataclass(frozen=True)
@@ -183,7 +207,7 @@ def behavior_batch(
         n = len(known)
         batch.item_rows[index, :n] = rows[known]
         batch.event_types[index, :n] = preprocessing.event_type_numbers([event_types[i] for i in known.tolist()])
-        times = np.asarray(event_times, np.float64)[known]
+        times = np.array([event_times[i] for i in known.tolist()], np.float64)
         batch.gap_buckets[index, :n] = preprocessing.gap_buckets(times, float(now_s[index]))
         batch.mask[index, :n] = 1.0
     return batch

@@ -38,7 +38,9 @@ class UserTower:
         return embedding
 
     def _run(self, outputs: list[str], batch: BehaviorBatch, activity: np.ndarray) -> list[np.ndarray]:
-        vectors = self._item_vectors[np.maximum(batch.item_rows, 0)] * batch.mask[:, :, None]
+        vectors = self._item_vectors[np.maximum(batch.item_rows, 0)]
+        if len(vectors) > 1:  # one history has no padding
+            vectors *= batch.mask[:, :, None]
         found: list[np.ndarray] = self._session.run(
             outputs,
             {

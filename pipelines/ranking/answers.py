@@ -74,12 +74,12 @@ def recommend(
 
     Args:
         features: What is known of the user; None for a stranger, who gets popular items.
-        now_s: The moment of the request, epoch seconds; the second within its minute does not count.
+        now_s: The moment of the request, epoch seconds; the second within the user's minute does not count.
         seed_items: Items of the moment (a basket, the page that is open): they count as viewed just now and are not
             recommended themselves.
         prepared: What is remembered for this bundle; None remembers nothing.
     """
-    now_s = minute_of(now_s)
+    now_s = minute_of(now_s, features)
     if seed_items:
         features, prepared = with_seeds(features, seed_items, now_s), None
     user = prepared_user(bundle, features, now_s, prepared) if features is not None else None
@@ -114,7 +114,7 @@ def prepare(
         now_s: The present, epoch seconds.
         with_candidates: Whether recommendations will be asked for; searches need less.
     """
-    now_s = minute_of(now_s)
+    now_s = minute_of(now_s, features)
     user = prepared_user(bundle, features, now_s, prepared)
     if user is not None and with_candidates and bundle.ranker is not None:
         ranked_items(bundle, user, now_s, serving, prepared)
@@ -141,7 +141,7 @@ def search(
     """
     user = None
     if features is not None and serving.search_personalization > 0:
-        user = prepared_user(bundle, features, minute_of(now_s), prepared)
+        user = prepared_user(bundle, features, minute_of(now_s, features), prepared)
     found = prepared.query(bundle, query, query_vector) if prepared is not None else None
     allowed = None if filters is None else allowed_items(bundle, filters)
     if found is not None and allowed is not None:
@@ -253,9 +253,10 @@ def _fused(bundle: Bundle, user: PreparedUser, k: int, serving: ServingConfig, a
 def with_seeds(features: UserFeatures | None, seed_items: Sequence[str], now_s: float) -> UserFeatures:
     """Return features with seed items as the newest events."""
     seeds = list(seed_items)
+    seen_s = max([int(now_s), *(features.event_times[-1:] if features else ())])  # a clock may be ahead
     return _WithSeeds(
         item_ids=[*(features.item_ids if features else ()), *seeds],
         event_types=[*(features.event_types if features else ()), *("view" for _ in seeds)],
-        event_times=[*(features.event_times if features else ()), *(int(now_s) for _ in seeds)],
+        event_times=[*(features.event_times if features else ()), *(seen_s for _ in seeds)],
         activity=dict(features.activity) if features else {},
     )

@@ -92,27 +92,41 @@ class DayCandidates:
 
     def features(self, now_s: float) -> np.ndarray:
         """Return the features at a moment of the day, float32 `(c, f)`."""
-        now_s = minute_of(now_s)
+        now_s = _minute(now_s, self.newest_s)
         out = self.of_day.copy()
         self.touched.fill(out, now_s)
         out[:, -_OF_MOMENT:] = _of_moment(self.newest_s, now_s)
         return out
 
 
-def minute_of(now_s: float) -> float:
-    """Return the start of the minute: what a user is shown does not depend on the second."""
-    return now_s // _MINUTE_S * _MINUTE_S
+def minute_of(now_s: float, features: UserFeatures | None) -> float:
+    """Return the start of the user's minute: what a user is shown does not depend on the second.
+
+    Minutes are counted from the newest event. What is prepared after it holds for a whole one, and everybody's begins
+    at another moment: a busy service would have the order of all users to make anew at once.
+    """
+    return _minute(now_s, features.event_times[-1] if features is not None and features.event_times else 0)
+
+
+def _minute(now_s: float, newest_s: float) -> float:
+    begins_s = newest_s % _MINUTE_S
+    return (now_s - begins_s) // _MINUTE_S * _MINUTE_S + begins_s
 
 
 def known_history(bundle: Bundle, features: UserFeatures) -> History:
     """Return the events of a user with items that the bundle has."""
-    return history_of_rows(bundle.rows_of(features.item_ids), features)
+    return history_of_rows(bundle.rows_of(features.item_ids), np.array(features.event_times, np.int64))
 
 
-def history_of_rows(rows: np.ndarray, features: UserFeatures) -> History:
-    """Return the events with known items; `rows` are those of all events, int64 `(n,)`, −1 for unknown items."""
+def history_of_rows(rows: np.ndarray, times: np.ndarray) -> History:
+    """Return the events with known items.
+
+    Args:
+        rows: int64 `(n,)`, those of all events, −1 for unknown items.
+        times: int64 `(n,)`, epoch seconds.
+    """
     known = rows >= 0
-    return History(rows[known], np.asarray(features.event_times, np.int64)[known])
+    return History(rows, times) if known.all() else History(rows[known], times[known])
 
 
 def recommend_candidates(
@@ -249,16 +263,15 @@ def _fill_generators(columns: np.ndarray, reached: Reached, candidates: np.ndarr
     tops[:, :-1] = reached.tops
     tops[0, -1] = values[0, -1].max(initial=0)
     n_generators, n = values.shape[1:]
-    said = np.empty((len(OF_GENERATOR), n_generators, n), np.float32)
-    np.log1p(_STRENGTH * values[0], out=said[1])
-    for scores, worth in zip(values[0], said[2], strict=True):
-        worth[:] = 0
-        above = scores.nonzero()[0]
-        worth[above[(-scores[above]).argsort(kind="stable")]] = _of_places(len(above))
+    said = np.empty((n_generators, len(OF_GENERATOR), n), np.float32)
+    np.log1p(_STRENGTH * values[0], out=said[:, 1])
+    for worth, best in zip(said[:, 2], np.argsort(-values[0], axis=1, kind="stable"), strict=True):
+        worth[best] = _of_places(n)
+    said[:, 2] *= values[0] > 0
     values /= np.where(tops > 0, tops, np.float32(1))[:, :, None]
-    said[0], said[3:] = values[0], values[1:]
+    said[:, 0], said[:, 3:] = values[0], values[1:].transpose(1, 0, 2)
     width = len(OF_GENERATOR) * n_generators
-    columns[:, :width].reshape(n, n_generators, len(OF_GENERATOR))[:] = said.transpose(2, 1, 0)
+    columns[:, :width] = said.reshape(width, n).T
     columns[:, width:] = np.log1p(_STRENGTH * tops[0])
 
 

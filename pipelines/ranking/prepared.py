@@ -11,7 +11,7 @@ import threading
 import weakref
 from bisect import bisect_left
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from pipelines.config import ServingConfig
 from pipelines.inference.bundle import ITEM_TO_ITEM, Bundle
-from pipelines.inference.preprocessing import Preprocessing, UserFeatures
+from pipelines.inference.preprocessing import UserFeatures
 from pipelines.ranking.candidates import DayCandidates, History, day_candidates, history_of_rows
 from pipelines.ranking.carried import (
     MOST_CHANGES,
@@ -239,11 +239,12 @@ def prepared_user(
     vector = bundle.user_vector(features, rows, now_s)
     if vector is None:
         return None
-    history = history_of_rows(rows, features)
-    tower_times = history.times[-bundle.preprocessing.max_history :]
-    since_s, until_s = same_buckets(bundle.preprocessing, tower_times, now_s)
+    times = np.array(features.event_times, np.int64)
+    history = history_of_rows(rows, times)
+    since_s, until_s = bundle.preprocessing.same_buckets(history.times[-bundle.preprocessing.max_history :], now_s)
     reference = weakref.ref(features) if prepared is None else prepared.reference(features)
-    user = PreparedUser(reference, history, _bought(rows, features), vector, since_s, until_s)
+    bought = _bought(rows, times, features.event_types)
+    user = PreparedUser(reference, history, bought, vector, since_s, until_s)
     if prepared is not None:
         prepared.keep(user)
     return user
@@ -294,16 +295,13 @@ def in_order(bundle: Bundle, found: DayCandidates, now_s: float) -> RankedItems:
     return RankedItems(rows, scores[best], parts)
 
 
-def same_buckets(preprocessing: Preprocessing, times: np.ndarray, now_s: float) -> tuple[float, float]:
-    """Return between which moments no event changes its age bucket: after the one, up to the other."""
-    edges = np.array([-np.inf, *preprocessing.gap_bucket_edges_s, np.inf])
-    buckets = preprocessing.gap_buckets(times, now_s)
-    return float((times + edges[buckets]).max()), float((times + edges[buckets + 1]).min())
+def _bought(rows: np.ndarray, times: np.ndarray, event_types: Sequence[str]) -> tuple[np.ndarray, list[int]]:
+    """Return the known items that were bought, rows and times, in the order of time.
 
-
-def _bought(rows: np.ndarray, features: UserFeatures) -> tuple[np.ndarray, list[int]]:
-    """Return the known items that were bought, rows and times, in the order of time."""
-    bought = np.fromiter((kind == "purchase" for kind in features.event_types), bool, len(rows)) & (rows >= 0)
-    times = np.asarray(features.event_times, np.int64)[bought]
-    order = np.argsort(times, kind="stable")
-    return rows[bought][order], times[order].tolist()
+    Args:
+        rows: int64 `(n,)`, −1 for unknown items.
+        times: int64 `(n,)`, epoch seconds, rising.
+    """
+    bought = np.array([kind == "purchase" for kind in event_types], bool)
+    bought &= rows >= 0
+    return rows[bought], times[bought].tolist()

@@ -73,11 +73,15 @@ class ServedRequestsLog:
             else None
         )
 
+    def falls_into_sample(self) -> bool:
+        """Draw whether the next request is to be offered."""
+        return self._log is not None and self._chance() < self._share
+
     def offer(
         self, call: Call, body: Mapping[str, Any], user: UserFeatures | None, *, answered: int, now: datetime
     ) -> None:
-        """Keep a request, if it falls into the sample; returns at once and never raises."""
-        if self._log is None or self._chance() >= self._share:
+        """Keep a request that falls into the sample; returns at once and never raises."""
+        if self._log is None:
             return
         known = user and {
             "item_ids": user.item_ids,

@@ -10,8 +10,9 @@ import torch
 
 from pipelines.compression import graph_fusion
 from pipelines.compression.graph_fusion import fused
-from pipelines.compression.onnx_export import export_encoder, export_item_tower, export_user_tower
+from pipelines.compression.onnx_export import export_encoder, export_item_tower
 from pipelines.compression.quantization import quantize_int8
+from pipelines.compression.user_tower_graph import export_user_tower
 from pipelines.inference.new_items import ItemTower, item_tower_fields
 from pipelines.inference.text_encoder import TextEncoder
 from pipelines.model.encoder import encode_texts, load_encoder
@@ -23,14 +24,15 @@ from pipelines.progress import SilentProgress
 TEXTS = ["red apple", "a very long text about nothing at all", "tea"]
 
 
+@pytest.mark.parametrize("n_activity", [2, 0])
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (3, 7), (2, 50)])
-def test_user_tower_in_onnx_gives_what_torch_gives(tmp_path, batch, length):
+def test_user_tower_in_onnx_gives_what_torch_gives(tmp_path, batch, length, n_activity):
     generator = torch.Generator().manual_seed(0)
-    tower = UserTower(8, n_event_types=6, n_gap_buckets=12, n_activity=2)
+    tower = UserTower(8, n_event_types=6, n_gap_buckets=12, n_activity=n_activity)
     with torch.no_grad():
         for parameter in tower.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    export_user_tower(tower, tmp_path / "user_tower.onnx", dim=8, n_activity=2)
+    export_user_tower(tower, tmp_path / "user_tower.onnx")
     mask = torch.ones(batch, length)
     mask[-1, length // 2 + 1 :] = 0
     inputs = {
@@ -38,7 +40,7 @@ def test_user_tower_in_onnx_gives_what_torch_gives(tmp_path, batch, length):
         "event_types": torch.randint(0, 6, (batch, length), generator=generator),
         "gap_buckets": torch.randint(0, 12, (batch, length), generator=generator),
         "mask": mask,
-        "activity": torch.randn(batch, 2, generator=generator),
+        "activity": torch.randn(batch, n_activity, generator=generator),
     }
     with torch.no_grad():
         expected = tower(*inputs.values())

@@ -12,7 +12,7 @@ from pipelines.inference.ranker_features import ranker_features
 from pipelines.model.ranker import HEADS, Ranker
 from pipelines.ranking.answers import recommend, search, similar
 from pipelines.ranking.filtering import Filters
-from pipelines.ranking.prepared import Kept, Prepared, same_buckets
+from pipelines.ranking.prepared import Kept, Prepared
 from pipelines.retrieval.trends import build_trends
 from tests.toys.toy_bundle import User, bought, write_toy_bundle
 
@@ -127,7 +127,7 @@ def test_a_search_knows_the_taste_that_is_remembered(bundle):
 def test_the_vector_holds_until_an_event_is_a_step_older():
     preprocessing = Preprocessing(gap_bucket_edges_s=(10, 100))
     times = np.array([0, 95, 103])
-    since_s, until_s = same_buckets(preprocessing, times, 108.0)  # ages 108, 13, 5
+    since_s, until_s = preprocessing.same_buckets(times, 108.0)  # ages 108, 13, 5
     assert (since_s, until_s) == (105, 113)
     buckets = preprocessing.gap_buckets(times, 108.0).tolist()
     for now_s, same in ((105, False), (105.5, True), (113, True), (113.5, False)):

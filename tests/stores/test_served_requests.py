@@ -29,10 +29,12 @@ def test_only_a_share_is_kept(tmp_path):
     chances = iter([0.0, 0.5])
     log = ServedRequestsLog(tmp_path, share=0.5, keep_days=7, chance=lambda: next(chances))
     for query in ("kept", "not kept"):
-        log.offer("search", {"query": query}, None, answered=1, now=day(1))
+        if log.falls_into_sample():
+            log.offer("search", {"query": query}, None, answered=1, now=day(1))
     log.close()
     assert [request.body["query"] for request in read_served_requests(tmp_path, limit=9)] == ["kept"]
     nothing = ServedRequestsLog(tmp_path / "none", share=0, keep_days=7)
+    assert not nothing.falls_into_sample()
     nothing.offer("search", {}, None, answered=1, now=day(1))
     nothing.close()
     assert not (tmp_path / "none").exists()

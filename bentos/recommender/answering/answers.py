@@ -264,7 +264,7 @@ class Answers:
 
         found = self._choice.ask(call, user_id, find)
         watch.lap("rank")
-        if self._requests is not None:
+        if self._requests is not None and self._requests.falls_into_sample():
             question = body.model_dump(mode="json", exclude_unset=True, exclude=_NOT_KEPT)
             answered = len(found.ranking.rows)
             self._requests.offer(call, question, user.features, answered=answered, now=self._now())

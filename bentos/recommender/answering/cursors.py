@@ -11,6 +11,7 @@ import hashlib
 import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import orjson
 
@@ -61,6 +62,7 @@ class Position:
 BEGINNING = Position()
 
 
+@lru_cache(maxsize=16_384)
 def item_mark(item_id: str) -> bytes:
     """Return what stands for an item."""
     return hashlib.blake2b(item_id.encode(), digest_size=_MARK).digest()

@@ -95,7 +95,7 @@ class Finder:
         stage = self.arranger.stage(serving.bundle, asked)
         try:
             vector = serving.queries.get(query)
-            metrics.QUERY_CACHE.labels("miss" if vector is None else "hit").inc()
+            (metrics.QUERY_CACHE_MISSES if vector is None else metrics.QUERY_CACHE_HITS).inc()
             if vector is None:
                 vector = serving.bundle.encode_queries([query])[0]
                 serving.queries.put(query, vector)
@@ -152,7 +152,7 @@ class Finder:
 
     def barred(self, serving: Serving, asked: Asked, user: FeatureAnswer) -> dict[int, str]:
         """Return the rows that are not shown whatever their scores, and why."""
-        bundle, now_s = serving.bundle, minute_of(asked.now_s)
+        bundle, now_s = serving.bundle, minute_of(asked.now_s, user.features)
         barred = {row: "it is one of the seed items" for row in map(bundle.row_of, asked.seed_items) if row is not None}
         if asked.call == "recommend" and user.features is not None:
             known = prepared_user(bundle, user.features, now_s, serving.prepared(self._settings))

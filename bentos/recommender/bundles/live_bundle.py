@@ -11,6 +11,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow as pa
+
 from bentos.recommender.bundles.serving import Serving, items_stamp, open_serving
 from bentos.recommender.file_stamp import file_stamp
 from pipelines.errors import ConfigError, HeadraceError
@@ -263,10 +265,11 @@ def release(old: "weakref.ref[Bundle]") -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
-    _trim_heap()
+    trim_heap()
 
 
-def _trim_heap() -> None:
-    """Let the C library return freed memory to the system, where it can be asked to (glibc)."""
+def trim_heap() -> None:
+    """Let Arrow and the C library return freed memory to the system, where it can be asked to (glibc)."""
+    pa.default_memory_pool().release_unused()
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -17,6 +17,7 @@ from pipelines.inference.bundle import Bundle, load_bundle
 from pipelines.ranking.carried import ItemChanges
 from pipelines.ranking.prepared import Prepared
 from pipelines.stores.item_log import ItemLog
+from pipelines.stores.link_files import shared
 from pipelines.stores.new_items_store import find_pointer, pointer_path, read_new_items
 from pipelines.stores.qdrant_index import with_vector_engine
 from pipelines.stores.vector_index_files import indexed
@@ -118,7 +119,7 @@ def open_serving(
         BundleError: the bundle cannot be opened, or what stands beside it cannot be read.
         DataError: what stands beside it does not fit it.
     """
-    bundle = _warmed(with_vector_engine(indexed(load_bundle(folder))))
+    bundle = _warmed(with_vector_engine(indexed(shared(load_bundle(folder)))))
     stamp, beside = None, None
     if new_items is not None:
         stamp = items_stamp(new_items, bundle.bundle_id)

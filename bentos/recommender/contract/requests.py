@@ -44,7 +44,9 @@ class AnswerBody(Body):
     filters: FiltersBody | None = None
     cursor: str | None = Field(default=None, min_length=1, max_length=MAX_CURSOR_CHARACTERS)
     """The `cursor` of the page before; every other field but `k` has to be the same."""
-    context: dict[ContextName, ContextValue] = Field(default={}, max_length=20)
+    context: dict[ContextName, ContextValue] = Field(
+        default_factory=dict, max_length=20, json_schema_extra={"default": {}}
+    )
     """What business rules may ask of the moment, such as `page` or `device`."""
     rules: bool = False
     """Whether the answer says which business rules touched it."""
@@ -62,7 +64,7 @@ class RecommendBody(AnswerBody):
     """`POST /recommend`."""
 
     user_id: str = Field(min_length=1, max_length=MAX_ID_CHARACTERS)
-    seed_items: list[str] = Field(default=[], max_length=50)
+    seed_items: list[str] = Field(default_factory=list, max_length=50, json_schema_extra={"default": []})
 
 
 class SimilarBody(AnswerBody):

@@ -6,7 +6,6 @@ Our calls are answered here; health checks and metrics go through to BentoML.
 import logging
 import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import orjson
 
 from bentos.recommender.contract.calls import CALLS, Call
 from bentos.recommender.contract.requests import AnswerBody, RequestError
-from bentos.recommender.current_request import begin_request
+from bentos.recommender.current_request import begin_request, new_request_id
 from bentos.recommender.http import callers, request_body
 from bentos.recommender.http.admission import ClientGoneError, Lane
 from bentos.recommender.http.callers import Callers, is_of_this_machine
@@ -133,7 +132,7 @@ class Api:
         given = headers.get(b"x-request-id")
         if given is not None and _REQUEST_ID.fullmatch(given):
             return given.decode()
-        return uuid.uuid4().hex
+        return new_request_id()
 
     def note(self, name: str, reply: Reply, seconds: float) -> None:
         """Tell metrics and log."""

@@ -35,6 +35,7 @@ INSTEAD_OF_FRESH = Counter(
 QUERY_CACHE = Counter(
     "headrace_query_cache_total", "Queries whose embedding was remembered (hit) or computed (miss).", ["outcome"]
 )
+QUERY_CACHE_HITS, QUERY_CACHE_MISSES = QUERY_CACHE.labels("hit"), QUERY_CACHE.labels("miss")
 PREPARED_AHEAD = Counter(
     "headrace_prepared_ahead_total",
     "Users to be prepared after an event, before they ask: `done`, `dropped` (no time, or too many), `failed`.",
