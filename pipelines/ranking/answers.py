@@ -14,7 +14,7 @@ from pipelines.config import ServingConfig
 from pipelines.errors import DataError
 from pipelines.inference.bundle import ITEM_TO_ITEM, Bundle
 from pipelines.inference.preprocessing import UserFeatures
-from pipelines.ranking.candidates import minute_of
+from pipelines.ranking.candidates import moment_of
 from pipelines.ranking.filtering import Filters, allowed_items
 from pipelines.ranking.fusion import Parts, history_scores, weighted_mean
 from pipelines.ranking.ordering import first_allowed, top_rows
@@ -74,12 +74,12 @@ def recommend(
 
     Args:
         features: What is known of the user; None for a stranger, who gets popular items.
-        now_s: The moment of the request, epoch seconds; the second within the user's minute does not count.
+        now_s: The moment of the request, epoch seconds; counts as `moment_of` says.
         seed_items: Items of the moment (a basket, the page that is open): they count as viewed just now and are not
             recommended themselves.
         prepared: What is remembered for this bundle; None remembers nothing.
     """
-    now_s = minute_of(now_s, features)
+    now_s = moment_of(now_s, features)
     if seed_items:
         features, prepared = with_seeds(features, seed_items, now_s), None
     user = prepared_user(bundle, features, now_s, prepared) if features is not None else None
@@ -114,7 +114,7 @@ def prepare(
         now_s: The present, epoch seconds.
         with_candidates: Whether recommendations will be asked for; searches need less.
     """
-    now_s = minute_of(now_s, features)
+    now_s = moment_of(now_s, features)
     user = prepared_user(bundle, features, now_s, prepared)
     if user is not None and with_candidates and bundle.ranker is not None:
         ranked_items(bundle, user, now_s, serving, prepared)
@@ -141,7 +141,7 @@ def search(
     """
     user = None
     if features is not None and serving.search_personalization > 0:
-        user = prepared_user(bundle, features, minute_of(now_s, features), prepared)
+        user = prepared_user(bundle, features, moment_of(now_s, features), prepared)
     found = prepared.query(bundle, query, query_vector) if prepared is not None else None
     allowed = None if filters is None else allowed_items(bundle, filters)
     if found is not None and allowed is not None:

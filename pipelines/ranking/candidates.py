@@ -29,7 +29,7 @@ POSITION_DECAY = 0.7
 MOMENT_DECAY = 0.95
 """Weight of a moment relative to the next newer one, for what the user takes again."""
 _POWERS = 4_096
-_DAY_S, _MINUTE_S = 86_400, 60
+_DAY_S, _HOUR_S, _LONG_STEP_S, _MINUTE_S = 86_400, 3_600, 600, 60
 _AGE_BITS = 24
 """More moments than a history has: item and age make one number."""
 _OF_MOMENT = len(OF_USER) - 1
@@ -92,25 +92,29 @@ class DayCandidates:
 
     def features(self, now_s: float) -> np.ndarray:
         """Return the features at a moment of the day, float32 `(c, f)`."""
-        now_s = _minute(now_s, self.newest_s)
+        now_s = _moment(now_s, self.newest_s)
         out = self.of_day.copy()
         self.touched.fill(out, now_s)
         out[:, -_OF_MOMENT:] = _of_moment(self.newest_s, now_s)
         return out
 
 
-def minute_of(now_s: float, features: UserFeatures | None) -> float:
-    """Return the start of the user's minute: what a user is shown does not depend on the second.
+def moment_of(now_s: float, features: UserFeatures | None) -> float:
+    """Return the moment that counts for an answer: what a user is shown does not change from second to second.
 
-    Minutes are counted from the newest event. What is prepared after it holds for a whole one, and everybody's begins
-    at another moment: a busy service would have the order of all users to make anew at once.
+    It is a whole minute after the newest event, ten from an hour on: nothing that depends on the moment changes faster.
+    Counted from that event, what is prepared after it holds for a while, and everybody's next moment is another one: a
+    busy service would have the order of all users to make anew at once.
     """
-    return _minute(now_s, features.event_times[-1] if features is not None and features.event_times else 0)
+    return _moment(now_s, features.event_times[-1] if features is not None and features.event_times else None)
 
 
-def _minute(now_s: float, newest_s: float) -> float:
-    begins_s = newest_s % _MINUTE_S
-    return (now_s - begins_s) // _MINUTE_S * _MINUTE_S + begins_s
+def _moment(now_s: float, newest_s: float | None) -> float:
+    if newest_s is None:
+        return now_s // _MINUTE_S * _MINUTE_S
+    age_s = now_s - newest_s
+    step_s = _MINUTE_S if age_s < _HOUR_S else _LONG_STEP_S
+    return newest_s + age_s // step_s * step_s
 
 
 def known_history(bundle: Bundle, features: UserFeatures) -> History:

@@ -3,7 +3,7 @@
 A user is remembered for as long as the features are the same object: who reads them hands out another one when
 something happened, and lets go of the one before, which ends what is remembered for it. What depends on the moment is
 remembered for as long as it stays the same: the vector until an event is a step older, candidates for the day, their
-order for the minute.
+order for a minute, ten from an hour after the newest event on.
 """
 
 import copy
@@ -85,7 +85,7 @@ class Kept(Generic[K, V]):
 
 @dataclass(frozen=True)
 class RankedItems:
-    """The candidates of a user in one minute, best first."""
+    """The candidates of a user at one moment, best first."""
 
     rows: np.ndarray
     """int64 `(c,)`."""
@@ -112,7 +112,7 @@ class PreparedUser:
     n_recent: int = -1
     """How many purchases were left out of the candidates."""
     candidates: DayCandidates | None = None
-    minute_s: float = -1.0
+    moment_s: float = -1.0
     ranked: RankedItems | None = None
 
     @property
@@ -171,7 +171,7 @@ class Prepared:
         if rows is None or touches_history(bundle, rows, user.history.rows, features.item_ids):
             return None
         if user.candidates is not None and touches_candidates(bundle, rows, user.vector, user.candidates):
-            user = replace(user, day=-1, candidates=None, minute_s=-1.0, ranked=None)
+            user = replace(user, day=-1, candidates=None, moment_s=-1.0, ranked=None)
         self.keep(user)
         return user
 
@@ -256,7 +256,7 @@ def ranked_items(
     """Return the candidates of a user by the bundle's ranker, what was just bought left out.
 
     Args:
-        now_s: The start of a minute, epoch seconds.
+        now_s: As `moment_of` gives it, epoch seconds.
 
     Raises:
         BundleError: the bundle has no ranker.
@@ -265,10 +265,10 @@ def ranked_items(
     if user.candidates is None or (user.day, user.n_recent) != (day, len(recent)):
         allowed = allowed_items(bundle, None, recent)
         found = ranked_candidates(bundle, user, now_s, allowed)
-        user = replace(user, day=day, n_recent=len(recent), candidates=found, minute_s=-1.0)
+        user = replace(user, day=day, n_recent=len(recent), candidates=found, moment_s=-1.0)
     assert user.candidates is not None  # noqa: S101 - just found
-    if user.ranked is None or user.minute_s != now_s:
-        user = replace(user, minute_s=now_s, ranked=in_order(bundle, user.candidates, now_s))
+    if user.ranked is None or user.moment_s != now_s:
+        user = replace(user, moment_s=now_s, ranked=in_order(bundle, user.candidates, now_s))
         if prepared is not None:
             prepared.keep(user)
     assert user.ranked is not None  # noqa: S101 - just ordered

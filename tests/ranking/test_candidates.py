@@ -5,7 +5,7 @@ import pytest
 
 from pipelines.inference.bundle import load_bundle
 from pipelines.inference.ranker_features import ranker_features
-from pipelines.ranking.candidates import _fill_generators, minute_of, recommend_candidates
+from pipelines.ranking.candidates import _fill_generators, moment_of, recommend_candidates
 from pipelines.retrieval.links import Links
 from pipelines.retrieval.neighbors import NeighborTable
 from pipelines.retrieval.trends import build_trends
@@ -144,14 +144,18 @@ def test_what_generators_say_is_what_the_words_of_its_definition_give():
 
 
 @pytest.mark.parametrize(
-    ("user", "now_s", "minute_s"),
+    ("user", "now_s", "moment_s"),
     [
         pytest.param(bought("a", at=65), 184.9, 125, id="the end of a minute"),
         pytest.param(bought("a", at=65), 185, 185, id="the begin of the next"),
         pytest.param(User(["a", "b"], ["view"] * 2, [7, 65]), 150, 125, id="the newest of two events"),
+        pytest.param(bought("a", at=65), 3_664, 3_605, id="within the hour"),
+        pytest.param(bought("a", at=65), 4_264, 3_665, id="an hour later"),
+        pytest.param(bought("a", at=65), 4_265, 4_265, id="ten minutes more"),
+        pytest.param(bought("a", at=65), 10, 5, id="before it"),
         pytest.param(User(), 150, 120, id="no event"),
         pytest.param(None, 150, 120, id="nobody"),
     ],
 )
-def test_minutes_are_counted_from_the_newest_event(user, now_s, minute_s):
-    assert minute_of(now_s, user) == minute_s
+def test_moments_are_counted_from_the_newest_event(user, now_s, moment_s):
+    assert moment_of(now_s, user) == moment_s

@@ -25,7 +25,7 @@ from pipelines.config import ServingConfig
 from pipelines.inference.bundle import Bundle
 from pipelines.ranking.answers import Ranking, recommend, search, similar, with_seeds
 from pipelines.ranking.arrangement import Arranged
-from pipelines.ranking.candidates import minute_of
+from pipelines.ranking.candidates import moment_of
 from pipelines.ranking.explanation import (
     Evidence,
     attended,
@@ -188,7 +188,7 @@ class _Case:
         self._settings = settings
         self._finder = finder
         asked, features = answer.asked, answer.user.features
-        self._now_s = minute_of(asked.now_s, features)
+        self._now_s = moment_of(asked.now_s, features)
         self._features = with_seeds(features, asked.seed_items, self._now_s) if asked.seed_items else features
         self._filters = asked.filters_over(bundle)
         self._barred = finder.barred(serving, asked, answer.user)

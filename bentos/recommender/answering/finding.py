@@ -20,7 +20,7 @@ from pipelines.config import ServingConfig
 from pipelines.errors import BundleError
 from pipelines.ranking.answers import Ranking, recommend, search, similar
 from pipelines.ranking.arrangement import Arranged
-from pipelines.ranking.candidates import minute_of
+from pipelines.ranking.candidates import moment_of
 from pipelines.ranking.filtering import Filters, allowed_items
 from pipelines.ranking.ordering import top_rows
 from pipelines.ranking.prepared import prepared_user
@@ -152,7 +152,7 @@ class Finder:
 
     def barred(self, serving: Serving, asked: Asked, user: FeatureAnswer) -> dict[int, str]:
         """Return the rows that are not shown whatever their scores, and why."""
-        bundle, now_s = serving.bundle, minute_of(asked.now_s, user.features)
+        bundle, now_s = serving.bundle, moment_of(asked.now_s, user.features)
         barred = {row: "it is one of the seed items" for row in map(bundle.row_of, asked.seed_items) if row is not None}
         if asked.call == "recommend" and user.features is not None:
             known = prepared_user(bundle, user.features, now_s, serving.prepared(self._settings))
