@@ -20,6 +20,8 @@ from pipelines.stores.files import replacing_file
 FOLDER = ".neighbor_links"
 SHARED_FROM = 100_000
 """Links from which on they are shared: fewer take less than a MiB."""
+_BLOCK = 2**17
+"""Records that are compared at a time."""
 _KEPT = 4
 """Files that stay, the newest: those of bundles that do not answer any more go."""
 _logger = logging.getLogger("headrace.serving")
@@ -49,12 +51,22 @@ def links_path(bundle: Bundle) -> Path:
 
 
 def _mapped(path: Path, records: np.ndarray) -> np.ndarray | None:
-    """Return the records of a file, mapped into memory; None where they are not these."""
+    """Return the records of a file, mapped into memory; None where they are not these.
+
+    They are compared by reading: a page that is mapped counts as the process's own once it is touched.
+    """
     try:
-        found = np.asarray(np.memmap(path, LINK, mode="r"))
-    except (OSError, ValueError):  # missing, empty, or not of whole records
+        return np.asarray(np.memmap(path, LINK, mode="r")) if _holds(path, records) else None
+    except OSError:  # missing, or not to be read
         return None
-    return found if np.array_equal(found.view(np.int64), records.view(np.int64)) else None
+
+
+def _holds(path: Path, records: np.ndarray) -> bool:
+    if path.stat().st_size != records.nbytes:
+        return False
+    with path.open("rb") as file:
+        blocks = (records[start : start + _BLOCK].tobytes() for start in range(0, len(records), _BLOCK))
+        return all(file.read(len(block)) == block for block in blocks)
 
 
 def _keep(path: Path, records: np.ndarray) -> None:

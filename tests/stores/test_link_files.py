@@ -1,12 +1,9 @@
 """Links beside the bundles: one file for all workers, made again where it is not what the bundle says."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from pipelines.inference.bundle import load_bundle
-from pipelines.retrieval.links import LINK
 from pipelines.stores.link_files import FOLDER, links_path, shared
 from tests.toys.toy_bundle import write_toy_bundle
 
@@ -62,8 +59,6 @@ def test_files_of_older_bundles_go(bundle):
     folder.mkdir()
     for number in range(4):
         (folder / f"old{number}.links").write_bytes(b"")
-    records = np.zeros(1, LINK)
-    bundle.links = replace(bundle.links, records=records)
     shared(bundle, shared_from=1)
     assert len(list(folder.iterdir())) == 4
     assert links_path(bundle).is_file()
