@@ -1,9 +1,11 @@
 """Requests that come in one piece: answered as the others are, byte for byte, without ASGI."""
 
+import gc
 import re
 import socket
 import threading
 import time
+import weakref
 from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 
@@ -310,6 +312,22 @@ def test_a_connection_is_closed_when_nothing_follows():
         assert is_closed(talk)
         assert time.monotonic() - began < 1
         assert served.by_asgi == []
+
+
+def test_a_connection_that_was_closed_is_gone_without_a_collection(shop):
+    gc.collect()
+    gc.disable()
+    try:
+        with shop.connect() as talk:
+            talk.sendall(search("milk"))
+            answer(talk)
+            connections = [weakref.ref(one) for one in shop.server.server_state.connections]
+        while shop.server.server_state.connections:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        assert [ref() for ref in connections] == [None]
+    finally:
+        gc.enable()
 
 
 def test_answers_know_their_request_alone(both):

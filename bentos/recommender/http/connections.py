@@ -127,6 +127,8 @@ class Connection(HttpToolsProtocol):
         if self.turn is not None and not self.turn.done():
             self.turn.set_exception(ClientGoneError())
         super().connection_lost(exc)
+        if isinstance(self.cycle, WholeRequest):
+            self._let_go_of(self.cycle)
 
     def data_received(self, data: bytes) -> None:
         """Take what came, unless the head of the request is too long."""
@@ -199,6 +201,7 @@ class Connection(HttpToolsProtocol):
     def send_reply(self, whole: WholeRequest, status: int, headers: Headers, content: bytes) -> None:
         """Answer a whole request, and go on with what came behind it."""
         whole.response_complete = True
+        self._let_go_of(whole)
         if self.transport.is_closing():
             return
         lines = [STATUS_LINE[status], self._default_lines()]
@@ -281,6 +284,11 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
         if self._whole_body:
             super().on_body(self._whole_body)
+
+    def _let_go_of(self, whole: WholeRequest) -> None:
+        """Hold an answered request no longer: both would stay until the garbage collector comes by."""
+        if self.cycle is whole:
+            self.cycle = None  # type: ignore[assignment]
 
     def _default_lines(self) -> bytes:
         """Return the headers that uvicorn adds to every answer; it makes them anew once a second."""
