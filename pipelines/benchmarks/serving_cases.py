@@ -34,6 +34,8 @@ class Durations:
     round_s: float = 1.2
     rounds: int = 3
     capacity_s: float = 2.5
+    half_warm_s: float = 1.5
+    """The beginning of the open loop, in which its connections are made, is not counted."""
     half_s: float = 6.0
     generator_s: float = 0.7
 
@@ -91,13 +93,20 @@ def measure_case(case: str, service: ServiceRun, traffic: Traffic, make: Make, d
     expected = 1e3 / figures.p50_ms[0]
     figures.capacity = saturate(service, traffic, make, durations.capacity_s, expected).tally
     rate = figures.capacity.rate / 2
-    traffic.renew(int(FIRST_VISITS * rate * durations.half_s))
+    seconds = durations.half_warm_s + durations.half_s
+    traffic.renew(int(FIRST_VISITS * rate * seconds))
     service.settle()
     counting = Counting(_CHECKED)
-    times = poisson_times(rate, durations.half_s, seed=len(case))
-    took = open_loop(service.port, lambda index: make(index) if index < len(times) else None, counting, iter(times))
+    times = poisson_times(rate, seconds, seed=len(case))
+    warm = int(np.searchsorted(times, durations.half_warm_s))
+    took = open_loop(
+        service.port,
+        lambda index: make(index) if index < len(times) else None,
+        lambda answer: counting(answer) if answer.index >= warm else None,
+        iter(times),
+    )
     _look_into(counting)
-    figures.half = counting.tally(took)
+    figures.half = counting.tally(took - durations.half_warm_s)
     for problem in figures.half.problems[:3]:
         click.echo(f"{case}: {problem}", err=True)
     return figures
