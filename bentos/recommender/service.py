@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 _PARENT_WATCH_INTERVAL_S = 1.0
 _SWITCH_INTERVAL_S = 0.0005
-_COLLECTIONS = (700, 10, 1_000)
+_COLLECTIONS = (500, 1, 10_000)
 """Thresholds of the garbage collector: full collections, which take 20 ms and more where many users are known, come a
-hundred times as rarely as by default; young ones, which take 0.1 ms, as often."""
+hundred times as rarely as by default; those of what is a little older often, as ten at once take up to 8 ms."""
 _PARENT_VARIABLE = "HEADRACE_SERVER_PROCESS"
 """Tells workers which process starts them; set by that process."""
 if _PARENT_VARIABLE in os.environ:

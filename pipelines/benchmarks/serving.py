@@ -79,6 +79,8 @@ _MEETINGS = 8
 """Rounds after which each of two workers has met almost every user."""
 _EXPECTED_RATE = 1_000.0
 """Answers a second that two workers are thought to give, to have enough first visits at hand."""
+_MADE = 20_000
+"""Requests to two workers, made beforehand."""
 _NAIVE_REQUESTS = 20
 _RECALL_OF = 100
 """Queries, and as many users."""
@@ -170,7 +172,8 @@ def _two_workers(service: ServiceRun, traffic: Traffic, durations: Durations, da
     traffic.port = service.port
     traffic.make_users()
     traffic.visit_known(rounds=_MEETINGS, clients=CLIENTS)
-    saturated = saturate(service, traffic, traffic.recommend, durations.capacity_s, _EXPECTED_RATE)
+    made = [traffic.recommend(index) for index in range(_MADE)]  # to make them takes the cores that the workers need
+    saturated = saturate(service, traffic, lambda index: made[index % _MADE], durations.capacity_s, _EXPECTED_RATE)
     found = [memory(worker) for worker in service.workers]
     return [
         *saturated.costs(data, TWO_WORKERS),

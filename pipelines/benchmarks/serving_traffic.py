@@ -71,12 +71,13 @@ class Traffic:
         self._fresh += users
 
     def visit_known(self, *, rounds: int = 1, clients: int = 1) -> None:
-        """Ask for everybody who does not wait for a first visit, as a service has that ran for a while.
+        """Ask for everybody, as a service has that ran for a while; nobody waits for a first visit then.
 
         Args:
             rounds: How often; where there are several workers, each should have met each user.
             clients: Connections.
         """
+        self._visited, self._fresh = [*self._visited, *self._fresh], []
         for _ in range(rounds):
             self._chooser.shuffle(self._visited)
             requests = [http_request("recommend", {"user_id": user}) for user in self._visited]
