@@ -6,7 +6,8 @@ benchmark's users and events never reach the real one. For each case:
     one client    closed loop, three rounds: the median latency, and the service's processor time per request from the
                   clocks of its own processes
     capacity      closed loop with many clients: answers a second on the one core
-    half of it    open loop, Poisson arrivals: the 99th percentile, counted from when a request was due
+    half of it    open loop, Poisson arrivals: the 99th percentile, counted from when a request was due; beside it what
+                  it is for a server that burns as much processor time a request and does nothing else
 
     recommend known user           1,000 users with 50 events each, at random, a tenth of the requests the first of
                                    their user after an event, which came seconds before
@@ -60,6 +61,7 @@ from pipelines.benchmarks.serving_cases import (
     Make,
     measure_case,
     one_client,
+    queueing_ratio,
     record,
     right_after_an_event,
     saturate,
@@ -146,6 +148,10 @@ def bench_serving(
             click.echo(f"{SEARCH_SMALL}: the bundle has no query tower (`headrace compress` makes one)", err=True)
         records += _recall(bundle, traffic, data)
         generator = generator_alone(durations.generator_s, CLIENTS, theirs)
+        for figures in measured:
+            busy_ms = float(np.median(figures.cpu_ms or figures.p50_ms))
+            with on_cores(ours):
+                figures.queueing = queueing_ratio(busy_ms, theirs, durations, seed=len(figures.case))
         naive = _naive(bundle, traffic, durations)
     one_rate = next(figures.capacity.rate for figures in measured if figures.case == RECOMMEND and figures.capacity)
     two_rate = next(record.value for record in records if (record.case, record.metric) == (TWO_WORKERS, "rps"))

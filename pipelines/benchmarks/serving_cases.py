@@ -8,11 +8,20 @@ import click
 import numpy as np
 import orjson
 
-from pipelines.benchmarks.http_load import Answer, Counting, Tally, closed_loop, open_loop, poisson_times
+from pipelines.benchmarks.http_load import (
+    Answer,
+    Counting,
+    Tally,
+    closed_loop,
+    http_request,
+    open_loop,
+    poisson_times,
+)
 from pipelines.benchmarks.process_accounts import cpu_s
 from pipelines.benchmarks.records import BenchmarkRecord
 from pipelines.benchmarks.service_runs import ServiceRun
 from pipelines.benchmarks.serving_traffic import FIRST_VISITS, Traffic, for_seconds, require_personal
+from pipelines.benchmarks.trivial_server import trivial_server
 from pipelines.errors import StoreError
 
 BENCH = "serving"
@@ -37,7 +46,13 @@ class Durations:
     half_warm_s: float = 1.5
     """The beginning of the open loop, in which its connections are made, is not counted."""
     half_s: float = 6.0
+    half_answers: int = 3_000
+    """The open loop lasts until so many were due: of fewer, one crowd decides the 99th percentile."""
     generator_s: float = 0.7
+
+    def open_s(self, rate: float) -> float:
+        """Return how long the open loop lasts at so many requests a second."""
+        return self.half_warm_s + max(self.half_s, self.half_answers / rate)
 
 
 @dataclass(frozen=True)
@@ -68,6 +83,8 @@ class Figures:
     """Per request, one a round; empty where the system does not tell."""
     capacity: Tally | None = None
     half: Tally | None = None
+    queueing: float | None = None
+    """99th percentile over median of a server that computes as long for each request and does nothing else."""
 
     def records(self, data: str) -> Iterator[BenchmarkRecord]:
         """Yield the records: medians over the rounds with their range, and the numbers under load."""
@@ -80,6 +97,8 @@ class Figures:
             p99 = self.half.percentile_ms(99)
             yield record(data, self.case, "p99_ms", p99, "ms")
             yield record(data, self.case, "p99_over_p50", p99 / float(np.median(self.p50_ms)), "times")
+            if self.queueing is not None:
+                yield record(data, self.case, "p99_over_p50_of_queueing", self.queueing, "times")
             yield record(data, self.case, "failures", self.half.failed, "requests")
 
 
@@ -93,23 +112,42 @@ def measure_case(case: str, service: ServiceRun, traffic: Traffic, make: Make, d
     expected = 1e3 / figures.p50_ms[0]
     figures.capacity = saturate(service, traffic, make, durations.capacity_s, expected).tally
     rate = figures.capacity.rate / 2
-    seconds = durations.half_warm_s + durations.half_s
-    traffic.renew(int(FIRST_VISITS * rate * seconds))
+    traffic.renew(int(FIRST_VISITS * rate * durations.open_s(rate)))
     service.settle()
+    counting, took = _at_rate(service.port, make, rate, durations, seed=len(case))
+    _look_into(counting)
+    figures.half = counting.tally(took)
+    for problem in figures.half.problems[:3]:
+        click.echo(f"{case}: {problem}", err=True)
+    return figures
+
+
+def queueing_ratio(busy_ms: float, cores: Sequence[int] | None, durations: Durations, *, seed: int) -> float:
+    """Return 99th percentile at half of the capacity over median at one client where nothing but turns is waited for.
+
+    A server on the same cores burns `busy_ms` of processor time a request; the load comes from the same generator.
+    """
+    request = http_request("recommend", {"user_id": "somebody"})
+    with trivial_server(cores, busy_ms) as port:
+        alone, crowd = Counting(), Counting()
+        closed_loop(port, for_seconds(durations.round_s, lambda _: request), alone, clients=1)
+        took = closed_loop(port, for_seconds(durations.round_s, lambda _: request), crowd, clients=CLIENTS)
+        half, took = _at_rate(port, lambda _: request, crowd.tally(took).rate / 2, durations, seed=seed)
+    return half.tally(took).percentile_ms(99) / alone.tally(1.0).percentile_ms(50)
+
+
+def _at_rate(port: int, make: Make, rate: float, durations: Durations, *, seed: int) -> tuple[Counting, float]:
+    """Send requests at random times (Poisson), so many a second; return what came once warm, and how long it took."""
     counting = Counting(_CHECKED)
-    times = poisson_times(rate, seconds, seed=len(case))
+    times = poisson_times(rate, durations.open_s(rate), seed=seed)
     warm = int(np.searchsorted(times, durations.half_warm_s))
     took = open_loop(
-        service.port,
+        port,
         lambda index: make(index) if index < len(times) else None,
         lambda answer: counting(answer) if answer.index >= warm else None,
         iter(times),
     )
-    _look_into(counting)
-    figures.half = counting.tally(took - durations.half_warm_s)
-    for problem in figures.half.problems[:3]:
-        click.echo(f"{case}: {problem}", err=True)
-    return figures
+    return counting, took - durations.half_warm_s
 
 
 def one_client(case: str, service: ServiceRun, traffic: Traffic, make: Make, durations: Durations) -> Figures:

@@ -1,4 +1,8 @@
-"""A server that answers every request with the same bytes: what the load generator itself can do, and what it costs."""
+"""A server that answers every request with the same bytes, at once or after so much computing.
+
+At once, it says what the load generator itself can do. After as much computing as a request costs the service, it says
+what waiting in turn makes of the slowest answers where nothing else does.
+"""
 
 import multiprocessing
 import select
@@ -29,11 +33,15 @@ def generator_alone(seconds: float, clients: int, cores: Sequence[int] | None) -
 
 
 @contextmanager
-def trivial_server(cores: Sequence[int] | None) -> Iterator[int]:
-    """Run the server in a process of its own while the block runs; give its port."""
+def trivial_server(cores: Sequence[int] | None, busy_ms: float = 0.0) -> Iterator[int]:
+    """Run the server in a process of its own while the block runs; give its port.
+
+    Args:
+        busy_ms: Processor time that it burns for each request, before it answers.
+    """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_serve, args=(sender,), daemon=True)
+    process = context.Process(target=_serve, args=(sender, busy_ms / 1e3), daemon=True)
     with on_cores(cores):
         process.start()
     try:
@@ -45,7 +53,7 @@ def trivial_server(cores: Sequence[int] | None) -> Iterator[int]:
         process.join()
 
 
-def _serve(told: Connection) -> None:
+def _serve(told: Connection, busy_s: float) -> None:
     listening = socket.create_server(("127.0.0.1", 0))
     told.send(listening.getsockname()[1])
     epoll = select.epoll()
@@ -61,6 +69,9 @@ def _serve(told: Connection) -> None:
                 continue
             with suppress(OSError):
                 if connected[number].recv(1 << 16):
+                    until = time.thread_time() + busy_s
+                    while busy_s and time.thread_time() < until:
+                        pass
                     connected[number].send(_ANSWER)
                     continue
             epoll.unregister(number)

@@ -158,7 +158,9 @@ def test_event_effect_from_end_to_end(deployed_home, monkeypatch, tmp_path):
 def test_the_serving_bench_from_end_to_end(deployed_home, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("HEADRACE_HOME", str(deployed_home))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    short = Durations(warm_s=0.05, round_s=0.2, rounds=2, capacity_s=0.4, half_warm_s=0.2, half_s=1.0, generator_s=0.1)
+    short = Durations(
+        warm_s=0.05, round_s=0.2, rounds=2, capacity_s=0.4, half_warm_s=0.2, half_s=1.0, half_answers=0, generator_s=0.1
+    )
     bench_serving(json_file=tmp_path / "s.json", durations=short, users=60)
     found = {(one["case"], one["metric"]): one["value"] for one in json.loads((tmp_path / "s.json").read_text())}
     for case in (RECOMMEND, SEARCH_CACHED, SEARCH_NEW):

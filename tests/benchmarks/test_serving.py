@@ -8,7 +8,7 @@ import pytest
 from pipelines.benchmarks.http_load import Tally
 from pipelines.benchmarks.serving import bench_serving, without_query_tower
 from pipelines.benchmarks.serving_bars import Bar, missed, table_with_bars
-from pipelines.benchmarks.serving_cases import Figures
+from pipelines.benchmarks.serving_cases import Durations, Figures, queueing_ratio
 from pipelines.benchmarks.serving_traffic import Traffic
 from pipelines.errors import ConfigError
 from pipelines.inference.bundle import load_bundle
@@ -39,6 +39,24 @@ def test_under_load_the_rate_counts_answers_and_the_99th_percentile_is_relative_
     assert found["p99_ms"] == pytest.approx(30.0)
     assert found["p99_over_p50"] == pytest.approx(15.0)
     assert found["failures"] == 0
+
+
+def test_what_waiting_in_turn_makes_of_the_slowest_is_told_beside_them():
+    figures = Figures("case", p50_ms=[2.0], half=tally([1.0, 6.0]), queueing=4.5)
+    found = {record.metric: record.value for record in figures.records("toy")}
+    assert found["p99_over_p50_of_queueing"] == 4.5
+
+
+def test_who_waits_for_turns_alone_waits_for_some_of_them():
+    short = Durations(round_s=0.3, half_warm_s=0.2, half_s=1.0, half_answers=0)
+    ratio = queueing_ratio(3.0, None, short, seed=1)
+    assert 2.0 < ratio < 60.0
+
+
+def test_a_slow_case_is_asked_for_longer():
+    durations = Durations(half_warm_s=1.0, half_s=5.0, half_answers=3_000)
+    assert durations.open_s(1_000.0) == 6.0
+    assert durations.open_s(300.0) == 11.0
 
 
 @pytest.mark.parametrize(
