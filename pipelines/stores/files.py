@@ -5,10 +5,13 @@ import glob
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_ABANDONED_NS = 3_600 * 10**9
 
 
 @contextmanager
@@ -22,6 +25,26 @@ def replacing_file(target: Path) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def keep_newest(folder: Path, suffix: str, count: int) -> None:
+    """Remove all files of a suffix but the newest, and what a killed `replacing_file` left an hour ago or earlier.
+
+    Other processes may do the same at the same time.
+    """
+    written: list[tuple[int, Path]] = []
+    for path in folder.iterdir():
+        is_abandoned = path.name.startswith(".") and path.name.endswith(".tmp")
+        if not is_abandoned and path.suffix != suffix:
+            continue
+        with suppress(FileNotFoundError):
+            changed_ns = path.stat().st_mtime_ns
+            if not is_abandoned:
+                written.append((changed_ns, path))
+            elif time.time_ns() - changed_ns > _ABANDONED_NS:
+                path.unlink()
+    for _, path in sorted(written, reverse=True)[count:]:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

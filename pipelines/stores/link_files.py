@@ -15,7 +15,7 @@ import numpy as np
 
 from pipelines.inference.bundle import Bundle
 from pipelines.retrieval.links import LINK
-from pipelines.stores.files import replacing_file
+from pipelines.stores.files import keep_newest, replacing_file
 
 FOLDER = ".neighbor_links"
 SHARED_FROM = 100_000
@@ -73,8 +73,6 @@ def _keep(path: Path, records: np.ndarray) -> None:
     try:
         with replacing_file(path) as temporary:
             records.tofile(temporary)
-        found = sorted(path.parent.glob("*.links"), key=lambda other: other.stat().st_mtime_ns, reverse=True)
-        for old in found[_KEPT:]:
-            old.unlink(missing_ok=True)
+        keep_newest(path.parent, ".links", _KEPT)
     except OSError as error:  # a disk that is full, or of others: the links are in memory all the same
         _logger.warning("The links %s are not kept: %s", path.name, error)

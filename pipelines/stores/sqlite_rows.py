@@ -68,7 +68,7 @@ class SqliteRows:
         """Keep other writers out; what was not written to the end is taken back.
 
         Raises:
-            BlockingIOError: another one writes, and `waits` is false.
+            BlockingIOError: another one writes, or reads where the file has no log of writes; and `waits` is false.
             sqlite3.OperationalError: another one does not end within seconds.
         """
         if waits != self._waits:
@@ -76,12 +76,11 @@ class SqliteRows:
             self._waits = waits
         try:
             self._database.execute("BEGIN IMMEDIATE")
+            yield
         except sqlite3.OperationalError as error:
             if waits or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                 raise
-            raise BlockingIOError("another process writes to the online store") from error
-        try:
-            yield
+            raise BlockingIOError("another process uses the online store") from error
         finally:
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")

@@ -22,7 +22,7 @@ from pipelines.retrieval.vector_index import (
     FastScanVectorIndex,
     build_fast_scan,
 )
-from pipelines.stores.files import replacing_file
+from pipelines.stores.files import keep_newest, replacing_file
 
 FOLDER = ".vector_indexes"
 _DIGEST_BYTES = 32
@@ -72,8 +72,6 @@ def _keep(path: Path, index: bytes) -> None:
     try:
         with replacing_file(path) as temporary:
             temporary.write_bytes(hashlib.sha256(index).digest() + index)
-        found = sorted(path.parent.glob("*.index"), key=lambda other: other.stat().st_mtime_ns, reverse=True)
-        for old in found[_KEPT:]:
-            old.unlink(missing_ok=True)
+        keep_newest(path.parent, ".index", _KEPT)
     except OSError as error:  # a disk that is full, or of others: the index is in memory all the same
         _logger.warning("The vector index %s is not kept: %s", path.name, error)

@@ -3,11 +3,12 @@
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from pipelines.stores.files import replacing_folder
+from pipelines.stores.files import keep_newest, replacing_folder
 
 
 def killed_while_it_writes(target: Path) -> None:
@@ -54,3 +55,20 @@ def test_a_block_that_fails_leaves_what_was_there(tmp_path):
         raise KeyError
     assert (target / "file").read_text() == "before"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_the_newest_files_stay_and_what_a_killed_writer_left_goes(tmp_path):
+    ages_s = {
+        "a.links": 30,
+        "b.links": 20,
+        "c.links": 10,
+        "old.index": 9_000,
+        ".d.links.1f.tmp": 9_000,
+        ".e.2f.tmp": 60,
+    }
+    for name, age_s in ages_s.items():
+        (tmp_path / name).write_text(name)
+        when = time.time() - age_s
+        os.utime(tmp_path / name, (when, when))
+    keep_newest(tmp_path, ".links", 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".e.2f.tmp", "b.links", "c.links", "old.index"]

@@ -7,6 +7,7 @@ gives way to the loop once per request: so all are counted, and those beyond the
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +21,8 @@ _NEWEST_WEIGHT = 0.05
 _MOST_TIMES, _LEAST_S = 10.0, 0.005
 """A request counts for at most so many times the mean so far (or so many seconds): one in which the process stood still
 says nothing of the next ones, while many slow ones are believed within a dozen."""
+_LONG_S = 0.1
+"""Who waits for so long is in a crowd; a shorter wait is that of requests which come at random."""
 _TELL_INTERVAL_S = 10.0
 _logger = logging.getLogger("headrace.serving")
 
@@ -70,6 +73,7 @@ class Lane:
         self._n_waiting = 0
         self._coming = 0
         self._mean_s = 0.0
+        self._crowded_at = -math.inf
         self._tell_at = clock()
         self._in_progress = metrics.IN_PROGRESS.labels(name)
         self._shed: dict[str, Any] = {}
@@ -78,6 +82,13 @@ class Lane:
     def waiting(self) -> int:
         """Requests that wait for their turn."""
         return self._n_waiting
+
+    def calm_for_s(self) -> float:
+        """Return for how long nobody has waited long or was refused; infinite where it never came to that."""
+        now = self._clock()
+        if self._waiting and now - self._waiting[0][0] > _LONG_S:
+            return 0.0
+        return now - self._crowded_at
 
     @property
     def is_busy(self) -> bool:
@@ -192,6 +203,8 @@ class Lane:
             if turn.done():
                 continue
             self._n_waiting -= 1
+            if now - arrived > _LONG_S:
+                self._crowded_at = now
             if now - arrived > self._max_wait_s and self._takes_s(self._n_waiting) > self._max_wait_s:
                 self._in_progress.dec()
                 self._count("waited_too_long")
@@ -225,6 +238,7 @@ class Lane:
         if counter is None:
             counter = self._shed[why] = metrics.SHED.labels(self.name, why)
         counter.inc()
-        if (now := self._clock()) >= self._tell_at:
+        self._crowded_at = now = self._clock()
+        if now >= self._tell_at:
             self._tell_at = now + _TELL_INTERVAL_S
             _logger.warning("Requests are refused (lane %s, %s): there are too many", self.name, why)

@@ -12,6 +12,7 @@ from bentos.recommender.contract.calls import Call, LaneName
 from bentos.recommender.contract.requests import Body, parse, parse_field
 from bentos.recommender.http.admission import Client, Lane
 from bentos.recommender.http.replies import LateError
+from bentos.recommender.http.settling import Settling
 
 if TYPE_CHECKING:
     from bentos.recommender.answering.answers import Answers
@@ -20,8 +21,6 @@ _ADMIN_DEADLINE_S = 60.0
 _MAX_WAITING_ADMIN = 4
 MOST_ROUNDS = 8
 """Rounds of the event loop between two answers while connections are made, one a round: some 0.1 ms each."""
-_MOST_SETTLING_S = 5.0
-"""A process that is overloaded from the start is ready nonetheless: others would be all the more."""
 
 
 class Dispatch:
@@ -49,8 +48,7 @@ class Dispatch:
             "admin": ThreadPoolExecutor(1, thread_name_prefix="admin"),
         }
         self._newcomers = 0
-        self._is_settled = False
-        self._asked_at: float | None = None
+        self._settling = Settling((self._inline, *self._lanes.values()))
         self._seconds: dict[LaneName, float] = {
             "answers": serving.deadline_ms / 1e3,
             "writes": serving.write_deadline_ms / 1e3,
@@ -70,11 +68,7 @@ class Dispatch:
     @property
     def is_settled(self) -> bool:
         """Whether the requests that had waited for this process to start are worked off; once so, for good."""
-        if not self._is_settled:
-            self._asked_at = self._asked_at or time.monotonic()
-            is_late = time.monotonic() - self._asked_at >= _MOST_SETTLING_S
-            self._is_settled = is_late or not any(lane.waiting for lane in (self._inline, *self._lanes.values()))
-        return self._is_settled
+        return self._settling.is_over
 
     def connected(self) -> None:
         """Learn of a new connection."""
