@@ -41,8 +41,8 @@ def test_who_has_no_time_to_spare_has_not_though_nobody_waits_in_a_lane(machine)
 
 
 def test_who_is_overloaded_from_the_start_is_ready_in_the_end(machine):
-    outcomes = [machine.run(0.3, busy=1.0) for _ in range(17)]
-    assert outcomes == [False] * 16 + [True]
+    outcomes = [machine.run(0.3, busy=1.0) for _ in range(34)]
+    assert outcomes == [False] * 33 + [True]
 
 
 def test_who_has_waited_long_or_was_refused_is_waited_for(machine):

@@ -14,7 +14,7 @@ _LOOK_S = 0.25
 """Length of the spans that are looked at, and for how long no lane may have been crowded."""
 _MOST_BUSY = 0.8
 """Share of a core that the process takes at most in a span in which it has time to spare."""
-_MOST_S = 5.0
+_MOST_S = 10.0
 """A process that is overloaded from the start is ready nonetheless: others would be all the more."""
 
 
