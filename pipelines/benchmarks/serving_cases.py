@@ -48,11 +48,13 @@ class Durations:
     half_s: float = 6.0
     half_answers: int = 3_000
     """The open loop lasts until so many were due: of fewer, one crowd decides the 99th percentile."""
+    half_most_s: float = 20.0
+    """But no longer than that."""
     generator_s: float = 0.7
 
     def open_s(self, rate: float) -> float:
         """Return how long the open loop lasts at so many requests a second."""
-        return self.half_warm_s + max(self.half_s, self.half_answers / rate)
+        return self.half_warm_s + max(self.half_s, min(self.half_most_s, self.half_answers / rate))
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ def test_a_slow_case_is_asked_for_longer():
     durations = Durations(half_warm_s=1.0, half_s=5.0, half_answers=3_000)
     assert durations.open_s(1_000.0) == 6.0
     assert durations.open_s(300.0) == 11.0
+    assert durations.open_s(10.0) == 21.0
 
 
 @pytest.mark.parametrize(
