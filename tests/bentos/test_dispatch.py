@@ -55,3 +55,36 @@ def test_a_crowd_is_let_in_before_the_next_answer_but_not_for_ever(crowd, rounds
         return round_
 
     assert asyncio.run(arrive()) in rounds
+
+
+async def settles(dispatch: Dispatch) -> bool:
+    """Say whether it has settled within seconds; a process that has just worked needs a calm moment."""
+    for _ in range(200):
+        if dispatch.is_settled:
+            return True
+        await asyncio.sleep(0.02)
+    return False
+
+
+def test_who_waited_for_the_start_is_answered_before_the_process_is_ready_and_that_holds():
+    async def start() -> list[bool]:
+        answers = Answers(waits=True)
+        dispatch = Dispatch(answers)
+        waiting = [asyncio.create_task(ask(dispatch)) for _ in range(2)]
+        while not dispatch.lane_of(SEARCH).is_free or not dispatch._lanes["answers"].waiting:
+            await asyncio.sleep(0)
+        settled = [dispatch.is_settled]
+        answers.go_on.set()
+        await asyncio.gather(*waiting)
+        settled.append(await settles(dispatch))
+        answers.go_on.clear()
+        waiting = [asyncio.create_task(ask(dispatch)) for _ in range(2)]
+        while not dispatch._lanes["answers"].waiting:
+            await asyncio.sleep(0)
+        settled.append(dispatch.is_settled)
+        answers.go_on.set()
+        await asyncio.gather(*waiting)
+        dispatch.close()
+        return settled
+
+    assert asyncio.run(start()) == [False, True, True]
