@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _ABANDONED_NS = 3_600 * 10**9
+"""A temporary file that nobody has written to for so long is that of a killed process."""
 
 
 @contextmanager
@@ -32,19 +33,19 @@ def keep_newest(folder: Path, suffix: str, count: int) -> None:
 
     Other processes may do the same at the same time.
     """
-    written: list[tuple[int, Path]] = []
-    for path in folder.iterdir():
-        is_abandoned = path.name.startswith(".") and path.name.endswith(".tmp")
-        if not is_abandoned and path.suffix != suffix:
-            continue
-        with suppress(FileNotFoundError):
-            changed_ns = path.stat().st_mtime_ns
-            if not is_abandoned:
-                written.append((changed_ns, path))
-            elif time.time_ns() - changed_ns > _ABANDONED_NS:
-                path.unlink()
-    for _, path in sorted(written, reverse=True)[count:]:
+    newest_first = sorted(folder.glob(f"*{suffix}"), key=_changed_ns, reverse=True)
+    before = time.time_ns() - _ABANDONED_NS
+    abandoned = [path for path in folder.glob(".*.tmp") if _changed_ns(path) < before]
+    for path in (*newest_first[count:], *abandoned):
         path.unlink(missing_ok=True)
+
+
+def _changed_ns(path: Path) -> int:
+    """Return when a file was written, ns since 1970; 0 where it is gone."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 @contextmanager
