@@ -67,7 +67,7 @@ from pipelines.benchmarks.serving_cases import (
     saturate,
 )
 from pipelines.benchmarks.serving_naive import naive_rounds
-from pipelines.benchmarks.serving_traffic import USERS, Traffic
+from pipelines.benchmarks.serving_traffic import FIRST_VISITS, USERS, Traffic
 from pipelines.benchmarks.trivial_server import generator_alone
 from pipelines.errors import ConfigError
 from pipelines.places import Places
@@ -79,8 +79,6 @@ if TYPE_CHECKING:
 GENERATOR = "load generator alone"
 _MEETINGS = 8
 """Rounds after which each of two workers has met almost every user."""
-_EXPECTED_RATE = 1_000.0
-"""Answers a second that two workers are thought to give, to have enough first visits at hand."""
 _MADE = 20_000
 """Requests to two workers, made beforehand."""
 _NAIVE_REQUESTS = 20
@@ -178,8 +176,10 @@ def _two_workers(service: ServiceRun, traffic: Traffic, durations: Durations, da
     traffic.port = service.port
     traffic.make_users()
     traffic.visit_known(rounds=_MEETINGS, clients=CLIENTS)
+    traffic.renew(int(FIRST_VISITS * _MADE))  # before requests are made, which name those who wait for a first visit
     made = [traffic.recommend(index) for index in range(_MADE)]  # to make them takes the cores that the workers need
-    saturated = saturate(service, traffic, lambda index: made[index % _MADE], durations.capacity_s, _EXPECTED_RATE)
+    traffic.visits = traffic.first_visits = 0  # not all of these are sent
+    saturated = saturate(service, traffic, lambda index: made[index % _MADE], durations.capacity_s, expected=0)
     found = [memory(worker) for worker in service.workers]
     return [
         *saturated.costs(data, TWO_WORKERS),

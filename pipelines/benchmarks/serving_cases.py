@@ -143,12 +143,7 @@ def _at_rate(port: int, make: Make, rate: float, durations: Durations, *, seed: 
     counting = Counting(_CHECKED)
     times = poisson_times(rate, durations.open_s(rate), seed=seed)
     warm = int(np.searchsorted(times, durations.half_warm_s))
-    took = open_loop(
-        port,
-        lambda index: make(index) if index < len(times) else None,
-        lambda answer: counting(answer) if answer.index >= warm else None,
-        iter(times),
-    )
+    took = open_loop(port, make, lambda answer: counting(answer) if answer.index >= warm else None, iter(times))
     return counting, took - durations.half_warm_s
 
 
