@@ -134,6 +134,10 @@ def test_a_request_may_come_byte_by_byte_and_in_chunks(talk):
         pytest.param(b"GET /" + b"x" * 600 + b" HTTP/1.1\r\nHost: here\r\n\r\n", 414, "shorten it", id="long path"),
         pytest.param(b"\x16\x03\x01\x02\x00\x01\x00", 400, "not a valid HTTP request", id="TLS on this port"),
         pytest.param(b"BREW / HTTP/9.9\r\n\r\n", 400, "not a valid HTTP request", id="another protocol"),
+        pytest.param(b"CONNECT here:80 HTTP/1.1\r\n\r\n", 400, "not a valid HTTP request", id="a tunnel"),
+        pytest.param(
+            b"GET http:///search HTTP/1.1\r\n\r\n", 400, "not a valid HTTP request", id="an address without a host"
+        ),
         pytest.param(HEAD, 408, "not complete after 0 s: send it again", id="head that stops"),
         pytest.param(HEAD + b"\r\n" + BODY[:5], 408, "not complete after 0 s: send it again", id="body that stops"),
     ],

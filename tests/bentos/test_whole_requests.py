@@ -237,6 +237,12 @@ def test_what_comes_behind_a_request_waits_for_its_answer(shop):
         assert answer(talk) == (200, {"query": "milk"})
 
 
+def test_an_address_that_cannot_be_read_is_not_refused_in_the_place_of_the_answer_before_it(shop):
+    with shop.connect() as talk:
+        talk.sendall(search("wait") + b"GET http:///search HTTP/1.1\r\n\r\n")
+        assert is_closed(talk)
+
+
 @pytest.mark.parametrize("query", ["bug", "no JSON"])
 def test_a_bug_is_an_answer_and_holds_up_nobody(shop, query):
     with shop.connect() as talk:

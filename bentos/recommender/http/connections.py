@@ -162,11 +162,11 @@ class Connection(HttpToolsProtocol):
         ):
             self._refuse_head()
             raise _RefusedError
-        self._in_head = False
         if self._may_enter():
             self._whole, self._whole_body = self._as_whole(), b""
             if self._whole is None:
                 self._leave_to_asgi()
+        self._in_head = False  # not before: an address that uvicorn cannot read is refused as a head
 
     def on_body(self, body: bytes) -> None:
         """Keep a piece of the body, if it is still wanted."""
