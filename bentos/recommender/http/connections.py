@@ -162,6 +162,9 @@ class Connection(HttpToolsProtocol):
         ):
             self._refuse_head()
             raise _RefusedError
+        if self.parser.should_upgrade() and self._should_upgrade() and self._has_body():
+            self._refusal = (400, "There are no websockets here: send the request without the header Upgrade.")
+            raise _RefusedError
         if self._may_enter():
             self._whole, self._whole_body = self._as_whole(), b""
             if self._whole is None:
@@ -248,6 +251,13 @@ class Connection(HttpToolsProtocol):
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(content)
             self.transport.write(STATUS_LINE[status] + head + content)
         self.transport.close()
+
+    def _has_body(self) -> bool:
+        """Whether the head that has come says that a body comes behind it."""
+        return any(
+            name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0 ") != b"")
+            for name, value in self.headers
+        )
 
     def _may_enter(self) -> bool:
         """Whether the request whose head has come is to be answered; if not, it has been refused."""
