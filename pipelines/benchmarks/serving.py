@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
+from pipelines.benchmarks.http_load import Counting, closed_loop
 from pipelines.benchmarks.index_recall import K, asked_vectors, index_recall
 from pipelines.benchmarks.process_accounts import memory, on_cores, usable_cores
 from pipelines.benchmarks.records import BenchmarkRecord, write_records
@@ -67,7 +68,7 @@ from pipelines.benchmarks.serving_cases import (
     saturate,
 )
 from pipelines.benchmarks.serving_naive import naive_rounds
-from pipelines.benchmarks.serving_traffic import FIRST_VISITS, USERS, Traffic
+from pipelines.benchmarks.serving_traffic import FIRST_VISITS, USERS, Traffic, for_seconds
 from pipelines.benchmarks.trivial_server import generator_alone
 from pipelines.errors import ConfigError
 from pipelines.places import Places
@@ -79,8 +80,6 @@ if TYPE_CHECKING:
 GENERATOR = "load generator alone"
 _MEETINGS = 8
 """Rounds after which each of two workers has met almost every user."""
-_MADE = 20_000
-"""Requests to two workers, made beforehand."""
 _NAIVE_REQUESTS = 20
 _RECALL_OF = 100
 """Queries, and as many users."""
@@ -176,10 +175,12 @@ def _two_workers(service: ServiceRun, traffic: Traffic, durations: Durations, da
     traffic.port = service.port
     traffic.make_users()
     traffic.visit_known(rounds=_MEETINGS, clients=CLIENTS)
-    traffic.renew(int(FIRST_VISITS * _MADE))  # before requests are made, which name those who wait for a first visit
-    made = [traffic.recommend(index) for index in range(_MADE)]  # to make them takes the cores that the workers need
-    traffic.visits = traffic.first_visits = 0  # not all of these are sent
-    saturated = saturate(service, traffic, lambda index: made[index % _MADE], durations.capacity_s, expected=0)
+    alone = Counting()
+    closed_loop(service.port, for_seconds(durations.round_s, traffic.recommend), alone, clients=1)
+    count = int(durations.capacity_s * 2e3 / alone.tally(durations.round_s).percentile_ms(50))
+    traffic.renew(int(FIRST_VISITS * count))  # before requests are made, which name those who wait for a first visit
+    made = [traffic.recommend(index) for index in range(count)]  # to make them takes the cores that the workers need
+    saturated = saturate(service, traffic, lambda index: made[index % count], durations.capacity_s, expected=0)
     found = [memory(worker) for worker in service.workers]
     return [
         *saturated.costs(data, TWO_WORKERS),
