@@ -1,6 +1,7 @@
-"""Who is read again because another worker was told of an event; on users in memory."""
+"""Who is read again because another worker was told of an event, or before it is too old; on users in memory."""
 
 import time
+from collections.abc import Sequence
 
 import pytest
 
@@ -10,13 +11,17 @@ from bentos.recommender.answering.following import Following
 class Users:
     """Users of whom some have changed elsewhere."""
 
-    def __init__(self, *latest: str, changed: set[str]) -> None:
+    def __init__(self, *latest: str, changed: set[str], old: Sequence[str] = ()) -> None:
         self.known = list(latest)
         self.changed = changed
+        self.old = old
         self.looked_at: list[str] = []
 
     def latest(self, most: int) -> list[str]:
         return self.known[:most]
+
+    def ageing(self, most: int) -> list[str]:
+        return [user_id for user_id in self.known[:most] if user_id in self.old and user_id in self.changed]
 
     def refresh(self, user_id: str) -> bool:
         self.looked_at.append(user_id)
@@ -60,15 +65,16 @@ def test_requests_come_first():
 
 
 @pytest.mark.parametrize(
-    ("most_users", "others", "changed"),
+    ("most_users", "others", "old", "changed"),
     [
-        pytest.param(2, True, {"c"}, id="the latest"),
-        pytest.param(0, True, {"a", "c"}, id="nobody"),
-        pytest.param(2, False, {"a", "c"}, id="nobody where no other worker is"),
+        pytest.param(2, True, "", {"c"}, id="the latest"),
+        pytest.param(0, True, "a", {"a", "c"}, id="nobody"),
+        pytest.param(2, False, "", {"a", "c"}, id="nobody where no other worker is"),
+        pytest.param(2, False, "ac", {"c"}, id="of these those that grow old"),
     ],
 )
-def test_so_many_users_are_looked_at(most_users, others, changed):
-    users = Users("a", "b", "c", changed={"a", "c"})
+def test_so_many_users_are_looked_at(most_users, others, old, changed):
+    users = Users("a", "b", "c", changed={"a", "c"}, old=old)
     following = following_of(users, most_users=most_users, others=others)
     following.start()
     until = time.monotonic() + (5 if "a" not in changed else 0.2)

@@ -365,6 +365,19 @@ def test_a_store_that_fails_while_changes_are_looked_for_fails_nobody(states, st
     assert states.read("u").features.item_ids == ["a"]
 
 
+def test_who_is_asked_for_is_read_again_before_it_is_too_old(states, store, monkeypatch):
+    first, _ = [states.read(user).features for user in ("u", "v")]
+    states.fresh("u")
+    seconds_later(monkeypatch, 40)
+    assert states.ageing(10) == [] and not states.refresh("u")
+    seconds_later(monkeypatch, 10)
+    assert states.ageing(10) == ["u"] and states.ageing(0) == []
+    assert [states.refresh(user) for user in ("u", "v", "u")] == [True, False, False]
+    assert store.reads == 3 and states.ageing(10) == []
+    seconds_later(monkeypatch, 15)
+    assert states.fresh("u").features is first and states.fresh("v") is None
+
+
 def seconds_later(monkeypatch, seconds: float) -> None:
     now = time.monotonic()
     monkeypatch.setattr("bentos.recommender.users.user_states.time.monotonic", lambda: now + seconds)

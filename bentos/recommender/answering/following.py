@@ -1,8 +1,9 @@
-"""Users whose events another worker was told of are read again here, so that they too are prepared before they ask.
+"""Users are read again before they ask: those of whose events another worker was told, and whose features grow old.
 
 Each worker keeps what it last read of a user, and a stamp that all workers of a machine share tells that it has
 changed since. One that has time to spare looks at the stamps of its latest users, a few at a time, and reads those who
-have changed; what hears of a change then prepares them. A worker that is alone looks at nobody.
+have changed; what hears of a change then prepares them. Features are used for a limited time even so: who was asked for
+is read again before that has passed, or the next request would wait for it. A worker that is alone looks at these only.
 """
 
 import logging
@@ -11,8 +12,8 @@ from collections.abc import Callable, Iterator
 
 from bentos.recommender.users.user_states import UserStates
 
-_LOOK_S, _ALONE_S = 0.05, 1.0
-"""Between two looks; between two looks for other workers, where there are none."""
+_LOOK_S, _REST_S = 0.05, 1.0
+"""Between two looks; where there was nobody to look at."""
 _AT_A_LOOK = 64
 """Users whose stamps are compared at a look, some 3 µs each."""
 _MOST_READ = 8
@@ -22,7 +23,7 @@ _logger = logging.getLogger("headrace.serving")
 
 
 class Following:
-    """A thread that looks for what others were told."""
+    """A thread that looks for what others were told, and for what grows old."""
 
     def __init__(self, users: UserStates, *, has_others: Callable[[], bool], most_users: int) -> None:
         """Take the users; `start` begins.
@@ -66,13 +67,14 @@ class Following:
         return True
 
     def _run(self) -> None:
-        round_, pause_s = iter(()), _LOOK_S
+        round_: Iterator[str] = iter(())
+        pause_s = _LOOK_S
         while not self._closing.wait(pause_s):
             try:
                 if not self.look(round_):
-                    is_alone = not self._has_others()
-                    round_ = iter(() if is_alone else self._users.latest(self._most_users))
-                    pause_s = _ALONE_S if is_alone else _LOOK_S
+                    who = self._users.latest if self._has_others() else self._users.ageing
+                    users = who(self._most_users)
+                    round_, pause_s = iter(users), _LOOK_S if users else _REST_S
             except Exception:  # whoever asks is read then, as without this
-                _logger.exception("Changes by other workers were not looked for")
+                _logger.exception("Users were not read ahead")
                 round_ = iter(())

@@ -34,6 +34,8 @@ _USED_INSTEAD: dict[Source, str] = {
 _LEFT_ALONE = "the feature store failed and is left alone for a moment"
 _COUNT_LATER = "the events are kept and count for this session; other workers know of them once it answers"
 _MOST_SESSIONS = 4_000
+_AHEAD = 0.75
+"""Who is asked for is read again after so much of the longest time that features are used, before that has passed."""
 _QUICK_S, _SLOW_FOR_S = 0.02, 1.0
 """A store that took longer for a push is waited for on another thread for so long: it might hang the next time."""
 _logger = logging.getLogger("headrace.serving")
@@ -92,7 +94,7 @@ class FeatureAnswer:
     source: Source = "store"
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Known:
     """What was read of a user."""
 
@@ -101,6 +103,8 @@ class _Known:
     stamp: object | None
     read_at: float
     """Monotonic, seconds."""
+    is_wanted: bool = False
+    """Whether it was asked for since."""
 
 
 class UserStates:
@@ -139,6 +143,7 @@ class UserStates:
         """
         known = self._recall(user_id)
         if known is not None and self._is_fresh(user_id, known):
+            known.is_wanted = True
             return self._with_session(user_id, known.answer)
         return None if self._breaker.lets_pass else self._instead(user_id, _LEFT_ALONE)
 
@@ -213,8 +218,12 @@ class UserStates:
         with self._lock:
             return list(islice(reversed(self._known), most))
 
+    def ageing(self, most: int) -> list[str]:
+        """Return who of the latest was asked for, but will soon have to be read again."""
+        return [user_id for user_id in self.latest(most) if self._is_ageing(self._known.get(user_id))]
+
     def refresh(self, user_id: str) -> bool:
-        """Read a user again if what is known here has changed elsewhere; return whether that was tried.
+        """Read a user again if what is known here has changed elsewhere or is ageing; return whether that was tried.
 
         Nothing waits for it: a store that failed is left alone, and what it raises is for whoever asks later.
         """
@@ -222,7 +231,7 @@ class UserStates:
             known = self._known.get(user_id)
         if known is None or known.stamp is None or not self._breaker.lets_pass:
             return False
-        if self._store.stamp(user_id) in (known.stamp, None):
+        if self._store.stamp(user_id) in (known.stamp, None) and not self._is_ageing(known):
             return False
         call = self._begin_reading(user_id)
         if call is None:
@@ -272,6 +281,10 @@ class UserStates:
         if until is not None and self._clock() * 1e6 > until:
             return False
         return self._store.stamp(user_id) == known.stamp
+
+    def _is_ageing(self, known: _Known | None) -> bool:
+        """Whether it is used, but not for much longer."""
+        return known is not None and known.is_wanted and time.monotonic() - known.read_at > _AHEAD * self._keep_s
 
     def _with_session(self, user_id: str, answer: FeatureAnswer) -> FeatureAnswer:
         """Add what waits for the online store to what that says."""
