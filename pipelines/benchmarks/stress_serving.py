@@ -3,8 +3,8 @@
     burst          half of the measured capacity, then ten times that for some seconds, then half again: what is
                    accepted is answered in bounded time, the rest is refused at once with 503 and Retry-After, and a
                    second after the burst everything is as before
-    slow clients   one byte a second, in the head or in the body
-    half open      connected and silent, or half a request and then nothing
+    slow clients   one byte a second, in the head or in the body, until they are cut off
+    half open      connected and silent, or half a request and then nothing until they are cut off
     gone           a request, and no one there for the answer
     huge bodies    20 MiB, and a length of a terabyte
     idle           10,000 connections that ask nothing
@@ -50,6 +50,9 @@ _ITEMS, _USERS, _WORDS, _SALES, _DIM, _SEED = 5_000, 300, 4_000, 4_000, 384, 13
 _CLIENTS = 8
 _STEADY_RATE = 60.0
 _FILES_BACK = 50
+_SLOW, _HALF_OPEN = 200, 400
+_CUT_OFF_S = 13.0
+"""A request that is not whole after 10 s is cut off by the next look, one a second."""
 _MIX: dict[str, Any] = {"event_share": 0.05, "seed": _SEED}
 
 
@@ -127,6 +130,8 @@ class Outcome:
     cases: dict[str, Ledger] = field(default_factory=dict)
     """What became of the requests of others, by how the bad clients behaved."""
     notes: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)
+    """Unfinished requests that were not cut off in time, by how the bad clients behaved."""
     growth_mib: float = 0.0
     files_left: int = 0
     """Connections that are still open in the worker when all bad clients have gone."""
@@ -141,6 +146,9 @@ class Outcome:
                     f"{case}: {len(ledger.failures)} of {len(ledger.entries)} requests of others failed "
                     f"({ledger.described_failures()})"
                 )
+        for case, kept in self.kept.items():
+            if kept > 0:
+                found.append(f"{case}: {kept} unfinished requests were still waited for after {_CUT_OFF_S:g} s")
         if self.growth_mib > MAX_GROWTH_MIB:
             found.append(f"memory grew by {self.growth_mib:.0f} MiB, {MAX_GROWTH_MIB:g} are allowed")
         if self.files_left > _FILES_BACK:
@@ -244,11 +252,19 @@ def _bad_clients(outcome: Outcome, service: ServiceRun, mix: Mix, idle: int, sca
     if allowed < idle:
         outcome.notes["idle"] = f"{allowed:,} connections only: the limit of open files allows no more"
 
+    unfinished_s = _CUT_OFF_S * scale
+
+    def cut_off(case: str, opened: int, unfinished: int, cut: int) -> str:
+        if unfinished_s >= _CUT_OFF_S:
+            outcome.kept[case] = unfinished - cut
+        return f"{cut} of {opened} were cut off within {unfinished_s:g} s"
+
     def slow() -> str:
-        return f"{hostile_clients.slow_clients(port, 200, 10 * scale)} of 200 were cut off within {10 * scale:g} s"
+        return cut_off("slow clients", _SLOW, _SLOW, hostile_clients.slow_clients(port, _SLOW, unfinished_s))
 
     def half() -> str:
-        return f"{hostile_clients.half_open(port, 400, 8 * scale)} of 400 were cut off within {8 * scale:g} s"
+        cut = hostile_clients.half_open(port, _HALF_OPEN, unfinished_s)
+        return cut_off("half open", _HALF_OPEN, _HALF_OPEN // 2, cut)
 
     def gone() -> str:
         hostile_clients.gone_clients(port, mix.rate / 2, 4 * scale)

@@ -69,16 +69,18 @@ def test_what_a_burst_may_do(given, problem):
 
 
 def test_others_are_served_and_nothing_stays():
-    good = Outcome(cases={"idle": Ledger(CALM)}, growth_mib=3.0, files_left=2)
+    good = Outcome(cases={"idle": Ledger(CALM)}, kept={"slow clients": 0}, growth_mib=3.0, files_left=2)
     assert good.problems == []
     bad = Outcome(
         cases={"idle": Ledger([*CALM, *entries(1, 1, 2, problem="gone", status=0)]), "gone": Ledger([])},
+        kept={"slow clients": 7},
         growth_mib=65.0,
         files_left=200,
     )
     assert bad.problems == [
         "idle: 1 of 101 requests of others failed (1 x /search: gone)",
         "gone: 0 of 0 requests of others failed ()",
+        "slow clients: 7 unfinished requests were still waited for after 13 s",
         "memory grew by 65 MiB, 64 are allowed",
         "200 connections stayed open in the service",
     ]
