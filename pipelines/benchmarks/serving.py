@@ -48,6 +48,7 @@ from pipelines.benchmarks.serving_bars import (
     SEARCH_CACHED,
     SEARCH_NEW,
     SEARCH_SMALL,
+    TWO_RECOMMEND,
     TWO_WORKERS,
     WORKER,
     missed,
@@ -68,7 +69,7 @@ from pipelines.benchmarks.serving_cases import (
     saturate,
 )
 from pipelines.benchmarks.serving_naive import naive_rounds
-from pipelines.benchmarks.serving_traffic import FIRST_VISITS, USERS, Traffic, for_seconds
+from pipelines.benchmarks.serving_traffic import FIRST_VISITS, USERS, Traffic, each_of, for_seconds
 from pipelines.benchmarks.trivial_server import generator_alone
 from pipelines.errors import ConfigError
 from pipelines.places import Places
@@ -150,12 +151,13 @@ def bench_serving(
             with on_cores(ours):
                 figures.queueing = queueing_ratio(busy_ms, theirs, durations, seed=len(figures.case))
         naive = _naive(bundle, traffic, durations)
-    one_rate = next(figures.capacity.rate for figures in measured if figures.case == RECOMMEND and figures.capacity)
-    two_rate = next(record.value for record in records if (record.case, record.metric) == (TWO_WORKERS, "rps"))
+    rates = {figures.case: figures.capacity.rate for figures in measured if figures.capacity}
+    ones = {TWO_RECOMMEND: rates[RECOMMEND], TWO_WORKERS: rates[SEARCH_SMALL if has_tower else SEARCH_NEW]}
+    twos = {one.case: one.value for one in records if one.metric == "rps"}
     records = [
         *(record for figures in (*measured, *naive, *extra) for record in figures.records(data)),
         *records,
-        record(data, TWO_WORKERS, "over_one", two_rate / one_rate, "times"),
+        *(record(data, case, "over_one", twos[case] / rate, "times") for case, rate in ones.items()),
         record(data, GENERATOR, "rps", generator.rate, "1/s"),
     ]
     click.echo(table_with_bars(records))
@@ -175,18 +177,20 @@ def _two_workers(service: ServiceRun, traffic: Traffic, durations: Durations, da
     traffic.port = service.port
     traffic.make_users()
     traffic.visit_known(rounds=_MEETINGS, clients=CLIENTS)
-    alone = Counting()
-    closed_loop(service.port, for_seconds(durations.round_s, traffic.recommend), alone, clients=1)
-    count = int(durations.capacity_s * 2e3 / alone.tally(durations.round_s).percentile_ms(50))
-    traffic.renew(int(FIRST_VISITS * count))  # before requests are made, which name those who wait for a first visit
-    made = [traffic.recommend(index) for index in range(count)]  # to make them takes the cores that the workers need
-    saturated = saturate(service, traffic, lambda index: made[index % count], durations.capacity_s, expected=0)
-    found = [memory(worker) for worker in service.workers]
+    found = []
+    for case, make in ((TWO_RECOMMEND, traffic.recommend), (TWO_WORKERS, traffic.search_new)):
+        alone = Counting()
+        closed_loop(service.port, for_seconds(durations.round_s, make), alone, clients=1)
+        count = int(durations.capacity_s * 2e3 / alone.tally(durations.round_s).percentile_ms(50))
+        traffic.renew(int(FIRST_VISITS * count))  # before requests are made, which name those who wait for a visit
+        made = each_of([make(index) for index in range(count)])  # to make them takes the cores that the workers need
+        saturated = saturate(service, traffic, made, durations.capacity_s, expected=0)
+        found += [*saturated.costs(data, case), record(data, case, "rps", saturated.tally.rate, "1/s")]
+    used = [memory(worker) for worker in service.workers]
     return [
-        *saturated.costs(data, TWO_WORKERS),
-        record(data, WORKER, "memory_uss_mib", max(one.uss for one in found), "MiB"),
-        record(data, WORKER, "memory_pss_mib", max(one.pss for one in found), "MiB"),
-        record(data, TWO_WORKERS, "rps", saturated.tally.rate, "1/s"),
+        *found,
+        record(data, WORKER, "memory_uss_mib", max(one.uss for one in used), "MiB"),
+        record(data, WORKER, "memory_pss_mib", max(one.pss for one in used), "MiB"),
     ]
 
 

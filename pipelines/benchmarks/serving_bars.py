@@ -11,7 +11,7 @@ SEARCH_CACHED = "search cached query"
 SEARCH_NEW = "search new query 6-layer int8"
 SEARCH_SMALL = "search new query small tower"
 NAIVE = "naive"
-WORKER, TWO_WORKERS = "worker", "two workers"
+WORKER, TWO_WORKERS, TWO_RECOMMEND = "worker", "two workers, new query", "two workers, recommend"
 MAX_P99_RATIO = 5.0
 """99th percentile at half of the measured capacity, relative to the median at one client."""
 

@@ -81,7 +81,7 @@ class Traffic:
         for _ in range(rounds):
             self._chooser.shuffle(self._visited)
             requests = [http_request("recommend", {"user_id": user}) for user in self._visited]
-            closed_loop(self.port, _each(requests), lambda _: None, clients=clients)
+            closed_loop(self.port, each_of(requests), lambda _: None, clients=clients)
 
     @property
     def new_queries(self) -> Iterator[str]:
@@ -153,7 +153,8 @@ def for_seconds(seconds: float, make: Callable[[int], bytes | None]) -> Callable
     return lambda index: make(index) if time.perf_counter() < until else None
 
 
-def _each(requests: Sequence[bytes]) -> Callable[[int], bytes | None]:
+def each_of(requests: Sequence[bytes]) -> Callable[[int], bytes | None]:
+    """Return a source of requests that were made beforehand."""
     return lambda index: requests[index] if index < len(requests) else None
 
 
@@ -164,7 +165,7 @@ def ask(port: int, call: str, body: Any, *, method: str = "POST") -> dict[str, A
         StoreError: the answer is not 2xx.
     """
     found: list[Answer] = []
-    closed_loop(port, _each([http_request(call, body, method=method)]), found.append, clients=1, timeout_s=30)
+    closed_loop(port, each_of([http_request(call, body, method=method)]), found.append, clients=1, timeout_s=30)
     if not found[0].is_ok:
         raise StoreError(f"/{call} answered {described(found[0])}")
     answer: dict[str, Any] = orjson.loads(found[0].body)
