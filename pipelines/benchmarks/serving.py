@@ -63,7 +63,6 @@ from pipelines.benchmarks.serving_cases import (
     Make,
     measure_case,
     one_client,
-    queueing_ratio,
     record,
     right_after_an_event,
     saturate,
@@ -129,7 +128,7 @@ def bench_serving(
                 SEARCH_CACHED: traffic.search_cached,
                 (SEARCH_SMALL if has_tower else SEARCH_NEW): traffic.search_new,
             }
-            measured = [measure_case(case, one, traffic, make, durations) for case, make in cases.items()]
+            measured = [measure_case(case, one, traffic, make, durations, cores=theirs) for case, make in cases.items()]
             extra = [
                 right_after_an_event(one, traffic, durations),
                 one_client(EVENT, one, traffic, traffic.one_event, durations),
@@ -141,15 +140,11 @@ def bench_serving(
                 one.start()
                 traffic.port = one.port
                 traffic.visit_known()
-                measured.append(measure_case(SEARCH_NEW, one, traffic, traffic.search_new, durations))
+                measured.append(measure_case(SEARCH_NEW, one, traffic, traffic.search_new, durations, cores=theirs))
         else:
             click.echo(f"{SEARCH_SMALL}: the bundle has no query tower (`headrace compress` makes one)", err=True)
         records += _recall(bundle, traffic, data)
         generator = generator_alone(durations.generator_s, CLIENTS, theirs)
-        for figures in measured:
-            busy_ms = float(np.median(figures.cpu_ms or figures.p50_ms))
-            with on_cores(ours):
-                figures.queueing = queueing_ratio(busy_ms, theirs, durations, seed=len(figures.case))
         naive = _naive(bundle, traffic, durations)
     rates = {figures.case: figures.capacity.rate for figures in measured if figures.capacity}
     ones = {TWO_RECOMMEND: rates[RECOMMEND], TWO_WORKERS: rates[SEARCH_SMALL if has_tower else SEARCH_NEW]}

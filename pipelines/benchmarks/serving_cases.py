@@ -104,8 +104,19 @@ class Figures:
             yield record(data, self.case, "failures", self.half.failed, "requests")
 
 
-def measure_case(case: str, service: ServiceRun, traffic: Traffic, make: Make, durations: Durations) -> Figures:
-    """Measure one kind of request: one client, capacity, half of it.
+def measure_case(
+    case: str,
+    service: ServiceRun,
+    traffic: Traffic,
+    make: Make,
+    durations: Durations,
+    *,
+    cores: Sequence[int] | None,
+) -> Figures:
+    """Measure one kind of request: one client, capacity, half of it; and at once what waiting in turn alone would make.
+
+    Args:
+        cores: Those of the service.
 
     Raises:
         StoreError: an answer at one client or a sampled one is not what is to be timed.
@@ -121,6 +132,9 @@ def measure_case(case: str, service: ServiceRun, traffic: Traffic, make: Make, d
     figures.half = counting.tally(took)
     for problem in figures.half.problems[:3]:
         click.echo(f"{case}: {problem}", err=True)
+    service.settle()
+    busy_ms = float(np.median(figures.cpu_ms or figures.p50_ms))
+    figures.queueing = queueing_ratio(busy_ms, cores, durations, seed=len(case))
     return figures
 
 

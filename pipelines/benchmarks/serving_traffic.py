@@ -27,6 +27,7 @@ _CALL_EVENTS = 500
 _VISITED_SHARE = 0.2
 """Share of the users, at least, whose last event was followed by a visit."""
 _SEED = 13
+_TRIES, _TRY_AGAIN_S = 3, 0.5
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -57,10 +58,21 @@ class Traffic:
         now = time.time()
         self._post_events([event for user in self.users for event in self._history(user, now)])
         for user in self.users:
-            require_personal(ask(self.port, "recommend", {"user_id": user}))
+            self._require_known(user)
         for query in self.cached:
             ask(self.port, "search", {"query": query})
         self._visited = list(self.users)
+
+    def _require_known(self, user: str) -> None:
+        """Ask for a user until the answer is theirs: on a busy machine one may come from what is in memory alone."""
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                require_personal(ask(self.port, "recommend", {"user_id": user}))
+                return
+            except StoreError:
+                if not tries_left:
+                    raise
+                time.sleep(_TRY_AGAIN_S)
 
     def renew(self, count: int) -> None:
         """Have so many users, at most, wait for a first visit after an event; what is missing of them has one now."""

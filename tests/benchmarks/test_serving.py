@@ -11,9 +11,11 @@ from pipelines.benchmarks.serving_bars import Bar, missed, table_with_bars
 from pipelines.benchmarks.serving_cases import Durations, Figures, queueing_ratio
 from pipelines.benchmarks.serving_traffic import Traffic
 from pipelines.benchmarks.trivial_server import trivial_server
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, StoreError
 from pipelines.inference.bundle import load_bundle
 from tests.toys.toy_bundle import write_toy_bundle
+
+PERSONAL = {"degraded": [], "items": [{"item_id": "a"}], "personalized": True}
 
 
 def tally(latencies_ms: list[float], *, seconds: float = 1.0, failed: int = 0) -> Tally:
@@ -117,6 +119,19 @@ def test_the_user_of_an_event_is_the_next_who_asks(traffic):
         [json.loads(traffic.event_then_recommend(index).split(b"\r\n\r\n")[1]) for index in (0, 1)] for _ in range(9)
     ]
     assert all(event["events"][0]["user_id"] == asked["user_id"] for event, asked in pairs)
+
+
+@pytest.mark.parametrize("strangers", [0, 2, 3])
+def test_a_known_user_whom_a_busy_service_does_not_know_is_asked_for_again(traffic, monkeypatch, strangers):
+    answers = iter([*[{"degraded": ["stale"], "items": [], "personalized": False}] * strangers, PERSONAL, PERSONAL])
+    monkeypatch.setattr("pipelines.benchmarks.serving_traffic.ask", lambda *_: next(answers))
+    monkeypatch.setattr("pipelines.benchmarks.serving_traffic._TRY_AGAIN_S", 0.0)
+    if strangers < 3:
+        traffic._require_known("bench-1")
+        assert next(answers) is PERSONAL
+    else:
+        with pytest.raises(StoreError, match="answered as a stranger"):
+            traffic._require_known("bench-1")
 
 
 def test_a_history_is_of_baskets_before_now(traffic):
