@@ -186,7 +186,7 @@ def _opened(folder: Path, scratch: str, serving: ServingConfig) -> Iterator[_Sta
 def _derived(bundle: Bundle) -> dict[str, tuple[str, dict[str, Any]]]:
     """Return questions that every catalogue can answer: about its most popular item."""
     row = int(np.argmax(np.where(bundle.available, bundle.popularity, -1.0)))
-    title, item_id = bundle.titles[row], bundle.item_ids[row]
+    title, item_id = bundle.display[row]["title"], bundle.item_ids[row]
     return {
         f"search {title!r}": ("search", {"query": title[:500]}),
         "recommend to a stranger": ("recommend", {}),

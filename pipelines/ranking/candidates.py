@@ -325,7 +325,7 @@ def _touched(history: History, candidates: np.ndarray) -> _Touched:
     recent = np.add.reduceat(_powers(MOMENT_DECAY).take(ages, mode="clip"), starts) if len(starts) else np.empty(0)
     distinct = rows[starts]
     places = candidates.searchsorted(distinct)
-    here = (candidates.take(places, mode="clip") == distinct).nonzero()[0]
+    here = (candidates.take(places, mode="clip") == distinct).nonzero()[0] if len(candidates) else places[:0]
     places, starts, counts, recent = places[here], starts[here], counts[here], recent[here]
     oldest, newest_s = ages[starts + counts - 1], moments[ages[starts]]
     columns = np.zeros((len(here), len(OF_PAIR)))

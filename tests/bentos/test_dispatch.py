@@ -2,11 +2,13 @@
 
 import asyncio
 import threading
+import time
 
 import pytest
 
 from bentos.recommender.contract.calls import CALLS
 from bentos.recommender.http.dispatch import Dispatch
+from bentos.recommender.http.replies import LateError
 from pipelines.config import ServingConfig
 
 SEARCH = next(call for call in CALLS if call.name == "search")
@@ -55,6 +57,30 @@ def test_a_crowd_is_let_in_before_the_next_answer_but_not_for_ever(crowd, rounds
         return round_
 
     assert asyncio.run(arrive()) in rounds
+
+
+def test_who_waits_for_a_thread_is_answered_at_the_deadline():
+    async def wait() -> list[float]:
+        answers = Answers(waits=True)
+        dispatch = Dispatch(answers)
+        held = asyncio.create_task(ask(dispatch))
+        began = time.monotonic()
+        waited = []
+        for _ in range(2):
+            with pytest.raises(LateError):
+                await dispatch.answer(
+                    SEARCH, "/search", BODY, timings=False, deadline=time.monotonic() + 0.1, client=None
+                )
+            waited.append(time.monotonic() - began)
+        answers.go_on.set()
+        assert await held == {"query": "milk"}  # whose turn it was is not disturbed
+        assert await ask(dispatch) == {"query": "milk"}  # nor who comes after those who gave up
+        dispatch.close()
+        return waited
+
+    first, second = asyncio.run(wait())
+    assert 0.1 <= first < 3
+    assert first + 0.1 <= second < 4
 
 
 async def settles(dispatch: Dispatch) -> bool:

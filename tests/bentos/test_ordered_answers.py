@@ -4,11 +4,13 @@ import json
 import os
 import weakref
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
 from bentos.recommender.answering.answers import Answers
 from bentos.recommender.answering.arranging import Asked
+from bentos.recommender.answering.explaining import Explainer
 from bentos.recommender.answering.finding import Finder
 from bentos.recommender.bundles.live_bundle import LiveBundle
 from bentos.recommender.bundles.serving import Serving
@@ -408,6 +410,22 @@ def test_pins_exploration_and_pages_are_explained(shop):
     later = service.recommend(k=2, cursor=answer["cursor"])
     (told,) = service.explain(request_id=later["request_id"], item_id="d")["items"]
     assert told["why"] == "not shown here: an earlier page shows it"
+
+
+def test_an_explanation_reads_the_titles_that_it_shows_alone(shop, monkeypatch):
+    service = shop()
+    answer = service.recommend(k=2)
+    of_all = property(lambda _: pytest.fail("the titles of all items were made"))
+    monkeypatch.setattr(type(service.live.current.bundle), "titles", of_all)
+    assert len(service.explain(request_id=answer["request_id"])["items"]) == 2
+
+
+def test_an_id_that_comes_again_names_a_new_answer():
+    settings = ServingConfig(explained_requests=3)
+    explainer = Explainer(Finder(settings), settings)
+    for request_id in ("twice", "a", "twice", "b", "c"):
+        explainer.remember(SimpleNamespace(asked=Asked(request_id, "recommend", k=1, now_s=0.0)))
+    assert [name for name in ("twice", "a", "b", "c") if explainer.remembers(name)] == ["twice", "b", "c"]
 
 
 def test_a_search_and_similar_items_are_explained(shop):

@@ -114,6 +114,15 @@ def test_filters_and_seed_items_look_for_candidates_of_their_own(bundle, more):
     np.testing.assert_array_equal(kept.scores, fresh.scores)
 
 
+@pytest.mark.parametrize(
+    "filters", [Filters(categories=("Nothing",)), Filters(min_price=5.0, max_price=1.0)], ids=["category", "price"]
+)
+def test_a_filter_that_leaves_nothing_is_an_answer_without_items(bundle, filters):
+    prepared, user = Prepared(SERVING), shopper()
+    for more in ({}, {"prepared": prepared}, {"prepared": prepared}):
+        assert len(answer(bundle, user, NOW_S, filters=filters, **more).rows) == 0
+
+
 def test_a_search_knows_the_taste_that_is_remembered(bundle):
     prepared, user = Prepared(SERVING), bought("c", at=NOW_S - 50 * DAY_S)
     options = {"k": 2, "now_s": NOW_S, "serving": SERVING, "features": user}

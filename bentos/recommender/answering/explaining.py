@@ -87,6 +87,7 @@ class Explainer:
         """Keep an answer, and forget the oldest one beyond the size."""
         with self._lock:
             self._last[answer.asked.request_id] = answer
+            self._last.move_to_end(answer.asked.request_id)  # an id may come again
             if len(self._last) > self._settings.explained_requests:
                 self._last.popitem(last=False)
 
@@ -233,7 +234,7 @@ class _Case:
         return [
             {
                 "item_id": self._bundle.item_ids[event.row],
-                "title": self._bundle.titles[event.row],
+                "title": self._bundle.display[event.row]["title"],
                 "event_type": features.event_types[event.place],
                 "days_ago": round(max(now_s - features.event_times[event.place], 0) / _DAY_S, 3),
                 "attention": round(event.weight, 6),
@@ -249,7 +250,7 @@ class _Case:
         place = shown.index(row) if row in shown else None
         of_item: dict[str, Any] = {
             "item_id": self._bundle.item_ids[row],
-            "title": self._bundle.titles[row],
+            "title": self._bundle.display[row]["title"],
             "shown": place is not None,
             "why": self._why(row, rank, place),
             "rank": rank,

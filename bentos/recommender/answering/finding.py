@@ -74,7 +74,7 @@ class Finder:
         bundle = serving.bundle
         options: dict[str, Any] = {"k": 1, "now_s": now_s, "serving": self._settings}
         recommend(bundle, None, seed_items=bundle.item_ids[:1], **options)
-        search(bundle, bundle.titles[0], **options)
+        search(bundle, bundle.display[0]["title"], **options)
         self.arranger.rules.of(bundle)
 
     def find(self, serving: Serving, asked: Asked, user: FeatureAnswer, watch: Stopwatch) -> Found:

@@ -155,7 +155,11 @@ class Dispatch:
     ) -> dict[str, Any]:
         """Answer in a thread; one that is late keeps its place until it is done."""
         lane = self._lanes[name]
-        entered = await lane.enter(client)
+        try:
+            async with asyncio.timeout(max(deadline - time.monotonic(), 0.0)):
+                entered = await lane.enter(client)
+        except TimeoutError:  # the threads are held by those who are late themselves
+            raise LateError from None
         run = contextvars.copy_context().run
         try:
             future = asyncio.get_running_loop().run_in_executor(self._threads[name], run, work)
